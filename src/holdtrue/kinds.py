@@ -1,0 +1,105 @@
+"""Kind: a recipe chosen by name in the settings, config and behaviour in one class.
+
+A family (losses, data formats, ...) is a package; each of its kinds is one module holding one
+:class:`Kind`, and the kind's name is the module's name. So names can be listed, and a wrong name
+answered with the nearest right one, without importing any of them. ``"package.module:Class"``
+names a kind outside holdtrue.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError, model_serializer
+
+from holdtrue.errors import SettingsError, unknown
+
+
+class Kind(BaseModel):
+    """Frozen recipe: fields are hyperparameters with vetted defaults, methods are the mathematics.
+
+    Anything with state (modules, optimisers) is built by a kind and kept apart from it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @classmethod
+    def name(cls) -> str:
+        """The name settings choose this kind by."""
+        if cls.__module__.startswith("holdtrue."):
+            return cls.__module__.rpartition(".")[2]
+        return f"{cls.__module__}:{cls.__qualname__}"
+
+    @model_serializer(mode="wrap")
+    def _with_name(self, handler: Any) -> dict[str, Any]:
+        return {"kind": self.name(), **handler(self)}
+
+
+K = TypeVar("K", bound=Kind)
+
+
+def names(family: str) -> list[str]:
+    """Names of the kinds in a family, e.g. ``names("holdtrue.losses")``; imports none of them."""
+    package = importlib.import_module(family)
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
+
+
+def load(family: str, name: str) -> type[Kind]:
+    """The kind's class.
+
+    Raises:
+        SettingsError: no such kind (says the nearest), or the module holds no Kind.
+    """
+    if ":" in name:
+        module_name, _, class_name = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), class_name)
+        except (ImportError, AttributeError) as error:
+            raise SettingsError(f"kind {name!r} cannot be imported: {error}") from error
+        if not (isinstance(found, type) and issubclass(found, Kind)):
+            raise SettingsError(f"kind {name!r} is not a subclass of holdtrue.kinds.Kind")
+        return found
+    known = names(family)
+    if name not in known:
+        raise SettingsError(unknown(f"{family.rpartition('.')[2]} kind", name, known))
+    module = importlib.import_module(f"{family}.{name}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Kind) and value.__module__ == module.__name__
+    )
+
+
+def choose(family: str, value: Any, default: str) -> Any:
+    """Build a kind from ``"name"`` or ``{"kind": "name", ...fields}``; a built kind passes through.
+
+    Fields without ``kind`` are those of the ``default`` kind.
+    """
+    if isinstance(value, Kind):
+        return value
+    fields = {"kind": value} if isinstance(value, str) else value
+    if isinstance(fields, dict):
+        fields = {"kind": default, **fields}
+    if not isinstance(fields, dict) or not isinstance(fields["kind"], str):
+        raise SettingsError(
+            f"a {family.rpartition('.')[2]} kind is a name or a mapping with 'kind', got {value!r}"
+        )
+    cls = load(family, fields["kind"])
+    given = {key: item for key, item in fields.items() if key != "kind"}
+    for key in given:
+        if key not in cls.model_fields:
+            raise SettingsError(unknown(f"field of {fields['kind']}", key, cls.model_fields))
+    try:
+        return cls(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(
+            f"{fields['kind']}.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
+        ) from error
+
+
+def chosen(family: str, default: str) -> Any:
+    """Annotation for a settings field that holds one kind of a family."""
+    return Annotated[SerializeAsAny[Kind], BeforeValidator(lambda value: choose(family, value, default))]

@@ -1,0 +1,49 @@
+"""Bradley-Terry loss: the preferred answer should out-score the other.
+
+    gap  = r_first - r_second
+    loss = p·softplus(-(gap - margin)) + (1 - p)·softplus(gap + margin)
+           + center·(r_first + r_second)²                                  [nats]
+
+with p = P(first preferred), the row's soft label after smoothing. ``softplus(-x)`` is both the form
+of OpenAI, -log σ(x) (arXiv 2203.02155, eq. 1), and that of Anthropic, log(1 + exp(-x))
+(arXiv 2204.05862, section 2.2): one function, computed so that it never overflows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from holdtrue.losses import Comparisons, Loss, LossTerms
+
+if TYPE_CHECKING:
+    from holdtrue.reward.model import RewardOutput
+
+
+class BradleyTerry(Loss):
+    """Pairwise logistic loss with margin, soft labels, weights, smoothing and centring."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """ε: labels become (1 - ε)·p + ε·(1 - p), for labels known to be wrong that often."""
+    center: float = Field(0.0, ge=0)
+    """Weight of (r_first + r_second)², which pins the free offset of the rewards near 0
+    (arXiv 2312.09244, eq. 2; TRL's ``center_rewards_coefficient``)."""
+
+    def __call__(self, out: RewardOutput, batch: Comparisons) -> LossTerms:
+        """Terms (B,) in nats; the margin (arXiv 2307.09288, eq. 2) acts for the preferred side.
+
+        Raises:
+            ValueError: ``out`` has no rewards.
+        """
+        from torch.nn.functional import softplus
+
+        if out.rewards is None:
+            raise ValueError("bradley_terry reads rewards; this model gives none")
+        first, second = out.rewards[batch.first], out.rewards[batch.second]
+        gap = first - second
+        p = batch.label * (1 - 2 * self.label_smoothing) + self.label_smoothing
+        terms = p * softplus(batch.margin - gap) + (1 - p) * softplus(batch.margin + gap)
+        if self.center:
+            terms = terms + self.center * (first + second).square()
+        return LossTerms(terms, batch.weight)

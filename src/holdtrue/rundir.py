@@ -1,0 +1,174 @@
+"""The run directory: the files through which the rooms of holdtrue speak with each other.
+
+    settings.yaml    the settings, complete, and run.json: versions, command, data hashes, counts
+    metrics.jsonl    one row per logged step or validation: the truth about the run
+    rejected.jsonl   rows that could not be read, with file, line, byte offset and reason
+    dropped.jsonl    comparisons left out after reading (too long, identical, ...), with the reason
+    checkpoints/     resumable states        model/   the final model
+    evaluation.json  measurements of the final model        report.html   the page made of all this
+
+Nothing here needs torch, and every file is written so that a reader never meets half of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from holdtrue.errors import DataError, ResourceError, SettingsError
+
+
+class RunDir:
+    """Paths and files of one run."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.settings_file = self.path / "settings.yaml"
+        self.info_file = self.path / "run.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.rejected_file = self.path / "rejected.jsonl"
+        self.dropped_file = self.path / "dropped.jsonl"
+        self.evaluation_file = self.path / "evaluation.json"
+        self.report_file = self.path / "report.html"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model"
+
+    @classmethod
+    def create(cls, path: str | Path, settings: Mapping[str, Any]) -> RunDir:
+        """A new run directory with its settings in it.
+
+        Raises:
+            SettingsError: the directory exists and is not empty.
+        """
+        run = cls(path)
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
+            raise SettingsError(f"{path} already exists and is not empty; choose another --output{hint}")
+        with disk_errors(path):
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.checkpoints.mkdir(exist_ok=True)
+            write_text(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> RunDir:
+        """An existing run directory.
+
+        Raises:
+            DataError: there is none at ``path``.
+        """
+        run = cls(path)
+        if not run.settings_file.is_file():
+            raise DataError(f"{path} is not a run directory (no settings.yaml in it)")
+        return run
+
+    def settings(self) -> dict[str, Any]:
+        """The settings as plain values."""
+        loaded = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+        if not isinstance(loaded, dict):
+            raise DataError(f"{self.settings_file} does not hold settings")
+        return loaded
+
+    def info(self) -> dict[str, Any]:
+        """What is known of the run besides its settings (empty before anything is)."""
+        return read_json(self.info_file) if self.info_file.exists() else {}
+
+    def update_info(self, **values: Any) -> None:
+        """Add to or replace in ``run.json``."""
+        write_json(self.info_file, self.info() | values)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
+        return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+
+class disk_errors:
+    """Context that turns a full disk into a ResourceError and an unwritable path into a DataError."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError(
+                f"disk full while writing {self.path}; what was there before is kept"
+            ) from error
+        raise DataError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is either the old one or the whole new one, whatever happens."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON value atomically; numbers must be finite."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """One JSON value.
+
+    Raises:
+        DataError: the file is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise DataError(f"{path} is not valid JSON: {error}") from error
+
+
+def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Append rows, each in a single write, so that a crash leaves at most one cut line at the end."""
+    with open(path, "a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            file.flush()
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a file this package wrote; stops before a last line without its newline."""
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if not line.endswith("\n"):
+                return
+            yield json.loads(line)
+
+
+def find_model(path: str | Path) -> Path:
+    """The model folder behind a RUN or MODEL argument.
+
+    Raises:
+        DataError: nothing is there, or the run has no finished model yet.
+    """
+    run = RunDir(path)
+    if run.settings_file.is_file():
+        if not (run.model / "config.json").is_file():
+            raise DataError(f"{path} has no finished model yet; continue it with: holdtrue resume {path}")
+        return run.model
+    if (run.path / "config.json").is_file() or (run.path / "adapter_config.json").is_file():
+        return run.path
+    if not run.path.exists():
+        raise DataError(f"{path} does not exist")
+    raise DataError(f"{path} is neither a run directory (settings.yaml) nor a model folder (config.json)")

@@ -1,0 +1,300 @@
+"""Settings: a YAML file and ``--set a.b=c`` overrides, made into typed, frozen objects.
+
+Names are those of transformers' and TRL's settings where these exist. Unknown keys are errors that
+name the nearest right one. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from holdtrue import kinds
+from holdtrue.errors import DataError, SettingsError, unknown
+
+
+class Section(BaseModel):
+    """A group of settings. Frozen; unknown keys and non-finite numbers are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (peft). The reward head is always trained and saved in full beside them."""
+
+    r: int = Field(16, gt=0)
+    """Rank of the adapters."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale: the update is multiplied by alpha / r."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapters' inputs."""
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get an adapter: names as peft takes them, or ``all-linear``."""
+
+
+class ModelSettings(Section):
+    """The backbone a reward model is built on."""
+
+    path: str | None = None
+    """Folder (or hub name) of a causal LM, a sequence classifier or a reward model saved by holdtrue.
+    Without it the embedded support-desk world's tiny decoder is trained from scratch."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type the backbone's weights are held in. The head is float32 in either case."""
+    chat_template_path: str | None = None
+    """Jinja file that replaces the model's chat template. A model without any gets the default ``plain``."""
+    lora: LoraSettings | None = None
+    """Train low-rank adapters instead of every weight."""
+
+
+class DataSettings(Section):
+    """What is read, and how it is cut."""
+
+    train: list[str] = []
+    """Files (JSONL, JSONL.gz, Parquet), directories, or ``hub:owner/name[:split]``."""
+    eval: list[str] = []
+    """The same, for validation while training. Without it ``eval_fraction`` of the prompts is held out."""
+    eval_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of prompts held out of ``train`` (by hash of the prompt) when ``eval`` is empty."""
+    format: str | None = None
+    """Layout of the rows (``holdtrue list formats``). By default it is recognised from the columns."""
+    columns: dict[str, str] = {}
+    """Other names for columns: ``{margin: strength}`` reads the margin from the column ``strength``."""
+    on_bad_row: Literal["quarantine", "strict"] = "quarantine"
+    """A row that cannot be read is written to ``rejected.jsonl`` and skipped, or stops the run."""
+    plain_text: Literal["chat", "raw"] = "chat"
+    """Plain strings: ``chat`` makes prompt and answer a user turn and an assistant turn; ``raw`` feeds them
+    as they stand, followed by EOS, without chat template (TRL's way)."""
+    max_length: int | None = Field(None, gt=1)
+    """Longest conversation in tokens. By default what the model can take."""
+    truncation: Literal["drop", "left", "right", "error"] = "drop"
+    """What is done with longer ones: left out and counted, cut at one side, or an error."""
+    max_answers_per_tree: int = Field(8, gt=1)
+    """Most answers of one prompt that share its computation in training. More sharing is faster but puts
+    more comparisons of the same prompt into one step."""
+
+
+class TrainingSettings(Section):
+    """The training loop."""
+
+    num_train_epochs: float = Field(2.0, gt=0)
+    """Passes over the training pairs; a fraction stops inside a pass."""
+    max_steps: int = Field(-1, ge=-1)
+    """Optimiser steps; overrides ``num_train_epochs`` when positive."""
+    train_batch_size: int | None = Field(None, gt=0)
+    """Comparisons per optimiser step, over all processes together (default 16). Gradients are accumulated
+    over as many forward passes as ``max_tokens_per_pass`` needs, so it does not change memory."""
+    per_device_train_batch_size: int | None = Field(None, gt=0)
+    """transformers' way to say it: comparisons per step = this x accumulation x processes."""
+    gradient_accumulation_steps: int = Field(1, gt=0)
+    """Multiplies ``per_device_train_batch_size``."""
+    max_tokens_per_pass: int = Field(8192, gt=0)
+    """Unique tokens in one forward and backward pass. Bounds memory; does not change the result."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak rate. By default 0.04 / width of the model (1e-5 at 4096), ten times that with LoRA."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "step", "cyclical"] = "cosine"
+    """Course of the rate after warm-up."""
+    warmup_ratio: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps over which the rate rises linearly from 0."""
+    lr_step_size: float = Field(0.3, gt=0, le=1)
+    """``step``: share of the steps between two decays. ``cyclical``: length of a cycle as a share."""
+    lr_gamma: float = Field(0.3, gt=0, lt=1)
+    """``step``: factor of each decay. ``cyclical``: lowest rate as a share of the peak."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled decay; biases, norms and the head are left out."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    adam_beta2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the second moment; below the usual 0.999 because runs are short."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    disable_dropout: bool = True
+    """Switch off the model's dropout: it makes rewards of equal answers differ."""
+    bf16: bool | None = None
+    """bfloat16 autocast with float32 weights and head. By default on where the hardware computes it
+    natively and the model is at least 256 wide."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more work."""
+    logging_steps: int = Field(1, gt=0)
+    """Steps between rows of ``metrics.jsonl``."""
+    eval_steps: int | None = Field(None, gt=0)
+    """Steps between validations. By default ten times a run."""
+    save_steps: int | None = Field(None, gt=0)
+    """Steps between checkpoints. By default ten times a run."""
+    save_total_limit: int = Field(2, gt=0)
+    """Checkpoints kept (besides the best one)."""
+    load_best_model_at_end: bool = True
+    """The final model is the one of the best validation, not of the last step."""
+    metric_for_best_model: Literal["loss", "accuracy"] = "loss"
+    """Validation metric that decides which is best and when to stop early."""
+    early_stopping_patience: int | None = Field(None, gt=0)
+    """Stop after this many validations without a better one."""
+    max_nonfinite_steps: int = Field(5, gt=0)
+    """Steps with a non-finite loss or gradient are skipped and counted; after this many the run stops."""
+    report_to: list[Literal["tensorboard", "wandb", "trackio"]] = []
+    """Trackers that get the rows of ``metrics.jsonl`` as well."""
+    processes: int = Field(1, gt=0)
+    """Processes on this machine (torchrun). Under torchrun this is taken from it."""
+    parallel: Literal["data", "fsdp"] = "data"
+    """``data`` copies the model to each process; ``fsdp`` shards it (FSDP2)."""
+
+    @model_validator(mode="after")
+    def _one_way_to_say_the_batch(self) -> TrainingSettings:
+        if self.train_batch_size and self.per_device_train_batch_size:
+            raise ValueError("give train_batch_size or per_device_train_batch_size, not both")
+        if self.gradient_accumulation_steps > 1 and not self.per_device_train_batch_size:
+            raise ValueError(
+                "gradient_accumulation_steps needs per_device_train_batch_size "
+                "(with train_batch_size accumulation follows from max_tokens_per_pass)"
+            )
+        return self
+
+    def comparisons_per_step(self, world_size: int) -> int:
+        """Comparisons in one optimiser step over all ``world_size`` processes."""
+        if self.per_device_train_batch_size:
+            return self.per_device_train_batch_size * self.gradient_accumulation_steps * world_size
+        return self.train_batch_size or 16
+
+
+class EvaluationSettings(Section):
+    """How accuracy and calibration are measured."""
+
+    slices: list[str] = []
+    """Metadata columns accuracy is broken down by. By default every column with 2 to 20 values."""
+    bins: int = Field(10, gt=1)
+    """Bins of the reliability diagram and of the expected calibration error."""
+    confidence: float = Field(0.95, gt=0, lt=1)
+    """Level of every interval."""
+    min_accuracy: float | None = Field(None, ge=0, le=1)
+    """Quality gate: the command ends with exit code 4 when accuracy is below."""
+
+
+class Settings(Section):
+    """Everything a run is made of."""
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings = DataSettings()
+    loss: kinds.chosen("holdtrue.losses", "bradley_terry") = Field(  # type: ignore[valid-type]
+        default="bradley_terry", validate_default=True
+    )
+    training: TrainingSettings = TrainingSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    seed: int = Field(42, ge=0)
+    """Seed of the head, the order of the pairs and dropout."""
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values, as written to ``settings.yaml``; :func:`build` of them gives equal settings."""
+        return self.model_dump(mode="json")
+
+
+def build(values: Mapping[str, Any]) -> Settings:
+    """Typed settings from plain values.
+
+    Raises:
+        SettingsError: unknown key (names the nearest), wrong type or out of range (says what was seen).
+    """
+    _refuse_unknown(values, Settings, "")
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        seen = "" if isinstance(first["input"], (dict, BaseModel)) else f", got {first['input']!r}"
+        raise SettingsError(f"{where}: {message}{seen}") from error
+
+
+def read(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Plain values of a YAML settings file with ``a.b=c`` overrides applied; no file gives only these.
+
+    Raises:
+        DataError: the file does not exist. SettingsError: it is not a YAML mapping, or an override is
+        not of the form ``a.b=c``.
+    """
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise DataError(f"settings file {path} does not exist") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"settings file {path} cannot be read: {error}") from error
+        try:
+            loaded = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+        if loaded is not None and not isinstance(loaded, dict):
+            raise SettingsError(f"{path} holds a {type(loaded).__name__}, expected a mapping of settings")
+        values = loaded or {}
+    for override in overrides:
+        put(values, *parse_override(override))
+    return values
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """``"a.b=c"`` as (key, value); the value is read as YAML, and ``1e-4`` as a number."""
+    key, equals, raw = text.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"--set takes key=value, got {text!r}, e.g. training.max_steps=100")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise SettingsError(f"--set {key}: {raw!r} is not a YAML value") from None
+    if isinstance(value, str):  # YAML 1.1 takes 1e-4 for a string
+        try:
+            number = float(value)
+            value = number if math.isfinite(number) else value
+        except ValueError:
+            pass
+    return key.strip(), value
+
+
+def put(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set ``values["a"]["b"] = value`` for the key ``"a.b"``, making mappings on the way."""
+    *parents, last = key.split(".")
+    for depth, part in enumerate(parents):
+        inside = values.setdefault(part, {})
+        if isinstance(inside, str) and part == "loss":  # `loss: bradley_terry` is short for its kind
+            inside = values[part] = {"kind": inside}
+        if inside is None:
+            inside = values[part] = {}
+        if not isinstance(inside, dict):
+            raise SettingsError(
+                f"{'.'.join(parents[: depth + 1])} is {inside!r}, so {key} cannot be set in it"
+            )
+        values = inside
+    values[last] = value
+
+
+def keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting as ("training.max_steps", its pydantic field)."""
+    for name, info in section.model_fields.items():
+        inner = _section_of(info.annotation)
+        if inner is None:
+            yield prefix + name, info
+        else:
+            yield from keys(inner, f"{prefix}{name}.")
+
+
+def _section_of(annotation: Any) -> type[Section] | None:
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+
+
+def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
+    for key, value in values.items():
+        if key not in section.model_fields:
+            known = [name for name, _ in keys()]
+            known += [f"{prefix}{name}" for name in section.model_fields]
+            raise SettingsError(unknown("setting", f"{prefix}{key}", known))
+        inner = _section_of(section.model_fields[key].annotation)
+        if inner is None or value is None:
+            continue
+        if not isinstance(value, Mapping) and not isinstance(value, BaseModel):
+            raise SettingsError(f"{prefix}{key} holds settings of its own, got {value!r}")
+        if isinstance(value, Mapping):
+            _refuse_unknown(value, inner, f"{prefix}{key}.")
