@@ -8,8 +8,9 @@ A message says what was wrong, what was seen and what would be right, in one or 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import ClassVar, Iterable
+from typing import ClassVar
 
 EXIT_QUALITY = 4
 
