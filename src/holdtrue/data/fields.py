@@ -1,0 +1,127 @@
+"""Values of a row, checked: text, conversations and numbers. What does not fit raises :class:`BadRow`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdtrue.records import Message, Messages
+
+Content = Messages | str
+
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+class BadRow(Exception):
+    """A row that cannot be used: ``reason`` is the class of fault (counted), ``detail`` this case of it."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+def show(value: Any) -> str:
+    """A value of a row, short enough for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def content(row: Mapping[str, Any], column: str) -> Content:
+    """Text, or messages from a list of messages or a single one; neither missing nor of another type."""
+    value = row.get(column)
+    if isinstance(value, str):
+        return value
+    if value is None:
+        raise BadRow("missing field", f"{column} is {'null' if column in row else 'not there'}")
+    return messages(value, column)
+
+
+def messages(value: Any, column: str) -> Messages:
+    """Messages from a list of ``{"role", "content"}`` objects, or from one such object."""
+    turns = [value] if isinstance(value, Mapping) else value
+    if not isinstance(turns, list):
+        raise BadRow("wrong type", f"{column} is {show(value)}, expected text or messages")
+    return tuple([_message(turn, column) for turn in turns])
+
+
+def _message(turn: Any, column: str) -> Message:
+    if not isinstance(turn, Mapping):
+        raise BadRow("wrong type", f"{column} holds {show(turn)}, expected messages")
+    role, text = turn.get("role"), turn.get("content")
+    if isinstance(text, list):
+        text = _joined_parts(text, column)
+    if not isinstance(role, str) or not role or not isinstance(text, str):
+        raise BadRow(
+            "broken message", f"a message in {column} needs text in role and content, got {show(dict(turn))}"
+        )
+    return Message(role, text)
+
+
+def _joined_parts(parts: list[Any], column: str) -> str:
+    if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts):
+        raise BadRow("not text", f"a message in {column} has content other than text: {show(parts)}")
+    return "".join(part["text"] for part in parts)
+
+
+def number(
+    row: Mapping[str, Any], column: str, low: float = -math.inf, high: float = math.inf
+) -> float | None:
+    """A finite number within ``[low, high]``; None when the column is missing or null."""
+    value = row.get(column)
+    return None if value is None else as_number(value, column, low, high)
+
+
+def as_number(value: Any, column: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """``value`` as a finite float within ``[low, high]``; booleans and text are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise BadRow(f"{column} is not a number", f"{column} is {show(value)}")
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
+    if not math.isfinite(result):
+        raise BadRow(f"{column} is not finite", f"{column} is {show(value)}")
+    if not low <= result <= high:
+        raise BadRow(f"{column} out of range", f"{column} is {show(value)}, must be {_range(low, high)}")
+    return result
+
+
+def _range(low: float, high: float) -> str:
+    return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+
+
+def is_dialogue(value: Any) -> bool:
+    """True for text in the native form of HH-RLHF, ``"\\n\\nHuman: ...\\n\\nAssistant: ..."``."""
+    if not isinstance(value, str):
+        return False
+    if value.startswith("\n\nHuman:"):
+        return True
+    return value.lstrip().startswith("Human:") and "\n\nAssistant:" in value
+
+
+def dialogue(text: str, column: str) -> Messages:
+    """Messages of a native HH-RLHF dialogue; the white space around each turn is not part of it."""
+    text = "\n\n" + text.lstrip()
+    marks = list(_TURN.finditer(text))
+    if not marks or marks[0].start() != 0 or marks[0][1] != "Human":
+        raise BadRow("not a dialogue", f"{column} does not start with '\\n\\nHuman:', got {show(text[2:])}")
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return tuple(
+        Message(_ROLES[mark[1]], text[mark.end() : end].strip())
+        for mark, end in zip(marks, ends, strict=True)
+    )
+
+
+def common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many items (characters, messages) two sequences have in common from the start."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def last_mark(text: str, limit: int) -> int:
+    """Where the last turn marker that ends by character ``limit`` ends; 0 when there is none."""
+    return max((mark.end() for mark in _TURN.finditer(text) if mark.end() <= limit), default=0)

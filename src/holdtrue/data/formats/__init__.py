@@ -1,0 +1,198 @@
+"""Formats: one module per layout that data sets come in; each reads a row into a Group.
+
+A layout is recognised from the columns of each row, so that files of several layouts can be mixed
+and none is read as another. Adding one is a file with one :class:`Format` and a three-row sample.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any, ClassVar, Literal
+
+from holdtrue import kinds
+from holdtrue.data.fields import (
+    BadRow,
+    Content,
+    as_number,
+    common_length,
+    dialogue,
+    is_dialogue,
+    messages,
+    number,
+    show,
+)
+from holdtrue.errors import SettingsError
+from holdtrue.kinds import Kind
+from holdtrue.records import Answer, Comparison, Group, Message, Messages, flatten
+
+FAMILY = "holdtrue.data.formats"
+
+PAIR_COLUMNS = {
+    "prompt": "text or messages; may be left out when chosen and rejected are whole conversations",
+    "chosen": "the preferred answer: text, messages or one message",
+    "rejected": "the other answer, in the same form",
+    "margin": "how far apart the rewards should be (reward units)",
+    "weight": "how many times the comparison counts, at least 0",
+    "label": "P(chosen preferred) between 0 and 1, a boolean, or 'tie'",
+    "tie": "true when neither answer is better",
+}
+
+
+class Format(Kind):
+    """Base of the layouts."""
+
+    columns: ClassVar[Mapping[str, str]]
+    """Columns the layout reads, and what each holds. All others become metadata."""
+    needs: ClassVar[tuple[str, ...]]
+    """Columns without which a row is not of this layout."""
+    sample: ClassVar[tuple[Mapping[str, Any], ...]]
+    """Three rows, shown in the documentation and parsed by a test."""
+
+    plain_text: Literal["chat", "raw"] = "chat"
+    """Plain strings become a user turn and an assistant turn, or stay text."""
+
+    @classmethod
+    @abstractmethod
+    def recognises(cls, row: Mapping[str, Any]) -> bool:
+        """True when the row is of this layout; at most one layout says so."""
+
+    @abstractmethod
+    def parse(self, row: Mapping[str, Any]) -> Group:
+        """The row's prompt, answers and comparisons (the reader adds metadata and source).
+
+        Raises:
+            BadRow: a value is missing, of the wrong type or out of range.
+        """
+
+
+@cache
+def classes() -> tuple[type[Format], ...]:
+    """Every layout, by name."""
+    return tuple(named(name) for name in kinds.names(FAMILY))
+
+
+def named(name: str) -> type[Format]:
+    """The layout of that name.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    found = kinds.load(FAMILY, name)
+    if not issubclass(found, Format):
+        raise SettingsError(f"{name!r} is not a data format (a subclass of holdtrue.data.formats.Format)")
+    return found
+
+
+def recognise(row: Mapping[str, Any]) -> type[Format]:
+    """The layout of a row.
+
+    Raises:
+        BadRow: no layout has these columns.
+    """
+    for found in classes():
+        if found.recognises(row):
+            return found
+    known = "; ".join(f"{found.name()}: {', '.join(found.needs)}" for found in classes())
+    raise BadRow("layout not recognised", f"columns seen: {_listed(row)}; needed is one of {known}")
+
+
+def require(found: type[Format], row: Mapping[str, Any]) -> None:
+    """Check a row against a layout that the user named."""
+    if not found.recognises(row):
+        raise BadRow(
+            f"not a {found.name()} row",
+            f"columns seen: {_listed(row)}; {found.name()} needs {', '.join(found.needs)}",
+        )
+
+
+def _listed(row: Mapping[str, Any]) -> str:
+    names = [name if len(name) <= 40 else name[:37] + "..." for name in row]
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
+
+
+def with_prompt(prompt: Any, answers: Sequence[Content], plain_text: str) -> tuple[Content, list[Content]]:
+    """Prompt and answers in one form: all messages, or all text when all are and ``plain_text`` is raw."""
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise BadRow("empty prompt")
+        if plain_text == "raw" and all(isinstance(answer, str) for answer in answers):
+            return prompt, list(answers)
+        turns: Messages = _dialogue_prompt(prompt) if is_dialogue(prompt) else (Message("user", prompt),)
+    else:
+        turns = messages(prompt, "prompt")
+    if not any(turn.content.strip() for turn in turns):
+        raise BadRow("empty prompt")
+    return turns, [_answer_turns(turns, answer) for answer in answers]
+
+
+def _dialogue_prompt(prompt: str) -> Messages:
+    turns = dialogue(prompt, "prompt")
+    if turns[-1] == Message("assistant", ""):  # "...\n\nAssistant:" only announces the answer
+        turns = turns[:-1]
+    return turns
+
+
+def _answer_turns(prompt: Messages, answer: Content) -> Messages:
+    if isinstance(answer, str):
+        return (Message("assistant", answer),)
+    if len(answer) > len(prompt) and answer[: len(prompt)] == prompt:
+        answer = answer[len(prompt) :]
+    if answer and answer[0].role != "assistant":
+        raise BadRow(
+            "answer does not continue the prompt",
+            f"an answer starts with a turn of {show(answer[0].role)} that is not in the prompt",
+        )
+    return ended(answer)
+
+
+def divide(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
+    """Two conversations as their longest common prefix and what follows it, at least a turn on each side."""
+    length = common_length(chosen[:-1], rejected[:-1])
+    if chosen and rejected and not length:
+        raise BadRow("no common prompt", "chosen and rejected differ from the first turn on")
+    return chosen[:length], ended(chosen[length:]), ended(rejected[length:])
+
+
+def ended(answer: Messages) -> Messages:
+    """An answer that ends as an answer must, with a turn of the assistant."""
+    if not answer:
+        raise BadRow("empty answer", "an answer has no messages")
+    if answer[-1].role != "assistant":
+        raise BadRow("last turn is not the assistant's", f"its role is {show(answer[-1].role)}")
+    return answer
+
+
+def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, Any]) -> Group:
+    """A Group of two answers and their comparison, with the row's margin, weight, label and tie.
+
+    One empty side is kept: people do prefer silence to some answers, and policies can be silent.
+    """
+    if chosen == rejected:
+        raise BadRow("identical sides")
+    if not flatten(chosen).strip() and not flatten(rejected).strip():
+        raise BadRow("empty answer", "neither side has text")
+    weight = number(row, "weight", low=0.0)
+    comparison = Comparison(0, 1, _label(row), 1.0 if weight is None else weight, number(row, "margin"))
+    return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,))
+
+
+def _label(row: Mapping[str, Any]) -> float:
+    tie, label = row.get("tie"), row.get("label")
+    if tie not in (None, True, False):
+        raise BadRow("tie is not a boolean", f"tie is {show(tie)}")
+    if label is None:
+        return 0.5 if tie else 1.0
+    if isinstance(label, str) and label.casefold() == "tie":
+        label = 0.5
+    elif not isinstance(label, (bool, int, float)):
+        raise BadRow(
+            "label is not a probability",
+            f"label is {show(label)}, expected P(chosen) between 0 and 1 or 'tie'; "
+            "--column label=NAME reads it from another column, --column label= from none",
+        )
+    result = as_number(float(label) if isinstance(label, bool) else label, "label", 0.0, 1.0)
+    if tie is not None and bool(tie) != (result == 0.5):
+        raise BadRow("tie and label disagree", f"tie is {show(tie)}, label is {show(row['label'])}")
+    return result
