@@ -1,0 +1,1 @@
+"""Reward models: backbone, pool and head; saving, loading, scoring and proving them."""

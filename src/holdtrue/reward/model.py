@@ -1,0 +1,212 @@
+"""The reward model: backbone, pool and head.
+
+    reward = w · h(last real token)          [reward units, free offset and scale]
+
+The backbone and the bias-free head ``score`` are those of transformers' ``...ForSequenceClassification``,
+so a saved model is loaded by anything that loads those. Here the state is pooled at the last real
+token by position or attention mask, never by comparing ids with the padding token, and the head runs
+in float32 whatever the backbone's precision.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from holdtrue.errors import ModelError
+from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
+from holdtrue.tokens import attention
+from holdtrue.tokens.batches import PaddedBatch, TreeBatch, lay_out, pad
+from holdtrue.tokens.tree import Tree, grow
+
+Batch = TreeBatch | PaddedBatch
+
+
+@dataclass(frozen=True)
+class RewardOutput:
+    """What a reward model says of a batch; knows nothing of how the batch was laid out.
+
+    Attributes:
+        rewards: (N,) float32, one number per answer, for kinds that score one answer.
+        logits: (N, K) class logits or aspect scores.
+        values: (sum of answer lengths,) per-token values, packed.
+        offsets: (N + 1,) where each answer's values begin.
+        hidden: (N, D) float32, the pooled state.
+    """
+
+    rewards: Tensor | None = None
+    logits: Tensor | None = None
+    values: Tensor | None = None
+    offsets: Tensor | None = None
+    hidden: Tensor | None = None
+
+
+class RewardModel(nn.Module):
+    """A decoder with a scalar head.
+
+    Args:
+        classifier: a transformers sequence classifier with a ``score`` head of one output (or a peft
+            model around one).
+        pad_id: padding token of the padded layout.
+
+    Attributes:
+        layout: ``tree`` where the model reads token trees exactly, else ``padded``.
+        layout_reason: why it is not ``tree``.
+        bf16: compute the backbone under bfloat16 autocast.
+    """
+
+    def __init__(self, classifier: Any, pad_id: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.pad_id = pad_id
+        self.bf16 = False
+        self.layout: Literal["tree", "padded"] = "padded"
+        self.layout_reason: str | None = "not examined"
+        self._read_only: ReadOnlyRows | None = None
+
+    @property
+    def inner(self) -> Any:
+        """The sequence classifier itself, without the adapter's wrapper."""
+        return (
+            self.classifier.get_base_model() if hasattr(self.classifier, "peft_config") else self.classifier
+        )
+
+    @property
+    def backbone(self) -> Any:
+        """The transformer without its head."""
+        return getattr(self.inner, self.inner.base_model_prefix)
+
+    @property
+    def head(self) -> nn.Module:
+        """The bias-free linear map from the pooled state to the reward."""
+        head: nn.Module = self.inner.score
+        return head
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def forward(self, batch: Batch) -> RewardOutput:
+        """Rewards (N,) and pooled states (N, D) of a batch's answers."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            pooled = self._pool(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            pooled = pooled.float()
+            rewards = self.head(pooled).squeeze(-1)
+        return RewardOutput(rewards=rewards, hidden=pooled)
+
+    def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
+        """Trees laid out as this model takes them, on its device."""
+        if self.layout == "tree":
+            return lay_out(trees, self.device)
+        return pad(trees, self.pad_id, self.device, side)
+
+    def size(self, tree: Tree) -> int:
+        """Tokens a tree costs in this model's layout."""
+        return tree.tokens if self.layout == "tree" else tree.longest * len(tree.answers)
+
+    def examine(self, flex: bool = False) -> None:
+        """Find out whether the model reads trees exactly, and use them if it does.
+
+        Random short trees are computed as trees and one sequence at a time; where the pooled states differ
+        (or the model refuses) the padded layout is kept and ``layout_reason`` says why.
+        """
+        self.layout, self.layout_reason = "padded", None
+        name = attention.FLEX if flex else attention.NAME
+        original = self.inner.config._attn_implementation
+        try:
+            self.inner.set_attn_implementation(name)
+            if self.inner.config._attn_implementation != name:
+                raise NotImplementedError("its attention cannot be exchanged")
+            found = last_layer(self.backbone)
+            if found is not None and self._read_only is None:
+                self._read_only = ReadOnlyRows(*found)
+            error = self._tree_error()
+            if error > 1e-3:
+                raise NotImplementedError(f"trees change its states by {error:.1e}")
+            self.layout = "tree"
+        except (
+            NotImplementedError,
+            RuntimeError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            IndexError,
+        ) as error:
+            if self._read_only is not None:
+                self._read_only.remove()
+                self._read_only = None
+            self.inner.set_attn_implementation(original)
+            self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
+
+    def _pool(self, batch: Batch) -> Tensor:
+        if isinstance(batch, TreeBatch):
+            batch.plan.read_only_layer = self._read_only.index if self._read_only is not None else None
+            with attention.laid_out(batch.plan):
+                hidden = self.backbone(
+                    input_ids=batch.input_ids,
+                    position_ids=batch.position_ids,
+                    attention_mask=torch.ones_like(batch.input_ids),  # else positions are taken for packing
+                    use_cache=False,
+                ).last_hidden_state
+            pooled: Tensor = hidden[0, batch.rows]
+            return pooled
+        accepted = inspect.signature(self.backbone.forward).parameters
+        extra = {"position_ids": batch.position_ids} if "position_ids" in accepted else {}
+        hidden = self.backbone(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **extra
+        ).last_hidden_state
+        return last_real_token(hidden, batch.attention_mask)
+
+    @torch.no_grad()
+    def _tree_error(self) -> float:
+        vocabulary = self.inner.config.get_text_config().vocab_size
+        ids = np.random.default_rng(0).integers(0, vocabulary, 48).astype(np.int32)
+        sequences = [ids[:9], np.concatenate([ids[:6], ids[20:31]]), np.concatenate([ids[:6], ids[31:36]])]
+        trees = [grow(sequences), grow([ids[36:43]]), grow([ids[:2], ids[1:4]])]
+        was_training = self.training
+        self.eval()
+        try:
+            together = self._pool(lay_out(trees, self.device)).float()
+            singles = [
+                pad([grow([np.concatenate([tree.prompt, answer])])], self.pad_id, self.device)
+                for tree in trees
+                for answer in tree.answers
+            ]
+            alone = torch.cat([self._pool(single).float() for single in singles])
+        finally:
+            self.train(was_training)
+        error = ((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
+        tolerance = 1 if self.inner.dtype == torch.float32 else 50  # bfloat16 has 8 bits
+        return error / tolerance if error == error else float("inf")
+
+
+def last_real_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """(N, L, D) and (N, L) to (N, D): the state at the right-most 1 of each mask row."""
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = (attention_mask * positions).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def scalar_head(classifier: Any, seed: int) -> None:
+    """Fresh head: w ~ N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B), float32.
+
+    Raises:
+        ModelError: the model has no linear head ``score`` of one output.
+    """
+    head = getattr(classifier, "score", None)
+    if not isinstance(head, nn.Linear) or head.out_features != 1:
+        raise ModelError(
+            f"{type(classifier).__name__} has no scalar head 'score'; only decoders are supported"
+        )
+    width = head.in_features
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)

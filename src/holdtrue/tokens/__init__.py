@@ -1,0 +1,1 @@
+"""From conversations to token trees to batches, and the attention functions that read them."""

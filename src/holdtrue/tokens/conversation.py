@@ -1,0 +1,271 @@
+"""Conversations to token ids: the chat template applied once, tokenised jointly with the answer.
+
+A conversation is rendered by the model's chat template and encoded with ``add_special_tokens=False``;
+plain text is encoded as it stands between the tokenizer's own BOS (if it adds one) and EOS. The
+token that is read is the last one. Nothing is guessed about where the prompt ends in tokens: trees
+take the longest common prefix of the ids of their answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jinja2 import TemplateError
+from numpy.typing import NDArray
+
+from holdtrue.errors import DataError, ModelError, SettingsError
+from holdtrue.records import Group, Messages, as_json
+
+Ids = NDArray[np.int32]
+Truncation = Literal["drop", "left", "right", "error"]
+
+PLAIN_TEMPLATE = (Path(__file__).parent / "plain.jinja").read_text(encoding="utf-8").rstrip("\n")
+_CHUNK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A group's conversations as token ids.
+
+    ``ids[k]`` is prompt and answer ``k`` in full, or ``None`` where ``reasons[k]`` says why it cannot be
+    used. ``cut[k]`` counts the tokens truncation took away.
+    """
+
+    ids: tuple[Ids | None, ...]
+    reasons: tuple[str | None, ...]
+    cut: tuple[int, ...]
+
+
+def prepare_tokenizer(tokenizer: Any, template_file: str | None = None) -> str:
+    """Give the tokenizer a chat template if it has none; returns which: ``own``, ``file`` or ``plain``.
+
+    The template is part of the tokenizer from then on, so a saved model carries it.
+
+    Raises:
+        ModelError: the template file cannot be read.
+    """
+    if template_file is not None:
+        try:
+            tokenizer.chat_template = Path(template_file).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"chat template {template_file} cannot be read: {error}") from error
+        return "file"
+    if isinstance(tokenizer.chat_template, dict):
+        tokenizer.chat_template = tokenizer.get_chat_template()
+    if tokenizer.chat_template:
+        return "plain" if tokenizer.chat_template == PLAIN_TEMPLATE else "own"
+    tokenizer.chat_template = PLAIN_TEMPLATE
+    return "plain"
+
+
+class Encoder:
+    """Encodes groups for one tokenizer.
+
+    Args:
+        tokenizer: a fast tokenizer with a chat template (see :func:`prepare_tokenizer`).
+        max_length: most tokens of a conversation.
+        truncation: what is done with longer ones: ``drop`` leaves the answer out with a reason,
+            ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
+
+    Attributes:
+        repaired: how often something was put right, by what.
+    """
+
+    def __init__(self, tokenizer: Any, max_length: int, truncation: Truncation = "drop") -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with its tokenizer.json"
+            )
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.truncation = truncation
+        self.repaired: Counter[str] = Counter()
+        self._backend = tokenizer.backend_tokenizer
+        self._bos = _leading_bos(tokenizer)
+        self._boundaries = _exact_boundaries(tokenizer)
+
+    def encode(self, groups: Sequence[Group]) -> Iterator[Encoded]:
+        """Token ids of every answer of every group, in order."""
+        for start in range(0, len(groups), _CHUNK):
+            yield from self._encode_chunk(groups[start : start + _CHUNK])
+
+    def render(self, conversation: Messages | str) -> str:
+        """The text the model reads for one conversation.
+
+        Raises:
+            DataError: the chat template refuses the conversation.
+        """
+        rendered = self._render_all([conversation])[0]
+        if isinstance(rendered, _Refused):
+            raise DataError(rendered.reason)
+        return rendered
+
+    def answer_span(self, group: Group, answer: int) -> tuple[int, int]:
+        """Tokens ``start`` to ``end`` (exclusive) of the answer within its conversation's ids.
+
+        The answer begins where the rendered prompt, with the opening of an assistant turn, ends; what
+        the template writes after the answer (end-of-turn token, EOS) belongs to it. A token that
+        straddles the boundary is counted to the answer.
+        """
+        text = self.render(group.conversation(answer))
+        if isinstance(group.prompt, str):
+            prompt = group.prompt
+        else:
+            prompt = self.tokenizer.apply_chat_template(
+                as_json(group.prompt), tokenize=False, add_generation_prompt=True
+            )
+        boundary = len(_common_prefix([prompt, text]))
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        start = next((i for i, (_, end) in enumerate(encoding.offsets) if end > boundary), len(encoding.ids))
+        extra = len(self._bos) if isinstance(group.prompt, str) else 0
+        total = len(self._finish(np.asarray(encoding.ids, np.int32), raw=isinstance(group.prompt, str)))
+        return start + extra, total
+
+    def _encode_chunk(self, groups: Sequence[Group]) -> Iterator[Encoded]:
+        conversations = [g.conversation(k) for g in groups for k in range(len(g.answers))]
+        texts = self._render_all(conversations)
+        pieces: list[str] = []
+        plan: list[list[int] | _Refused] = []  # per conversation: which pieces make up its ids
+        at = 0
+        for group in groups:
+            own = texts[at : at + len(group.answers)]
+            at += len(group.answers)
+            rendered = [text for text in own if isinstance(text, str)]
+            head = self._shared_head(rendered)
+            shared = [len(pieces)] if head else []
+            pieces += [head] if head else []
+            for text in own:
+                if isinstance(text, _Refused):
+                    plan.append(text)
+                else:
+                    plan.append([*shared, len(pieces)])
+                    pieces.append(text[len(head) :])
+        encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        results = iter(zip(plan, conversations, strict=True))
+        for group in groups:
+            fitted = [self._fit(ids, *next(results), group) for _ in group.answers]
+            yield Encoded(*(tuple(column) for column in zip(*fitted, strict=True)))
+
+    def _fit(
+        self, ids: list[Ids], plan: list[int] | _Refused, conversation: Messages | str, group: Group
+    ) -> tuple[Ids | None, str | None, int]:
+        if isinstance(plan, _Refused):
+            return None, plan.reason, 0
+        joined = ids[plan[0]] if len(plan) == 1 else np.concatenate([ids[i] for i in plan])
+        full = self._finish(joined, raw=isinstance(conversation, str))
+        over = len(full) - self.max_length
+        if not len(full):
+            return None, "no tokens", 0
+        if over <= 0:
+            return full, None, 0
+        if self.truncation == "error":
+            where = f"{group.source.file}:{group.source.line}: " if group.source else ""
+            raise DataError(
+                f"{where}conversation of {len(full)} tokens is longer than max_length {self.max_length}; "
+                "raise data.max_length or choose data.truncation: drop, left or right"
+            )
+        if self.truncation == "drop":
+            return None, "longer than max_length", 0
+        if self.truncation == "right":
+            return full[: self.max_length], None, over
+        keep = len(self._bos) if len(self._bos) and full[0] == self._bos[0] else 0
+        return np.concatenate([full[:keep], full[over + keep :]]), None, over
+
+    def _finish(self, ids: Ids, *, raw: bool) -> Ids:
+        if raw:
+            eos = self.tokenizer.eos_token_id
+            tail = np.array([] if eos is None else [eos], dtype=np.int32)
+            ids = np.concatenate([self._bos, ids, tail])
+        if len(ids) > 1 and len(self._bos) and ids[0] == ids[1] == self._bos[0]:
+            self.repaired["doubled BOS removed"] += 1
+            ids = ids[1:]
+        return ids
+
+    def _render_all(self, conversations: Sequence[Messages | str]) -> list[str | _Refused]:
+        rendered: list[str | _Refused] = [c if isinstance(c, str) else "" for c in conversations]
+        chats = [i for i, c in enumerate(conversations) if not isinstance(c, str)]
+        try:
+            texts = self._apply_template([as_json(conversations[i]) for i in chats]) if chats else []
+        except (TemplateError, ValueError, TypeError):
+            texts = [self._render_or_refuse(as_json(conversations[i])) for i in chats]
+        for i, text in zip(chats, texts, strict=True):
+            rendered[i] = text
+        return rendered
+
+    def _apply_template(self, chats: list[Any]) -> list[Any]:
+        result = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=False)
+        return list(result)
+
+    def _render_or_refuse(self, chat: Any) -> str | _Refused:
+        try:
+            return str(self._apply_template([chat])[0])
+        except (TemplateError, ValueError, TypeError) as error:
+            return _Refused(f"chat template refuses the conversation: {str(error).splitlines()[0][:120]}")
+
+    def _shared_head(self, texts: list[str]) -> str:
+        """Part of the texts' common prefix that may be encoded once.
+
+        Cutting right before a special token is exact: tokenizers split there before anything else.
+        """
+        if len(texts) < 2 or not self._boundaries:
+            return ""
+        common = _common_prefix(texts)
+        cut = max((common.rfind(token) for token in self._boundaries), default=-1)
+        return common[:cut] if cut > 0 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    reason: str
+
+
+def _leading_bos(tokenizer: Any) -> Ids:
+    """The BOS token the tokenizer itself puts before a text, as an array of one id or none."""
+    bos = tokenizer.bos_token_id
+    ids = tokenizer("a").input_ids
+    return np.array([bos] if bos is not None and len(ids) and ids[0] == bos else [], dtype=np.int32)
+
+
+def _exact_boundaries(tokenizer: Any) -> tuple[str, ...]:
+    """Special tokens that are matched in a text wherever they stand, whatever is around them."""
+    return tuple(
+        token.content
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.special and not (token.lstrip or token.single_word or token.normalized)
+    )
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    """Longest common prefix, by bisection on slices (whole-slice comparisons run at memcmp speed)."""
+    first = min(texts, key=len)
+    low, high = 0, len(first)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if all(text.startswith(first[:middle]) for text in texts):
+            low = middle
+        else:
+            high = middle - 1
+    return first[:low]
+
+
+def model_max_length(config: Any, tokenizer: Any) -> int:
+    """Most tokens the model can take: the smaller of its positions and the tokenizer's limit.
+
+    Raises:
+        SettingsError: neither says; ``data.max_length`` must then be given.
+    """
+    text_config = config.get_text_config()
+    limits = [
+        getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None),
+        tokenizer.model_max_length if tokenizer.model_max_length < 10**8 else None,
+    ]
+    known = [limit for limit in limits if limit]
+    if not known:
+        raise SettingsError("neither model nor tokenizer says how long a text may be; set data.max_length")
+    return int(min(known))
