@@ -1,0 +1,123 @@
+"""Accuracy by metadata column and by length gap, and how rewards go with length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from holdtrue.errors import SettingsError, unknown
+from holdtrue.evaluation.accuracy import interval, score
+from holdtrue.evaluation.pairs import Bools, Floats, Ints, Pairs
+from holdtrue.records import Group
+
+MISSING = "(missing)"
+_MOST_VALUES = 20
+
+
+def by_column(
+    pairs: Pairs, groups: Sequence[Group], columns: Sequence[str], confidence: float
+) -> dict[str, list[dict[str, Any]]]:
+    """Accuracy of the decided comparisons for each value of metadata columns, most frequent value first.
+
+    Without ``columns``: every column of plain values that takes 2 to 20 of them, fewer than there are
+    comparisons (a column that differs in every row is a name, not a slice).
+
+    Raises:
+        SettingsError: a named column that no row has.
+    """
+    known = dict.fromkeys(key for group in groups for key in group.meta)
+    for name in columns:
+        if name not in known:
+            raise SettingsError(unknown("slice", name, known) if known else _no_columns(name))
+    tables = {}
+    for name in columns or known:
+        metas = [groups[index].meta.get(name) for index in pairs.group]
+        values = [_as_text(meta) for meta in metas]
+        distinct = set(values)
+        plain = not any(isinstance(meta, dict | list | tuple) for meta in metas)
+        if columns or (plain and 2 <= len(distinct) <= min(_MOST_VALUES, len(pairs) - 1)):
+            column = np.array(values, dtype=object)
+            rows = [{"value": value} | _measure(pairs, column == value, confidence) for value in distinct]
+            tables[name] = sorted(rows, key=lambda row: (-row["count"], row["value"]))
+    return tables
+
+
+def by_length_gap(pairs: Pairs, confidence: float) -> list[dict[str, Any]]:
+    """Accuracy by how many characters longer the preferred answer is, shortest first.
+
+    Equal lengths are one bucket; on either side of it are three, bounded by the terciles of the
+    distance: (low, high] above zero, [low, high) below, None where there is no bound.
+    """
+    distance = np.abs(pairs.length_gap)
+    apart = distance[distance > 0]
+    bounds = np.unique(np.ceil(np.quantile(apart, [1 / 3, 2 / 3]))) if len(apart) else apart
+    edges: list[float | None] = [0.0, *bounds.tolist(), None]
+    bucket = np.sign(pairs.length_gap) * (1 + np.searchsorted(bounds, distance, side="left"))
+    table = []
+    for index in np.unique(bucket).astype(int):
+        near, far = (edges[abs(index) - 1], edges[abs(index)]) if index else (0.0, 0.0)
+        low, high = (near, far) if index >= 0 else (_negative(far), _negative(near))
+        table.append({"low": low, "high": high} | _measure(pairs, bucket == index, confidence))
+    return table
+
+
+def length_correlation(lengths: Ints, rewards: Floats, pairs: Pairs) -> dict[str, float | None]:
+    """Correlation of reward with length in characters; None where it is undefined.
+
+    ``pearson`` and ``spearman`` are over all scored answers (N,). The ``within_pairs`` ones are between
+    reward gap and length gap, each comparison taken in both orders, so that they do not depend on
+    which answer stands first; they leave out what differs between prompts.
+    """
+    gaps = np.concatenate([pairs.gap, -pairs.gap])
+    length_gaps = np.concatenate([pairs.length_gap, -pairs.length_gap])
+    return {
+        "pearson": pearson(lengths, rewards),
+        "spearman": pearson(ranks(lengths), ranks(rewards)),
+        "within_pairs_pearson": pearson(length_gaps, gaps),
+        "within_pairs_spearman": pearson(ranks(length_gaps), ranks(gaps)),
+    }
+
+
+def pearson(x: Ints | Floats, y: Floats) -> float | None:
+    """Pearson's correlation of two columns (N,); None when one of them does not vary."""
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None
+    dx, dy = x - np.mean(x), y - np.mean(y)
+    # Scaled first: squares of very small or large rewards leave the range of a float.
+    dx, dy = dx / np.abs(dx).max(), dy / np.abs(dy).max()
+    return float(np.clip(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
+
+
+def ranks(x: Ints | Floats) -> Floats:
+    """Ranks from 1 (N,); equal values share the mean of their ranks."""
+    _, rows, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last: Floats = np.cumsum(counts).astype(np.float64)
+    return (last - (counts - 1) / 2)[rows]
+
+
+def _measure(pairs: Pairs, rows: Bools, confidence: float) -> dict[str, Any]:
+    scores = score(pairs.gap[rows])
+    low, high, method = interval(scores, pairs.prompt[rows], confidence)
+    return {
+        "count": len(scores),
+        "accuracy": float(scores.mean()),
+        "interval": [low, high],
+        "interval_method": method,
+    }
+
+
+def _negative(edge: float | None) -> float | None:
+    return 0.0 - edge if edge is not None else None
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return MISSING
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _no_columns(name: str) -> str:
+    return f"slice {name!r} is not in the data: its rows have no columns besides the comparison itself"
