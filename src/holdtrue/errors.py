@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
-EXIT_QUALITY = 4
-
 
 class HoldtrueError(Exception):
     """Base of every error that is not a bug in holdtrue."""
@@ -39,6 +37,12 @@ class ModelError(HoldtrueError):
     exit_code = 3
 
 
+class QualityError(HoldtrueError):
+    """A result that must not be used: a failed gate, or training that fell apart."""
+
+    exit_code = 4
+
+
 class Interrupted(HoldtrueError):
     """Work stopped at the user's request after its state was saved."""
 
@@ -57,7 +61,13 @@ def unknown(what: str, seen: str, known: Iterable[str]) -> str:
     >>> unknown("setting", "loss.centre", ["loss.center"])
     "unknown setting 'loss.centre'; did you mean 'loss.center'?"
     """
-    known = sorted(known)
-    near = get_close_matches(seen, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    known = sorted(set(known))
+    near = nearest(seen, known)
+    rest = f", and {len(known) - 12} more" if len(known) > 12 else ""
+    hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known[:12])}{rest}"
     return f"unknown {what} {seen!r}; {hint}"
+
+
+def nearest(seen: str, known: Iterable[str]) -> str | None:
+    """The known name that is most like the seen one, if any is like it."""
+    return next(iter(get_close_matches(seen, list(known), n=1, cutoff=0.5)), None)

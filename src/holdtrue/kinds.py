@@ -10,9 +10,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SerializeAsAny, ValidationError, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    ValidationError,
+    model_serializer,
+)
 
 from holdtrue.errors import SettingsError, unknown
 
@@ -56,7 +65,7 @@ def load(family: str, name: str) -> type[Kind]:
         module_name, _, class_name = name.partition(":")
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise SettingsError(f"kind {name!r} cannot be imported: {error}") from error
         if not (isinstance(found, type) and issubclass(found, Kind)):
             raise SettingsError(f"kind {name!r} is not a subclass of holdtrue.kinds.Kind")
@@ -65,11 +74,10 @@ def load(family: str, name: str) -> type[Kind]:
     if name not in known:
         raise SettingsError(unknown(f"{family.rpartition('.')[2]} kind", name, known))
     module = importlib.import_module(f"{family}.{name}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Kind) and value.__module__ == module.__name__
-    )
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Kind) and value.__module__ == module.__name__:
+            return value
+    raise SettingsError(f"{module.__name__} holds no Kind")
 
 
 def choose(family: str, value: Any, default: str) -> Any:
@@ -94,12 +102,43 @@ def choose(family: str, value: Any, default: str) -> Any:
     try:
         return cls(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise SettingsError(
-            f"{fields['kind']}.{'.'.join(map(str, first['loc']))}: {first['msg']}, got {first['input']!r}"
-        ) from error
+        raise SettingsError(explain(error, fields["kind"])) from error
+
+
+def explain(error: ValidationError, where: str) -> str:
+    """The first thing pydantic found wrong as one line: where, what is expected, what was seen."""
+    first = error.errors()[0]
+    place = ".".join([where, *map(str, first["loc"])]).strip(".")
+    seen = "" if isinstance(first["input"], (dict, BaseModel)) else f", got {first['input']!r}"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}{seen}"
 
 
 def chosen(family: str, default: str) -> Any:
     """Annotation for a settings field that holds one kind of a family."""
-    return Annotated[SerializeAsAny[Kind], BeforeValidator(lambda value: choose(family, value, default))]
+    validator = BeforeValidator(lambda value: choose(family, value, default))
+    return Annotated[SerializeAsAny[Kind], validator, ChosenSchema(family, default)]
+
+
+@dataclass(frozen=True)
+class ChosenSchema:
+    """JSON Schema of a field that holds one kind: a name, or an object with that kind's fields.
+
+    The kinds are imported when the schema is asked for, not before.
+    """
+
+    family: str
+    default: str
+
+    def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        known = names(self.family)
+        outside = {"type": "string", "pattern": "^[^:]+:[^:]+$", "description": "package.module:Class"}
+        options: list[dict[str, Any]] = [{"enum": known}, outside]
+        for name in known:
+            cls = load(self.family, name)
+            schema = dict(handler.resolve_ref_schema(handler(cls.__pydantic_core_schema__)))
+            schema["properties"] = {"kind": {"const": name}} | schema.get("properties", {})
+            if name != self.default:
+                schema["required"] = ["kind", *schema.get("required", [])]
+            options.append(schema)
+        options.append({"type": "object", "properties": {"kind": outside}, "required": ["kind"]})
+        return {"anyOf": options}

@@ -23,6 +23,8 @@ import yaml
 
 from holdtrue.errors import DataError, ResourceError, SettingsError
 
+LONE_SURROGATES = "backslashreplace"  # UTF-8 cannot hold them, and JSON spells them just so: \udc80
+
 
 class RunDir:
     """Paths and files of one run."""
@@ -70,7 +72,10 @@ class RunDir:
 
     def settings(self) -> dict[str, Any]:
         """The settings as plain values."""
-        loaded = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+        try:
+            loaded = yaml.safe_load(self.settings_file.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            loaded = None
         if not isinstance(loaded, dict):
             raise DataError(f"{self.settings_file} does not hold settings")
         return loaded
@@ -111,7 +116,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a file so that it is either the old one or the whole new one, whatever happens."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
+        with open(temporary, "w", encoding="utf-8", errors=LONE_SURROGATES) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -140,20 +145,41 @@ def read_json(path: Path) -> Any:
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append rows, each in a single write, so that a crash leaves at most one cut line at the end."""
-    with open(path, "a", encoding="utf-8") as file:
+    """Append rows, each in a single write, so that a crash leaves at most one cut line at the end.
+
+    A line that an earlier crash cut short is taken away first.
+    """
+    _drop_cut_line(path)
+    with open(path, "a", encoding="utf-8", errors=LONE_SURROGATES) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
 
 
+def _drop_cut_line(path: Path) -> None:
+    if not path.exists() or not path.stat().st_size:
+        return
+    with open(path, "rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a file this package wrote; stops before a last line without its newline."""
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            if not line.endswith("\n"):
+    """Rows of a file this package wrote; stops before a last line without its newline.
+
+    Raises:
+        DataError: another line is not JSON.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
                 return
-            yield json.loads(line)
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number} is not valid JSON: {error}") from error
 
 
 def find_model(path: str | Path) -> Path:

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from holdtrue import kinds
-from holdtrue.errors import DataError, SettingsError, unknown
+from holdtrue.errors import DataError, SettingsError, nearest, unknown
 
 
 class Section(BaseModel):
@@ -35,6 +35,8 @@ class LoraSettings(Section):
     """Dropout on the adapters' inputs."""
     target_modules: str | list[str] = "all-linear"
     """Modules that get an adapter: names as peft takes them, or ``all-linear``."""
+    merge: bool = False
+    """Save the final model with the adapters merged into its weights instead of beside them."""
 
 
 class ModelSettings(Section):
@@ -181,6 +183,7 @@ class Settings(Section):
     loss: kinds.chosen("holdtrue.losses", "bradley_terry") = Field(  # type: ignore[valid-type]
         default="bradley_terry", validate_default=True
     )
+    """What training minimises: a loss by name, or ``{kind: name, ...}`` with its fields."""
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     seed: int = Field(42, ge=0)
@@ -198,14 +201,12 @@ def build(values: Mapping[str, Any]) -> Settings:
         SettingsError: unknown key (names the nearest), wrong type or out of range (says what was seen).
     """
     _refuse_unknown(values, Settings, "")
+    # `training:` with nothing below it is None in YAML
+    given = {key: value for key, value in values.items() if value is not None}
     try:
-        return Settings(**values)
+        return Settings(**given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "settings"
-        message = first["msg"].removeprefix("Value error, ")
-        seen = "" if isinstance(first["input"], (dict, BaseModel)) else f", got {first['input']!r}"
-        raise SettingsError(f"{where}: {message}{seen}") from error
+        raise SettingsError(kinds.explain(error, "")) from error
 
 
 def read(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -244,7 +245,7 @@ def parse_override(text: str) -> tuple[str, Any]:
         value = yaml.safe_load(raw)
     except yaml.YAMLError:
         raise SettingsError(f"--set {key}: {raw!r} is not a YAML value") from None
-    if isinstance(value, str):  # YAML 1.1 takes 1e-4 for a string
+    if isinstance(value, str) and value == raw.strip():  # YAML 1.1 takes 1e-4, unquoted, for a string
         try:
             number = float(value)
             value = number if math.isfinite(number) else value
@@ -288,8 +289,9 @@ def _section_of(annotation: Any) -> type[Section] | None:
 def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
     for key, value in values.items():
         if key not in section.model_fields:
-            known = [name for name, _ in keys()]
-            known += [f"{prefix}{name}" for name in section.model_fields]
+            here = [f"{prefix}{name}" for name in section.model_fields]
+            everywhere = here + [name for name, _ in keys()]
+            known = everywhere if nearest(f"{prefix}{key}", everywhere) else here
             raise SettingsError(unknown("setting", f"{prefix}{key}", known))
         inner = _section_of(section.model_fields[key].annotation)
         if inner is None or value is None:

@@ -1,0 +1,115 @@
+"""``holdtrue list``: what there is to choose from, read off the classes.
+
+The rows made here are also those of the reference pages, so that there is no second list of options.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from holdtrue import kinds
+from holdtrue.cli.frame import Result, table
+from holdtrue.cli.schema import settings_schema
+from holdtrue.errors import SettingsError, unknown
+
+FAMILIES = {"losses": "holdtrue.losses", "formats": "holdtrue.data.formats"}
+SETTINGS = "settings"
+
+
+def command(
+    what: Annotated[str | None, typer.Argument(help="losses, formats or settings.")] = None,
+) -> Result:
+    """List the losses, data formats or settings there are, each with its defaults and meaning.
+
+    Without an argument the names of all losses and formats are listed.
+    """
+    if what is None:
+        found = {family: kinds.names(package) for family, package in FAMILIES.items()}
+        value = [{"family": family, "kinds": names} for family, names in found.items()]
+        cells = [(family, ", ".join(names)) for family, names in found.items()]
+        return Result(value, table(["family", "kinds"], cells))
+    if what == SETTINGS:
+        return Result(setting_rows(), _table_of_fields("setting", setting_rows()))
+    if what not in FAMILIES:
+        raise SettingsError(unknown("family", what, [*FAMILIES, SETTINGS]))
+    rows = kind_rows(FAMILIES[what])
+    from rich.console import Group
+
+    parts: list[Any] = []
+    for row in rows:
+        parts += [
+            f"{row['kind']}: {row['summary'].replace('``', '')}",
+            _table_of_fields("field", row["fields"]),
+            "",
+        ]
+    return Result(rows, Group(*parts[:-1]))
+
+
+def kind_rows(package: str) -> list[dict[str, Any]]:
+    """A family's kinds: ``kind``, ``summary`` (first paragraph of its docstring), ``fields``."""
+    return [
+        {"kind": name, "summary": paragraph(cls.__doc__), "fields": _rows(cls.model_json_schema())}
+        for name, cls in ((name, kinds.load(package, name)) for name in kinds.names(package))
+    ]
+
+
+def setting_rows() -> list[dict[str, Any]]:
+    """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``."""
+    return _rows(settings_schema())
+
+
+def paragraph(docstring: str | None) -> str:
+    """A docstring's first paragraph as one line."""
+    return " ".join(inspect.cleandoc(docstring or "").partition("\n\n")[0].split())
+
+
+def _rows(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "type": spell(field),
+            "default": field.get("default"),
+            "meaning": paragraph(field.get("description")),
+        }
+        for name, field in _leaves(schema, schema.get("$defs", {}), "")
+    ]
+
+
+def _leaves(schema: dict[str, Any], sections: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, field in schema.get("properties", {}).items():
+        branches = [field, *field.get("anyOf", ()), *field.get("allOf", ())]
+        inner = next((branch["$ref"] for branch in branches if "$ref" in branch), None)
+        if inner is None:
+            yield prefix + name, field
+        else:
+            yield from _leaves(sections[inner.rpartition("/")[2]], sections, f"{prefix}{name}.")
+
+
+def spell(schema: dict[str, Any]) -> str:
+    """A field's type for people, from its JSON Schema: ``integer > 0 or null``."""
+    if any("properties" in option for option in schema.get("anyOf", ())):
+        return " | ".join(next(option["enum"] for option in schema["anyOf"] if "enum" in option))
+    if "anyOf" in schema:
+        return " or ".join(spell(option) for option in schema["anyOf"])
+    if "enum" in schema:
+        return " | ".join(map(str, schema["enum"]))
+    if schema.get("type") == "array":
+        return f"list of {spell(schema['items'])}"
+    if schema.get("type") == "object":
+        return f"mapping to {spell(schema['additionalProperties'])}"
+    bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
+    limits = [f"{sign} {schema[bound]}" for bound, sign in bounds.items() if bound in schema]
+    return " ".join([schema.get("type", "any"), ", ".join(limits)]).strip()
+
+
+def _table_of_fields(header: str, rows: list[dict[str, Any]]) -> Any:
+    cells = [
+        (row["name"], row["type"], json.dumps(row["default"]), row["meaning"].replace("``", ""))
+        for row in rows
+    ]
+    return table([header, "type", "default", "meaning"], cells)

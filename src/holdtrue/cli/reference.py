@@ -1,0 +1,104 @@
+"""The pages of ``docs/reference``, made from the classes and the command line.
+
+    python -m holdtrue.cli.reference docs/reference
+
+A test holds the pages current.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from holdtrue import kinds
+from holdtrue.cli import frame, main
+from holdtrue.cli.list import FAMILIES, kind_rows, paragraph, setting_rows
+
+NOTE = "<!-- Made by `python -m holdtrue.cli.reference docs/reference`; edit the classes, not this page. -->"
+SPHINX_CODE = re.compile("(?<!`)``(?!`)")
+
+
+def pages() -> dict[str, str]:
+    """Every page by file name."""
+    texts = {"settings.md": settings_page(), "commands.md": commands_page()}
+    texts |= {f"{family}.md": family_page(family, package) for family, package in FAMILIES.items()}
+    return {name: f"{NOTE}\n\n{SPHINX_CODE.sub('`', text).strip()}\n" for name, text in texts.items()}
+
+
+def settings_page() -> str:
+    """Every setting, a table per section."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for row in setting_rows():
+        sections.setdefault(row["name"].rpartition(".")[0], []).append(row)
+    parts = [
+        "# Settings",
+        "A settings file is YAML, grouped as below; `--set training.max_steps=100` sets one from the command "
+        "line. Later ones win: the file, then arguments and flags, then `--set`. Unknown keys are errors. "
+        "`holdtrue schema` prints the JSON Schema of the file.",
+    ]
+    for section, rows in sections.items():
+        parts += [f"## {section}" if section else "## At the top", fields_table("setting", rows)]
+    return "\n\n".join(parts)
+
+
+def family_page(family: str, package: str) -> str:
+    """A family's kinds with their fields, and sample rows where the kind has them."""
+    parts = [f"# {family.capitalize()}"]
+    for row in kind_rows(package):
+        cls: Any = kinds.load(package, row["kind"])
+        parts += [f"## {row['kind']}", row["summary"]]
+        if row["fields"]:
+            parts.append(fields_table("field", row["fields"]))
+        if columns := getattr(cls, "columns", None):
+            parts.append(markdown_table(["column", "holds"], [(code(k), v) for k, v in columns.items()]))
+        if sample := getattr(cls, "sample", None):
+            lines = "\n".join(json.dumps(dict(line), ensure_ascii=False) for line in sample)
+            parts.append(f"```json\n{lines}\n```")
+    return "\n\n".join(parts)
+
+
+def commands_page() -> str:
+    """Every verb with its arguments and options, and the exit codes."""
+    root = typer.Context(main.group(), info_name="holdtrue")
+    parts = ["# Commands", "```text\n" + (frame.__doc__ or "").partition("\n\n")[2].rstrip() + "\n```"]
+    for verb in main.VERBS:
+        command = main.load(verb)
+        ctx = typer.Context(command, info_name=verb, parent=root)
+        text = "\n\n".join(paragraph(part) for part in (command.help or "").split("\n\n"))
+        usage = " ".join(["holdtrue", verb, *command.collect_usage_pieces(ctx)])
+        records = [param.get_help_record(ctx) for param in command.get_params(ctx)]
+        rows = [(code(record[0]), record[1]) for record in records if record]
+        parts += [f"## {verb}", text, f"```text\n{usage}\n```", markdown_table(["option", "meaning"], rows)]
+    return "\n\n".join(parts)
+
+
+def fields_table(header: str, rows: Iterable[dict[str, Any]]) -> str:
+    """Fields of settings or of a kind as a markdown table."""
+    cells = [
+        (code(row["name"]), row["type"], code(json.dumps(row["default"])), row["meaning"]) for row in rows
+    ]
+    return markdown_table([header, "type", "default", "meaning"], cells)
+
+
+def markdown_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A markdown table; bars in cells are escaped."""
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def code(text: str) -> str:
+    """Text as inline code."""
+    return f"`{text}`"
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    for page, text in pages().items():
+        (folder / page).write_text(text, encoding="utf-8")
