@@ -183,7 +183,18 @@ def _findings(findings: Sequence[Finding]) -> Table:
         what = Text(finding.what)
         what.append(f"\n{finding.advice}", style="dim")
         if finding.examples:
-            what.append(f"\nfor example {', '.join(finding.examples)}", style="dim italic")
+            what.append(f"\nfor example {_places(finding.examples)}", style="dim italic")
         label = Text(finding.severity, style=_STYLES[finding.severity])
         table.add_row(label, Text(finding.name), Text(str(finding.count)), what)
     return table
+
+
+def _places(examples: Sequence[str]) -> str:
+    """``file:1, file:2`` as ``file:1, :2``."""
+    shown: list[str] = []
+    before = None
+    for example in examples:
+        file, _, line = example.rpartition(":")
+        shown.append(f":{line}" if file and file == before else example)
+        before = file
+    return ", ".join(shown)
