@@ -88,8 +88,12 @@ def console(stderr: bool = False) -> Console:
     """A rich console that never reads markup in data. Piped output is not wrapped; NO_COLOR is respected."""
     from rich.console import Console
 
+    class PlainConsole(Console):
+        def on_broken_pipe(self) -> None:
+            raise PipeClosed  # rich would end the process with code 1
+
     terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(
+    return PlainConsole(
         stderr=stderr, markup=False, emoji=False, highlight=False, width=None if terminal else 10_000
     )
 

@@ -11,7 +11,7 @@ import contextlib
 import importlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -51,14 +51,26 @@ class Verbs(typer.core.TyperGroup):
             ctx.fail(unknown("command", verb, VERBS))
         return verb, load(verb), args[1:]
 
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Parse the command line up to the verb."""
+        with _before_typer():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run the verb. Ctrl-C and a closed pipe get exit codes of ours before typer gives its own."""
-        try:
+        """Parse the rest and run the verb."""
+        with _before_typer():
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted") from None
-        except BrokenPipeError:
-            raise frame.PipeClosed from None
+
+
+@contextlib.contextmanager
+def _before_typer() -> Iterator[None]:
+    """Turn into errors of ours what typer would give exit codes of its own."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted") from None
+    except BrokenPipeError:
+        raise frame.PipeClosed from None
 
 
 def load(verb: str) -> Any:
