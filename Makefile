@@ -28,8 +28,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "holdtrue needs Python 3.11 or 3.12, found neither; say where: make PYTHON=/path/to/python3" >&2; exit 2; fi
 	@echo "Installing into $(VENV) with $$($(PYTHON) --version) (a few minutes, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -q "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install -qq "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(INSTALLED)
@@ -51,5 +51,5 @@ tests: $(INSTALLED)
 	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
 bench: $(INSTALLED)
-	@$(BIN)/pip install -q -c constraints.txt -e '.[bench]'
+	@$(BIN)/pip install -qq -c constraints.txt -e '.[bench]'
 	@$(BIN)/python benchmarks/run.py
