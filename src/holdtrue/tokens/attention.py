@@ -266,8 +266,10 @@ def _flex_attention(
     plan = attention_mask.plan
     block_mask = plan.cached(("flex", attention_mask.rule), lambda: _block_mask(attention_mask))
 
+    limit = softcap or 1.0
+
     def cap(score: Tensor, *_: Any) -> Tensor:
-        return softcap * torch.tanh(score / softcap)
+        return limit * torch.tanh(score / limit)
 
     out = _compiled_flex()(
         query,
@@ -293,7 +295,7 @@ def _block_mask(mask: TreeMask) -> Any:
     )
     rule = mask.rule
 
-    def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def visible(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Any:
         own = (number[k] == -1) | (number[q] == number[k])
         return (tree[q] == tree[k]) & own & rule(batch, head, position[q], position[k])
 

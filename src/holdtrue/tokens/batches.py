@@ -109,7 +109,7 @@ def _comparisons(trees: Sequence[Tree], device: torch.device | str) -> Compariso
 
 
 def fill(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices dealt into batches of at most ``budget`` tokens, longest first, each into the first that has room.
+    """Indices dealt into batches of at most ``budget`` tokens, longest first, first fit.
 
     An item larger than the budget gets a batch of its own. Items of like length end up together, so
     padded batches waste little.
@@ -128,7 +128,7 @@ def fill(sizes: Sequence[int], budget: int) -> list[list[int]]:
 
 
 def share(sizes: Sequence[int], parts: int) -> list[list[int]]:
-    """Indices dealt to ``parts`` processes so that their token counts are close (largest first, to the least)."""
+    """Indices dealt to ``parts`` processes with close token counts (largest first, to the least)."""
     shares: list[list[int]] = [[] for _ in range(parts)]
     load = [0] * parts
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):

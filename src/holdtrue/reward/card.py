@@ -1,0 +1,95 @@
+"""The reward card: what must be known to get the same number out of a saved model again.
+
+Written beside the weights as ``reward_card.json``; scoring warns when what it does differs from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from holdtrue import __version__
+from holdtrue.errors import DataError
+from holdtrue.rundir import read_json, write_json
+
+NAME = "reward_card.json"
+
+
+@dataclass
+class RewardCard:
+    """Conventions and reference values of a saved reward model.
+
+    Attributes:
+        kind: how the reward is produced.
+        base_model: what it was trained from.
+        template: name (``own``, ``file`` or ``plain``) and SHA-256 of the chat template.
+        pooled: which token is read (``policy``), and the token most conversations end with.
+        eos: where the end of a conversation comes from.
+        max_length, truncation: as trained.
+        loss: the loss and its hyperparameters.
+        calibration: temperature T fitted on validation pairs, P(first preferred) = σ(gap / T).
+        reward: mean, std and count of the rewards of a reference set (validation answers).
+        lengths: quantiles of the training conversations' lengths in tokens.
+        data: SHA-256 of every training file.
+        weights_sha256: hash of the weights, the model's identity in scores and reports.
+    """
+
+    kind: str = "decoder, scalar, last token"
+    base_model: str = ""
+    template: dict[str, str] = field(default_factory=dict)
+    pooled: dict[str, Any] = field(default_factory=dict)
+    eos: str = ""
+    max_length: int = 0
+    truncation: str = "drop"
+    loss: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, float] = field(default_factory=dict)
+    reward: dict[str, float] = field(default_factory=dict)
+    lengths: dict[str, int] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    weights_sha256: str = ""
+    holdtrue: str = __version__
+
+    def write(self, folder: Path) -> None:
+        """Write ``reward_card.json`` into a model folder."""
+        write_json(folder / NAME, asdict(self))
+
+
+def read_card(folder: Path) -> RewardCard | None:
+    """The card of a model folder, or ``None`` for a model that was not saved by holdtrue.
+
+    Raises:
+        DataError: the card is not one this version can read.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return None
+    values = read_json(path)
+    known = set(RewardCard.__dataclass_fields__)
+    if not isinstance(values, dict) or not set(values) <= known:
+        raise DataError(f"{path} is not a reward card of this version (unknown fields in it)")
+    return RewardCard(**values)
+
+
+def text_hash(text: str) -> str:
+    """SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of a folder's safetensors files.
+
+    Raises:
+        DataError: there are none.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise DataError(f"{folder} holds no .safetensors file; other weight formats are not read")
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode())
+        with open(file, "rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+    return digest.hexdigest()

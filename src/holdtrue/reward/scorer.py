@@ -1,0 +1,110 @@
+"""Scores groups of answers with a reward model: all that evaluation and policies know of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from holdtrue.records import Group
+from holdtrue.reward.store import Loaded
+from holdtrue.tokens.batches import fill
+from holdtrue.tokens.conversation import Encoder, Ids
+from holdtrue.tokens.tree import Tree, grow
+
+_MAX_LEAVES = 16
+
+
+class Scorer(Protocol):
+    """Anything that gives each answer of a group a number."""
+
+    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
+        """One array (N answers,) per group; NaN where an answer could not be scored."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none."""
+
+    rewards: NDArray[np.float32]
+    reasons: tuple[str | None, ...]
+
+
+class RewardScorer:
+    """A reward model as a Scorer: batches by tokens, each prompt computed once, order kept.
+
+    Args:
+        loaded: the model.
+        encoder: how conversations become ids; by default as the model was trained.
+        max_tokens_per_pass: unique tokens in one forward pass; bounds memory only.
+        chunk: groups encoded and packed together.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        encoder: Encoder | None = None,
+        max_tokens_per_pass: int = 8192,
+        chunk: int = 512,
+    ) -> None:
+        self.loaded = loaded
+        self.encoder = encoder or loaded.encoder()
+        self.max_tokens_per_pass = max_tokens_per_pass
+        self.chunk = chunk
+
+    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
+        """Rewards of every group's answers."""
+        return [scored.rewards for scored in self.stream(groups)]
+
+    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
+        """Rewards group by group, in order, without holding more than a chunk."""
+        source = iter(groups)
+        while chunk := list(islice(source, self.chunk)):
+            yield from self._score_chunk(chunk)
+
+    def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
+        encoded = list(self.encoder.encode(groups))
+        # answers to one prompt, also from different rows, share its computation; equal answers are one leaf
+        leaves: dict[str, dict[bytes, Ids]] = {}
+        for group, item in zip(groups, encoded, strict=True):
+            own = leaves.setdefault(group.prompt_key, {})
+            for ids in item.ids:
+                if ids is not None:
+                    own.setdefault(ids.tobytes(), ids)
+        rewards = self._score_leaves(leaves)
+        results = []
+        for group, item in zip(groups, encoded, strict=True):
+            values = [
+                float("nan") if ids is None else rewards[group.prompt_key, ids.tobytes()] for ids in item.ids
+            ]
+            reasons = tuple(
+                "reward is not finite" if reason is None and not np.isfinite(value) else reason
+                for reason, value in zip(item.reasons, values, strict=True)
+            )
+            array = np.array(values, dtype=np.float32)
+            results.append(Scored(np.where(np.isfinite(array), array, np.float32("nan")), reasons))
+        return results
+
+    def _score_leaves(self, leaves: dict[str, dict[bytes, Ids]]) -> dict[tuple[str, bytes], float]:
+        trees: list[Tree] = []
+        owners: list[list[tuple[str, bytes]]] = []
+        for key, own in leaves.items():
+            items = list(own.items())
+            for start in range(0, len(items), _MAX_LEAVES):
+                part = items[start : start + _MAX_LEAVES]
+                trees.append(grow([ids for _, ids in part]))
+                owners.append([(key, identity) for identity, _ in part])
+        model = self.loaded.model
+        rewards: dict[tuple[str, bytes], float] = {}
+        with torch.inference_mode():
+            for batch in fill([model.size(tree) for tree in trees], self.max_tokens_per_pass):
+                out = model(model.batch([trees[i] for i in batch])).rewards
+                names = [owner for i in batch for owner in owners[i]]
+                rewards.update(zip(names, out.tolist(), strict=True))
+        return rewards

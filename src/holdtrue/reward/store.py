@@ -1,0 +1,282 @@
+"""Loading and saving reward models in the formats the field reads.
+
+A saved model is a transformers ``...ForSequenceClassification`` with one bias-free output ``score``:
+``AutoModelForSequenceClassification``, TRL, vLLM's classify, rewardbench and OpenRLHF load it as it is.
+Safetensors only; code from a model folder runs only where the caller says ``trust_remote_code``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from holdtrue.errors import ModelError
+from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
+from holdtrue.reward.model import RewardModel, scalar_head
+from holdtrue.settings import LoraSettings, ModelSettings
+from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
+
+
+@dataclass
+class Loaded:
+    """A reward model with its tokenizer and what is known of both."""
+
+    model: RewardModel
+    tokenizer: Any
+    template: str
+    card: RewardCard | None
+    base: str
+    fresh_head: bool
+
+    def encoder(self, max_length: int | None = None, truncation: Truncation | None = None) -> Encoder:
+        """Encoder with the limits given, else the card's, else what the model can take.
+
+        Raises:
+            ModelError: ``max_length`` is more than the model can take.
+        """
+        limit = model_max_length(self.model.inner.config, self.tokenizer)
+        if max_length is not None and max_length > limit:
+            raise ModelError(f"max_length {max_length} is more than the {limit} tokens the model can take")
+        card_length = self.card.max_length if self.card else None
+        card_truncation: Any = self.card.truncation if self.card else "drop"
+        return Encoder(self.tokenizer, max_length or card_length or limit, truncation or card_truncation)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from writing bars and notices to the terminal; real failures raise."""
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.ERROR)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load(
+    settings: ModelSettings, *, seed: int = 0, device: str = "cpu", trust_remote_code: bool = False
+) -> Loaded:
+    """A reward model from a folder: a causal LM (fresh head), a sequence classifier or a saved adapter.
+
+    Raises:
+        ModelError: nothing is there, it cannot be read, or it is of a kind that cannot be a reward model.
+    """
+    path = str(settings.path)
+    adapter = _adapter_config(path)
+    base = adapter["base_model_name_or_path"] if adapter else path
+    with quiet_loading():
+        config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
+        _refuse_other_kinds(config, base)
+        tokenizer = _from(
+            AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
+        )
+        classifier, fresh = _classifier(base, config, settings.dtype, seed, trust_remote_code)
+        template = prepare_tokenizer(tokenizer, settings.chat_template_path)
+        _give_pad_token(classifier, tokenizer)
+        if adapter:
+            classifier, fresh = _with_saved_adapter(classifier, path), False
+        elif settings.lora is not None:
+            classifier = _with_new_adapter(classifier, settings.lora, seed)
+    model = RewardModel(classifier, pad_id=tokenizer.pad_token_id)
+    model.head.float()
+    model.to(device)
+    model.eval()
+    model.examine()
+    card = read_card(Path(path)) if Path(path).is_dir() else None
+    if card is not None and template == "own":
+        template = card.template.get("name", template)
+    return Loaded(model, tokenizer, template, card, base, fresh)
+
+
+def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
+    """Write model, tokenizer, card and a README into ``folder``; an adapter is merged on request.
+
+    Conventions: one label ``reward``, ``problem_type: regression``, a padding token that is not EOS,
+    the reference rewards' ``mean`` and ``std`` and ``value_head_prefix`` for OpenRLHF.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    classifier = loaded.model.classifier
+    if merge and hasattr(classifier, "merge_and_unload"):
+        classifier = classifier.merge_and_unload()
+    config = loaded.model.inner.config
+    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
+    config.problem_type = "regression"
+    config.use_cache = False
+    config.value_head_prefix = "score"
+    config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
+    with quiet_loading():
+        classifier.save_pretrained(folder)
+        if hasattr(classifier, "peft_config"):
+            config.save_pretrained(folder / "base_config")
+        loaded.tokenizer.save_pretrained(folder)
+    card.base_model = card.base_model or loaded.base
+    card.template = {"name": loaded.template, "sha256": text_hash(loaded.tokenizer.chat_template or "")}
+    card.weights_sha256 = weights_hash(folder)
+    card.write(folder)
+    (folder / "README.md").write_text(_readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
+    loaded.card = card
+
+
+def _adapter_config(path: str) -> dict[str, Any] | None:
+    file = Path(path) / "adapter_config.json"
+    if not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return {"base_model_name_or_path": str(config["base_model_name_or_path"])}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise ModelError(f"{file} is not an adapter's configuration: {error}") from error
+
+
+def _has_tokenizer(path: str) -> bool:
+    return not Path(path).is_dir() or (Path(path) / "tokenizer_config.json").is_file()
+
+
+def _from(kind: Any, path: str, **options: Any) -> Any:
+    if path.startswith((".", "/", "~")) and not Path(path).exists():
+        raise ModelError(f"model {path} does not exist")
+    try:
+        return kind.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        raise ModelError(f"model {path} cannot be loaded: {lines[0][:300] if lines else error!r}") from error
+
+
+def _refuse_other_kinds(config: Any, path: str) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(f"{path} is an encoder-decoder ({config.model_type}); a decoder is needed")
+    names = config.architectures or []
+    if any(n.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")) for n in names):
+        raise ModelError(f"{path} is a {names[0]}; a causal LM or a sequence classifier is needed")
+
+
+def _classifier(base: str, config: Any, dtype: str, seed: int, trust: bool) -> tuple[Any, bool]:
+    saved_as_classifier = any(
+        "SequenceClassification" in n or n == "RewardModel" for n in config.architectures or []
+    )
+    if saved_as_classifier and config.num_labels != 1:
+        raise ModelError(f"{base} has {config.num_labels} outputs; a scalar reward model has 1")
+    classifier, info = _from(
+        AutoModelForSequenceClassification,
+        base,
+        num_labels=1,
+        dtype=getattr(torch, dtype),
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=trust,
+    )
+    missing = sorted(str(key) for key in info["missing_keys"])
+    lost = [key for key in missing if not key.startswith("score.")]
+    if lost:
+        raise ModelError(f"{base} lacks weights its architecture needs: {', '.join(lost[:3])}")
+    fresh = bool(missing)
+    if fresh and saved_as_classifier:
+        raise ModelError(f"{base} calls itself a classifier but its head score.weight is not in the file")
+    if fresh:
+        scalar_head(classifier, seed)
+    elif not isinstance(getattr(classifier, "score", None), torch.nn.Linear):
+        raise ModelError(
+            f"{type(classifier).__name__} has no scalar head 'score'; only decoders are supported"
+        )
+    return classifier, fresh
+
+
+def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
+    """A padding token that is not EOS: transformers' classifiers find the last token by comparing with it."""
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        unknown = tokenizer.unk_token_id
+        if unknown is not None and unknown not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+            tokenizer.pad_token = tokenizer.unk_token
+        else:
+            tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
+            if len(tokenizer) > classifier.get_input_embeddings().num_embeddings:
+                classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    classifier.config.pad_token_id = tokenizer.pad_token_id
+    classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "right"
+
+
+def _with_new_adapter(classifier: Any, lora: LoraSettings, seed: int) -> Any:
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    config = LoraConfig(
+        task_type=TaskType.SEQ_CLS,  # keeps the head trained and saved in full
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        modules_to_save=["score"],
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return get_peft_model(classifier, config)
+        except ValueError as error:
+            raise ModelError(f"LoRA cannot be applied: {str(error).splitlines()[0][:300]}") from error
+
+
+def _with_saved_adapter(classifier: Any, path: str) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(classifier, path, is_trainable=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+
+
+def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
+    """:func:`save` beside the folder, then swap it in, so that a reader never meets half a model."""
+    building = folder.with_name(f".{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)
+    save(loaded, building, card, merge=merge)
+    shutil.rmtree(folder, ignore_errors=True)
+    building.rename(folder)
+
+
+def _readme(card: RewardCard, adapter: bool) -> str:
+    loader = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
+    package = "peft" if adapter else "transformers"
+    temperature = card.calibration.get("temperature")
+    calibration = (
+        f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
+        "fitted on validation pairs.\n\n"
+        if temperature
+        else ""
+    )
+    return f"""# Reward model
+
+Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
+Only differences between answers to the same prompt mean something.
+
+```python
+import torch
+from {package} import {loader}
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+model = {loader}.from_pretrained("PATH", dtype=torch.float32)
+chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
+ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
+reward = model(**ids).logits[0, 0].item()
+```
+
+- Read token: {card.pooled.get("policy", "last real token")}, usually `{card.pooled.get("text", "?")}`.
+- Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
+- Loss: `{json.dumps(card.loss)}`.
+
+{calibration}`reward_card.json` holds the rest: template hash, reference mean and std, data hashes.
+"""

@@ -1,0 +1,284 @@
+"""The training loop: one function, from the first step to the last, for every way to train a reward model.
+
+    for each step of the order:
+        gradients of Σ weight·term over this process's trees      (the gradient step, an argument)
+        sum over processes, divide by Σ weight once, clip
+        AdamW with the rate of the schedule; a non-finite step is skipped, counted and kept for inspection
+        log, validate, checkpoint
+
+Everything that changes while it runs lives in :class:`State`; a checkpoint is that state, so a run that
+was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdtrue.errors import Interrupted, QualityError
+from holdtrue.losses import Loss
+from holdtrue.reward.model import Batch, RewardModel
+from holdtrue.rundir import RunDir, append_jsonl, write_json
+from holdtrue.settings import TrainingSettings
+from holdtrue.tokens.batches import fill, share
+from holdtrue.tokens.tree import Tree
+from holdtrue.training import checkpoint, order, schedules
+from holdtrue.training.distributed import World, full_tensor, load_whole
+from holdtrue.training.step import GradientStep, Sums, measure, plain
+
+Row = dict[str, Any]
+
+
+@dataclass
+class State:
+    """What changes during a run besides weights, optimiser and random numbers."""
+
+    step: int = 0
+    tokens: int = 0
+    comparisons: int = 0
+    skipped: int = 0
+    seconds: float = 0.0
+    best_step: int | None = None
+    best_value: float | None = None
+    stale: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class Training:
+    """A run's fixed parts.
+
+    Attributes:
+        tell: gets every row of ``metrics.jsonl`` as it is written (main process only).
+        stop: asked once a step; true means save and stop.
+    """
+
+    model: RewardModel
+    loss: Loss
+    trees: Sequence[Tree]
+    eval_trees: Sequence[Tree]
+    settings: TrainingSettings
+    run: RunDir
+    seed: int
+    learning_rate: float
+    world: World = field(default_factory=World)
+    gradient_step: GradientStep = plain
+    tell: Callable[[Row], None] = lambda row: None
+    stop: Callable[[], bool] = lambda: False
+
+
+def train(job: Training) -> State:
+    """Train from the newest checkpoint (or the beginning) to the end; the model then holds the best weights.
+
+    Returns:
+        The final state.
+
+    Raises:
+        Interrupted: ``job.stop`` asked for it; a checkpoint was saved.
+        QualityError: too many steps with a non-finite loss or gradient.
+    """
+    settings, world, model = job.settings, job.world, job.model
+    torch.manual_seed(job.seed)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimizer = adamw(parameters, job)
+    plan = order.steps([len(tree.first) for tree in job.trees], settings, world.size, job.seed)
+    every = max(1, round(len(plan) / 10))
+    eval_every, save_every = settings.eval_steps or every, settings.save_steps or every
+    state = resume(job, parameters, optimizer)
+    model.train(not settings.disable_dropout)
+    while state.step < len(plan) and not state.stopped_early:
+        started = time.perf_counter()
+        step = plan[state.step]
+        sums = job.gradient_step(model, job.loss, batches(job, [job.trees[i] for i in step.trees]))
+        *totals, stopping = world.total([*sums.values(), float(job.stop())])
+        sums = Sums(*totals)
+        world.sum_gradients(list(parameters.values()))
+        rate = job.learning_rate * schedules.factor(state.step, len(plan), settings)
+        norm = update(list(parameters.values()), optimizer, sums, rate, settings.max_grad_norm)
+        if norm is None:
+            skip(job, state, step.trees)
+        state.step += 1
+        state.tokens += sum(job.trees[i].tokens for i in step.trees)
+        state.comparisons += int(sums.comparisons)
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        row = sums.metrics() | {
+            "learning_rate": rate,
+            "grad_norm": norm,
+            "tokens": state.tokens,
+            "comparisons": state.comparisons,
+            "skipped": state.skipped,
+            "seconds": round(state.seconds, 3),
+            "tokens_per_second": round(sum(job.trees[i].tokens for i in step.trees) / seconds, 1),
+        }
+        last = state.step == len(plan)
+        if state.step % settings.logging_steps == 0 or last:
+            log(job, {"event": "train", "step": state.step, "steps": len(plan), "epoch": step.epoch} | row)
+        if job.eval_trees and (state.step % eval_every == 0 or last):
+            validate(job, state, step.epoch)
+        improved = state.best_step == state.step
+        if state.step % save_every == 0 or last or improved or stopping or state.stopped_early:
+            save(job, state, parameters, optimizer)
+        if stopping and not last:
+            raise Interrupted(f"stopped after step {state.step} of {len(plan)}; everything is saved")
+    if settings.load_best_model_at_end and state.best_step is not None and state.best_step != state.step:
+        tensors, _ = checkpoint.read(checkpoint.folder_of(job.run, state.best_step))
+        for name, parameter in parameters.items():
+            load_whole(parameter, tensors["model"][name])
+    model.eval()
+    return state
+
+
+def adamw(parameters: dict[str, nn.Parameter], job: Training) -> torch.optim.AdamW:
+    """AdamW (fused); matrices of the backbone decay, biases, norms and the head do not."""
+    decayed = [p for name, p in parameters.items() if p.ndim > 1 and ".score." not in name]
+    others = [p for name, p in parameters.items() if p.ndim <= 1 or ".score." in name]
+    settings = job.settings
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=job.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        fused=not job.world.sharded,
+    )
+
+
+def batches(job: Training, trees: Sequence[Tree]) -> Iterator[Batch]:
+    """This process's share of the trees as batches of bounded size.
+
+    Processes get equally many batches (sharded models need that); one that has run out of work computes
+    a tree at weight 0.
+    """
+    sizes = [job.model.size(tree) for tree in trees]
+    dealt = share(sizes, job.world.size)
+    packed = [fill([sizes[i] for i in part], job.settings.max_tokens_per_pass) for part in dealt]
+    own, mine = dealt[job.world.rank], packed[job.world.rank]
+    for batch in mine:
+        yield job.model.batch([trees[own[i]] for i in batch])
+    for _ in range(max(map(len, packed)) - len(mine)):
+        idle = job.model.batch([min(trees, key=job.model.size)])
+        idle.comparisons.weight.zero_()
+        yield idle
+
+
+def update(
+    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, sums: Sums, rate: float, max_norm: float
+) -> float | None:
+    """Divide the summed gradients by the step's weight, clip, and step.
+
+    Returns the norm of the gradient before clipping, or ``None`` where it or the loss is not finite: then
+    nothing was changed.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    torch._foreach_div_(gradients, max(sums.weight, 1e-12))
+    norm = float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
+    finite = isfinite(norm) and isfinite(sums.loss)
+    if finite:
+        if max_norm and norm > max_norm:
+            torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm if finite else None
+
+
+def skip(job: Training, state: State, trees: Sequence[int]) -> None:
+    """Count a non-finite step, keep its token ids for inspection, stop when there were too many."""
+    state.skipped += 1
+    if job.world.main:
+        folder = job.run.path / "nonfinite"
+        folder.mkdir(exist_ok=True)
+        kept = [
+            {"prompt": tree.prompt.tolist(), "answers": [a.tolist() for a in tree.answers]}
+            for tree in (job.trees[i] for i in trees)
+        ]
+        write_json(folder / f"step-{state.step + 1:08d}.json", kept)
+    if state.skipped >= job.settings.max_nonfinite_steps:
+        raise QualityError(
+            f"loss or gradient was not finite in {state.skipped} steps (last: {state.step + 1}); "
+            f"their batches are in {job.run.path / 'nonfinite'}; try a lower training.learning_rate"
+        )
+
+
+@torch.no_grad()
+def validate(job: Training, state: State, epoch: float) -> None:
+    """Loss and accuracy on the validation trees; decides which step is best and when to stop early."""
+    started = time.perf_counter()
+    job.model.eval()
+    sums = Sums()
+    for batch in batches(job, job.eval_trees):
+        out = job.model(batch)
+        sums.add(measure(out, batch, job.loss(out, batch.comparisons)))
+    sums = Sums(*job.world.total(sums.values()))
+    job.model.train(not job.settings.disable_dropout)
+    metrics = sums.metrics()
+    value = metrics["loss"] if job.settings.metric_for_best_model == "loss" else -metrics["accuracy"]
+    if state.best_value is None or value < state.best_value:
+        state.best_step, state.best_value, state.stale = state.step, value, 0
+    else:
+        state.stale += 1
+    patience = job.settings.early_stopping_patience
+    state.stopped_early = patience is not None and state.stale >= patience
+    seconds = time.perf_counter() - started
+    row = {"event": "eval", "step": state.step, "epoch": epoch, "count": int(sums.decided)}
+    log(job, row | metrics | {"seconds": round(seconds, 3)})
+
+
+def log(job: Training, row: Row) -> None:
+    """Append a row to ``metrics.jsonl`` and pass it on (main process)."""
+    if not job.world.main:
+        return
+    finite = {k: v if not isinstance(v, float) or isfinite(v) else None for k, v in row.items()}
+    append_jsonl(job.run.metrics_file, [finite])
+    job.tell(finite)
+
+
+def save(
+    job: Training, state: State, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> None:
+    """Publish a checkpoint of weights, optimiser, random numbers and state."""
+    weights = {name: full_tensor(p.detach()).cpu() for name, p in parameters.items()}
+    moments = {
+        f"{name}/{key}": full_tensor(value).cpu()
+        for name, p in parameters.items()
+        for key, value in optimizer.state.get(p, {}).items()
+    }
+    random = {"cpu": torch.get_rng_state()}
+    if job.world.device.startswith("cuda"):
+        random["cuda"] = torch.cuda.get_rng_state()
+    if job.world.main:
+        checkpoint.save(
+            job.run,
+            state.step,
+            {"model": weights, "optimizer": moments, "random": random},
+            asdict(state),
+            keep=job.settings.save_total_limit,
+            protect=() if state.best_step is None else (state.best_step,),
+        )
+    job.world.wait()
+
+
+def resume(job: Training, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> State:
+    """State of the newest verified checkpoint, put into model and optimiser; a fresh one without any."""
+    found = checkpoint.newest(job.run)
+    if found is None:
+        return State()
+    tensors, values = checkpoint.read(found[1])
+    for name, parameter in parameters.items():
+        load_whole(parameter, tensors["model"][name])
+    for key, value in tensors["optimizer"].items():
+        name, _, part = key.rpartition("/")
+        state = optimizer.state[parameters[name]]
+        state[part] = torch.zeros_like(parameters[name]) if value.ndim else value.clone()
+        if value.ndim:
+            load_whole(state[part], value)
+    torch.set_rng_state(tensors["random"]["cpu"])
+    if "cuda" in tensors["random"] and job.world.device.startswith("cuda"):
+        torch.cuda.set_rng_state(tensors["random"]["cuda"])
+    return State(**values)

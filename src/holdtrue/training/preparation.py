@@ -1,0 +1,131 @@
+"""From files to trees: read, hold out, encode, and count whatever is left out on the way."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdtrue.data.reader import Reader, ReadReport, split_by_prompt
+from holdtrue.errors import DataError
+from holdtrue.records import Group
+from holdtrue.rundir import append_jsonl
+from holdtrue.settings import DataSettings
+from holdtrue.tokens.conversation import Encoder
+from holdtrue.tokens.tree import Tree, forest
+
+
+@dataclass
+class Prepared:
+    """Comparisons of one split, ready for training, and the account of those that are not.
+
+    Attributes:
+        groups: every group read for this split.
+        trees: what is trained or validated on.
+        dropped, cut: reasons and how many comparisons (answers) they concern.
+        lengths: tokens of every conversation kept.
+    """
+
+    groups: list[Group]
+    trees: list[Tree] = field(default_factory=list)
+    dropped: Counter[str] = field(default_factory=Counter)
+    cut: Counter[str] = field(default_factory=Counter)
+    dropped_rows: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every distinct conversation that is used."""
+        return [len(tree.prompt) + len(answer) for tree in self.trees for answer in tree.answers]
+
+    def summary(self) -> dict[str, Any]:
+        """Counts as they stand in ``run.json``."""
+        return {
+            "comparisons": sum(len(tree.first) for tree in self.trees),
+            "prompts": len({group.prompt_key for group in self.groups}),
+            "trees": len(self.trees),
+            "tokens_unique": sum(tree.tokens for tree in self.trees),
+            "tokens_real": sum(tree.real_tokens for tree in self.trees),
+            "dropped": dict(self.dropped),
+            "cut": dict(self.cut),
+        }
+
+
+def read_groups(
+    paths: Sequence[str], settings: DataSettings, rejected: Path | None
+) -> tuple[list[Group], ReadReport]:
+    """All readable groups that hold a comparison, and the report of the reading.
+
+    Raises:
+        DataError: no row could be used.
+    """
+    reader = Reader(
+        paths,
+        format=settings.format,
+        columns=settings.columns,
+        on_bad_row=settings.on_bad_row,
+        plain_text=settings.plain_text,
+        rejected=rejected,
+    )
+    groups = list(reader)
+    reader.report.require_rows()
+    if not any(group.comparisons for group in groups):
+        raise DataError(
+            f"{', '.join(paths)}: rows hold answers but no comparisons (chosen, rejected) to learn from"
+        )
+    return groups, reader.report
+
+
+def read_splits(
+    settings: DataSettings, rejected: Path | None
+) -> tuple[list[Group], list[Group], dict[str, ReadReport]]:
+    """Training groups, validation groups (named files, or prompts held out of training) and the reports."""
+    train, report = read_groups(settings.train, settings, rejected)
+    reports = {"train": report}
+    if settings.eval:
+        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
+    elif settings.eval_fraction:
+        train, held_out = split_by_prompt(train, settings.eval_fraction)
+    else:
+        held_out = []
+    return train, held_out, reports
+
+
+def prepare(groups: list[Group], encoder: Encoder, max_answers: int, split: str) -> Prepared:
+    """Encode groups and grow their trees, keeping account of every comparison left out."""
+    prepared = Prepared(groups)
+
+    def dropped(group: Group, reason: str) -> None:
+        prepared.dropped[reason] += 1
+        source = group.source
+        prepared.dropped_rows.append(
+            {
+                "file": source.file if source else None,
+                "line": source.line if source else None,
+                "split": split,
+                "reason": reason,
+            }
+        )
+
+    pairs = zip(groups, encoder.encode(groups), strict=True)
+    prepared.trees = forest(pairs, max_answers, dropped, prepared.cut)
+    return prepared
+
+
+def write_dropped(path: Path, splits: Sequence[Prepared]) -> None:
+    """List every dropped comparison in ``dropped.jsonl``."""
+    path.unlink(missing_ok=True)
+    rows = [row for prepared in splits for row in prepared.dropped_rows]
+    if rows:
+        append_jsonl(path, rows)
+
+
+def length_quantiles(lengths: Sequence[int]) -> dict[str, int]:
+    """Median, 90th, 99th percentile and maximum of conversation lengths in tokens."""
+    if not lengths:
+        return {}
+    p50, p90, p99 = np.percentile(lengths, [50, 90, 99])
+    return {"p50": int(p50), "p90": int(p90), "p99": int(p99), "max": int(max(lengths))}
