@@ -15,44 +15,40 @@ FOLDER = Path(__file__).parents[2] / "docs" / "reference"
 REMEDY = "stale; run: python -m holdtrue.cli.reference docs/reference"
 
 
-@pytest.fixture(scope="module")
-def pages() -> dict[str, str]:
-    return reference.pages()
-
-
 def test_every_verb_exists() -> None:
     missing = [verb for verb in main.VERBS if importlib.util.find_spec(f"holdtrue.cli.{verb}") is None]
     assert not missing
 
 
-def test_the_pages_on_disk_are_current(pages: dict[str, str]) -> None:
-    on_disk = {file.name: file.read_text(encoding="utf-8") for file in FOLDER.glob("*.md")}
-    assert set(on_disk) == set(pages)
-    assert [name for name in pages if on_disk[name] != pages[name]] == [], REMEDY
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_the_page_on_disk_is_current(name: str) -> None:
+    assert (FOLDER / name).read_text(encoding="utf-8") == reference.page(name), REMEDY
 
 
-def test_the_command_writes_the_pages(tmp_path: Path, pages: dict[str, str]) -> None:
+def test_no_page_is_left_over() -> None:
+    assert {file.name for file in FOLDER.iterdir()} <= set(reference.PAGES)
+
+
+def test_the_command_writes_the_pages(tmp_path: Path) -> None:
     folder = tmp_path / "made"
     subprocess.run([sys.executable, "-m", "holdtrue.cli.reference", str(folder)], check=True, timeout=60)
-    assert {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()} == pages
+    written = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    assert written == {name: reference.page(name) for name in reference.PAGES}
 
 
-def test_every_verb_has_a_section_with_its_options(pages: dict[str, str]) -> None:
-    sections = pages["commands.md"].split("\n## ")[1:]
+def test_every_verb_has_a_section_with_its_options() -> None:
+    sections = reference.page("commands.md").split("\n## ")[1:]
     assert [section.partition("\n")[0] for section in sections] == list(main.VERBS)
     assert all("`--json`" in section and "holdtrue " in section for section in sections)
 
 
-def test_settings_are_tabled_by_section(pages: dict[str, str]) -> None:
-    text = pages["settings.md"]
-    assert (
-        '| `data.truncation` | drop \\| left \\| right \\| error | `"drop"` | What is done with longer ones'
-        in text
-    )
-    assert "\n## training\n" in text and "``" not in text
+def test_settings_are_tabled_by_section() -> None:
+    text = reference.page("settings.md")
+    row = '| `data.truncation` | drop \\| left \\| right \\| error | `"drop"` | What is done with longer ones'
+    assert row in text and "\n## training\n" in text and "``" not in text
 
 
-def test_formats_are_shown_with_their_sample_rows(pages: dict[str, str]) -> None:
-    sections = pages["formats.md"].split("\n## ")[1:]
+def test_formats_are_shown_with_their_sample_rows() -> None:
+    sections = reference.page("formats.md").split("\n## ")[1:]
     assert len(sections) >= 4
     assert all(section.split("```json\n")[1].count("\n") == 4 for section in sections)  # 3 rows and the fence

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from holdtrue import kinds, settings
+from holdtrue import kinds
 from holdtrue.cli import main
 from holdtrue.cli.schema import settings_schema
+from holdtrue.settings import keys
 
 
 def losses() -> list[dict[str, Any]]:
@@ -25,7 +26,7 @@ def test_the_verb_prints_the_schema_for_people_and_programs_alike(capsys: pytest
 
 def test_the_schema_knows_every_section_and_setting() -> None:
     schema = settings_schema()
-    for key, _ in settings.keys():
+    for key, _ in keys():
         place: Any = schema
         for part in key.split("."):
             place = place["properties"][part]

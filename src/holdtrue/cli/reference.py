@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,9 @@ NOTE = "<!-- Made by `python -m holdtrue.cli.reference docs/reference`; edit the
 SPHINX_CODE = re.compile("(?<!`)``(?!`)")
 
 
-def pages() -> dict[str, str]:
-    """Every page by file name."""
-    texts = {"settings.md": settings_page(), "commands.md": commands_page()}
-    texts |= {f"{family}.md": family_page(family, package) for family, package in FAMILIES.items()}
-    return {name: f"{NOTE}\n\n{SPHINX_CODE.sub('`', text).strip()}\n" for name, text in texts.items()}
+def page(name: str) -> str:
+    """The text of one page, by file name."""
+    return f"{NOTE}\n\n{SPHINX_CODE.sub('`', PAGES[name]()).strip()}\n"
 
 
 def settings_page() -> str:
@@ -97,8 +96,15 @@ def code(text: str) -> str:
     return f"`{text}`"
 
 
+PAGES: dict[str, Callable[[], str]] = {
+    "commands.md": commands_page,
+    "settings.md": settings_page,
+    **{f"{family}.md": partial(family_page, family, package) for family, package in FAMILIES.items()},
+}
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    for page, text in pages().items():
-        (folder / page).write_text(text, encoding="utf-8")
+    for name in PAGES:
+        (folder / name).write_text(page(name), encoding="utf-8")
