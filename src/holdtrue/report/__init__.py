@@ -1,0 +1,134 @@
+"""The report: a run directory as one HTML page that opens without a network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from holdtrue.report import figures, wording
+from holdtrue.report.page import render
+from holdtrue.report.sources import Sources, read_sources
+from holdtrue.rundir import RunDir, disk_errors, write_text
+
+
+def write_report(run: RunDir) -> Path:
+    """Write ``report.html`` from what the run directory holds, and return its path.
+
+    The same files give the same bytes. What the run does not have yet, such as an evaluation, is said
+    on the page instead.
+
+    Raises:
+        DataError: a file of the run is broken. ResourceError: the disk is full.
+    """
+    sources = read_sources(run)
+    page = render(_contents(sources), _figures(sources))
+    with disk_errors(run.report_file):
+        write_text(run.report_file, page)
+    return run.report_file
+
+
+def _contents(sources: Sources) -> dict[str, Any]:
+    evaluation = sources.evaluation
+    results = [_section(result, index) for index, result in enumerate((evaluation or {}).get("results", []))]
+    return {
+        "name": sources.name,
+        "notes": wording.notes(sources.info, sources.metrics, evaluation),
+        "results": results,
+        "tiles": _tiles(sources, results[0]["result"] if results else None),
+        "left_out": sources.left_out,
+        "counted": bool(sources.info.get("data")),
+        "settings": list(_flatten(sources.settings)),
+        "facts": list(_facts(sources)),
+    }
+
+
+def _section(result: dict[str, Any], index: int) -> dict[str, Any]:
+    return {
+        "id": f"data-{index + 1}",
+        "result": result,
+        "headline": wording.headline(result),
+        "reading": wording.reading(result),
+        "calibration": wording.calibration(result) if result["ece"] is not None else None,
+        "slices": [
+            *(
+                (column, [(str(row["value"]), row) for row in rows])
+                for column, rows in result["slices"].items()
+            ),
+            ("preferred answer's length", [(figures.length_words(r), r) for r in result["length_gap"]]),
+        ],
+        "shown": figures.MOST_SLICES,
+    }
+
+
+def _figures(sources: Sources) -> dict[str, Any]:
+    drawn: dict[str, Any] = {
+        "loss": figures.curve(sources.metrics, "loss", "loss (nats)"),
+        "accuracy": figures.curve(sources.metrics, "accuracy", "accuracy"),
+    }
+    for index, result in enumerate((sources.evaluation or {}).get("results", [])):
+        for draw in (figures.margins, figures.rewards, figures.reliability, figures.forest, figures.length):
+            drawn[f"data-{index + 1}-{draw.__name__}"] = draw(result)
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
+def _tiles(sources: Sources, result: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
+    """(label, value, small print) of the key numbers."""
+    tiles = []
+    if result and result["accuracy"] is not None:
+        level = f"{100 * result['confidence']:g}% interval"
+        longer = result["longer_answer_interval"]
+        tiles += [
+            ("Accuracy", wording.percent(result["accuracy"]), f"{wording.span(result['interval'])}, {level}"),
+            ("Longer answer", wording.percent(result["longer_answer_accuracy"]), wording.span(longer)),
+            ("Comparisons", f"{result['count']:,}", f"{wording.many(result['ties'], 'tie')} in reward"),
+        ]
+    if result and result["ece"] is not None:
+        tiles.append(("Calibration error", f"{result['ece']:.3f}", f"log loss {result['loss']:.3f} nats"))
+    info = sources.info
+    train = (info.get("data") or {}).get("train") or {}
+    if train.get("comparisons") is not None:
+        prompts = f"from {wording.many(train['prompts'], 'prompt')}" if train.get("prompts") else ""
+        tiles.append(("Trained on", f"{train['comparisons']:,}", f"comparisons {prompts}".strip()))
+    if info.get("steps") is not None:
+        best = f"best at step {info['best_step']:,}" if info.get("best_step") is not None else ""
+        tiles.append(("Steps", f"{info['steps']:,}", best))
+    if info.get("seconds") is not None:
+        tiles.append(
+            ("Time", wording.duration(info["seconds"]), (info.get("model") or {}).get("device") or "")
+        )
+    model = info.get("model") or {}
+    if model.get("parameters") is not None:
+        family = (model.get("architecture") or "").partition("For")[0]
+        tiles.append(("Parameters", _compact(model["parameters"]), family))
+    return tiles
+
+
+def _compact(number: int) -> str:
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return str(number)
+
+
+def _facts(sources: Sources) -> Any:
+    """(name, value) of versions, hashes and files: everything in run.json that is not a count of rows."""
+    info = {key: value for key, value in sources.info.items() if key != "data"}
+    yield from _flatten(info)
+    for split, report in (sources.info.get("data") or {}).items():
+        for key in ("rows", "kept", "comparisons", "prompts", "trees", "tokens_unique", "tokens_real"):
+            if report.get(key) is not None:
+                yield f"data.{split}.{key}", f"{report[key]:,}"
+        for file in report.get("files") or []:
+            yield f"data.{split}.files", f"{file.get('path')} (sha256 {file.get('sha256')})"
+    if sources.evaluation:
+        yield "evaluation.model_hash", str(sources.evaluation.get("model_hash"))
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Any:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,96 @@
+"""What a report is made of, read from the files of a run directory."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from holdtrue.rundir import RunDir, read_json, read_jsonl
+
+_MOST_EXAMPLES = 3
+
+_LEFT_OUT = {
+    "rejected": "could not be read",
+    "dropped": "left out",
+    "cut": "cut to fit",
+    "repaired": "repaired and used",
+}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Rows of one split that one reason kept out, or changed, with the places of the first few."""
+
+    split: str
+    what: str
+    reason: str
+    count: int
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A run, as far as it got. What is not there yet is empty, and ``evaluation`` is None."""
+
+    name: str
+    info: dict[str, Any]
+    settings: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    evaluation: dict[str, Any] | None
+    left_out: list[LeftOut]
+
+
+def read_sources(run: RunDir) -> Sources:
+    """Everything the report needs.
+
+    Raises:
+        DataError: a file of the run is there but broken.
+    """
+    info = run.info()
+    return Sources(
+        name=run.path.resolve().name,
+        info=info,
+        settings=run.settings(),
+        metrics=run.metrics(),
+        evaluation=read_json(run.evaluation_file) if run.evaluation_file.exists() else None,
+        left_out=_left_out(run, info.get("data") or {}),
+    )
+
+
+def _left_out(run: RunDir, data: dict[str, Any]) -> list[LeftOut]:
+    """Counts from run.json, or where it has none yet, from the files themselves."""
+    examples: dict[tuple[str, str], list[str]] = defaultdict(list)
+    found: Counter[tuple[str, str, str]] = Counter()
+    for what, file in (("rejected", run.rejected_file), ("dropped", run.dropped_file)):
+        for row in _rows(file):
+            found[row.get("split", "both"), what, row["reason"]] += 1
+            places = examples[what, row["reason"]]
+            if len(places) < _MOST_EXAMPLES:
+                places.append(_place(row))
+    counts = {
+        (split, what, reason): count
+        for split, report in data.items()
+        for what in _LEFT_OUT
+        for reason, count in (report.get(what) or {}).items()
+    }
+    return [
+        LeftOut(split, _LEFT_OUT[what], reason, count, tuple(examples[what, reason]))
+        for (split, what, reason), count in sorted((counts or found).items(), key=_most_first)
+    ]
+
+
+def _most_first(item: tuple[tuple[str, str, str], int]) -> tuple[Any, ...]:
+    (split, what, reason), count = item
+    return (split != "train", split, list(_LEFT_OUT).index(what), -count, reason)
+
+
+def _place(row: dict[str, Any]) -> str:
+    where = f"{Path(str(row.get('file'))).name}:{row.get('line')}"
+    return f"{where} ({row['detail']})" if row.get("detail") else where
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    return read_jsonl(path) if path.exists() else iter(())

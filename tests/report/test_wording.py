@@ -1,0 +1,108 @@
+"""The sentences of the report."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdtrue.report import wording
+
+
+def result(**values: Any) -> dict[str, Any]:
+    plain: dict[str, Any] = {
+        "data": "held out",
+        "accuracy": 0.6134,
+        "interval": [0.571, 0.653],
+        "count": 1200,
+        "longer_answer_accuracy": 0.54,
+        "longer_answer_interval": [0.5, 0.58],
+        "advantage_interval": [0.01, 0.13],
+        "temperature": 1.0,
+        "temperature_bounded": False,
+        "unscored_comparisons": 0,
+        "label_ties": 0,
+    }
+    return plain | values
+
+
+def test_the_headline_sets_accuracy_beside_the_longer_answer() -> None:
+    assert wording.headline(result()) == (
+        "It picks the preferred answer in 61.3% of 1,200 comparisons (57.1–65.3%); "
+        "always picking the longer answer gets 54.0% (50.0–58.0%)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "better than length alone can explain"),
+        ({"advantage_interval": [-0.02, 0.1]}, "not clearly better than picking the longer answer"),
+        ({"advantage_interval": [-0.2, -0.1]}, "picking the longer answer would do better"),
+        ({"advantage_interval": None}, "too few prompts"),
+        ({"interval": [0.48, 0.7]}, "reaches a coin flip"),
+        ({"interval": [0.3, 0.45]}, "swapped"),
+        ({"accuracy": None, "unscored_comparisons": 7, "label_ties": 2}, "7 lack one, 2 are ties"),
+    ],
+)
+def test_the_reading_says_what_the_intervals_allow(values: dict[str, Any], words: str) -> None:
+    assert words in wording.reading(result(**values))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"temperature": 2.0}, "Too sure of itself: dividing its rewards by 2 "),
+        ({"temperature": 0.5}, "Not sure enough"),
+        ({"temperature": 1.04}, "About as sure as it should be"),
+        ({"temperature": 100.0, "temperature_bounded": True}, "no better than chance"),
+        ({"temperature": None}, "nothing to calibrate"),
+    ],
+)
+def test_calibration_is_read_from_the_fitted_temperature(values: dict[str, Any], words: str) -> None:
+    assert words in wording.calibration(result(**values))
+
+
+TRAIN = {"event": "train", "step": 1, "loss": 0.7, "skipped": 0}
+EVAL = {"event": "eval", "step": 1, "loss": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("info", "metrics", "evaluation", "words"),
+    [
+        ({}, [], None, ["no run.json", "no curves", "not been evaluated"]),
+        ({"status": "running"}, [TRAIN, EVAL], {}, ["still going on, or was killed"]),
+        ({"status": "interrupted"}, [TRAIN, EVAL], {}, ["can be resumed"]),
+        ({"status": "failed"}, [TRAIN, EVAL], {}, ["The run failed"]),
+        ({"status": "finished"}, [TRAIN], {}, ["not validated while training"]),
+        (
+            {"status": "finished"},
+            [TRAIN, EVAL, TRAIN | {"skipped": 3}],
+            {},
+            ["3 steps had a non-finite loss"],
+        ),
+        ({"status": "finished", "stopped_early": True}, [TRAIN, EVAL], {}, ["stopped early"]),
+        ({"status": "finished", "model_hash": "a"}, [TRAIN, EVAL], {"model_hash": "b"}, ["another model"]),
+        (
+            {"status": "finished", "model": {"layout_reason": "attention sinks"}},
+            [TRAIN, EVAL],
+            {},
+            ["padded instead of sharing prompts: attention sinks"],
+        ),
+        ({"status": "finished", "model_hash": "a"}, [TRAIN, EVAL], {"model_hash": "a"}, []),
+    ],
+)
+def test_what_is_missing_or_went_wrong_is_said_and_nothing_else(
+    info: dict[str, Any], metrics: list[Any], evaluation: Any, words: list[str]
+) -> None:
+    notes = wording.notes(info, metrics, evaluation)
+    assert len(notes) == len(words)
+    assert all(word in note for word, note in zip(words, notes, strict=True))
+
+
+def test_numbers_are_written_for_readers() -> None:
+    assert wording.many(1, "tie") == "1 tie"
+    assert wording.many(2500, "tie") == "2,500 ties"
+    assert wording.number(-0.12345) == "−0.123"
+    assert wording.number(None) == "undefined"
+    assert [wording.duration(s) for s in (48, 720, 12_240)] == ["48 s", "12 min", "3.4 h"]
