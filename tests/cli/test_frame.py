@@ -244,7 +244,7 @@ def test_a_bug_says_where_in_holdtrue_it_was_met(probe: Any, capsys: pytest.Capt
     assert re.search(r"at \S+/holdtrue/cli/frame\.py:\d+ \(--debug", capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("arguments", ["schema", "schema --json", "list settings", "--help"])
+@pytest.mark.parametrize("arguments", ["schema", "list --json", "list settings", "--help"])
 def test_a_closed_pipe_is_quiet_and_ends_as_sigpipe_would(arguments: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -291,9 +291,11 @@ def test_a_piped_table_keeps_each_row_on_a_line_and_reads_no_markup(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     frame.console().print(frame.table(["name", "count"], [("[red]" + "x" * 200, 5), ("b", 12)]))
-    header, _, first, second = capsys.readouterr().out.splitlines()
+    frame.console().print("[red]plain[/red] :smile:")
+    header, _, first, second, line = capsys.readouterr().out.splitlines()
     assert header.split() == ["name", "count"]
     assert first.split() == ["[red]" + "x" * 200, "5"]
+    assert line == "[red]plain[/red] :smile:"
     assert second.endswith("   12")  # numbers are set to the right
 
 
