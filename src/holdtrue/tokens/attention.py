@@ -174,7 +174,7 @@ def _tree_attention(
         )
 
     pieces: list[Tensor] = []
-    parts = zip(*(tensor.split(plan.sizes, dim=2) for tensor in (query, key, value)), strict=True)
+    parts = zip(*(torch.split(tensor, plan.sizes, 2) for tensor in (query, key, value)), strict=True)
     for tree, (q, k, v) in enumerate(parts):
         pieces += _attend_tree(attend, q, k, v, attention_mask, tree, read_only)
     if not read_only:

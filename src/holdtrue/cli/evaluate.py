@@ -1,0 +1,89 @@
+"""``holdtrue evaluate``: accuracy, calibration and slices of a model on preference pairs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdtrue.cli import frame
+from holdtrue.cli.train import RemoteCode
+from holdtrue.errors import QualityError
+from holdtrue.rundir import RunDir, disk_errors, find_model, read_json, write_json
+from holdtrue.settings import DataSettings, EvaluationSettings, build
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory or model folder.")],
+    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Preference pairs.")],
+    slices: Annotated[
+        list[str] | None,
+        typer.Option("--slice", metavar="COLUMN", help="Break accuracy down by this column. Repeatable."),
+    ] = None,
+    min_accuracy: Annotated[
+        float | None,
+        typer.Option("--min-accuracy", min=0, max=1, metavar="X", help="Exit code 4 when accuracy is below."),
+    ] = None,
+    format: frame.Format = None,
+    columns: frame.Columns = None,
+    overrides: frame.Overrides = None,
+    trust_remote_code: RemoteCode = False,
+) -> frame.Result:
+    """Measure accuracy and calibration on preference pairs.
+
+    Accuracy counts every pair (ties one half), with an interval and beside what "the longer answer wins"
+    would reach. The results of a RUN are kept in it and appear in its report.
+    """
+    from rich.console import Group as Stacked
+
+    from holdtrue.evaluation.summary import render
+    from holdtrue.reward import store
+    from holdtrue.reward.scorer import RewardScorer
+    from holdtrue.settings import ModelSettings
+
+    folder = find_model(model)
+    settings = frame.settings_from([], format=format, columns=columns, overrides=overrides)
+    chosen = {"slices": slices or settings.evaluation.slices}
+    if min_accuracy is not None:
+        chosen["min_accuracy"] = min_accuracy  # type: ignore[assignment]
+    evaluation = build({"evaluation": settings.evaluation.model_dump() | chosen}).evaluation
+    loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    scorer = RewardScorer(loaded)
+    results = [_measure(scorer, path, settings.data, evaluation) for path in data]
+    _keep(model, results)
+    missed = [
+        r
+        for r in results
+        if evaluation.min_accuracy is not None and (r["accuracy"] or 0) < evaluation.min_accuracy
+    ]
+    value = results[0] if len(results) == 1 else {"results": results}
+    text = Stacked(*(render(result) for result in results))
+    return frame.Result(value, text, QualityError.exit_code if missed else 0)
+
+
+def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
+    from holdtrue.evaluation import evaluate
+    from holdtrue.training.preparation import read_groups
+
+    groups, report = read_groups([path], data, None)
+    scored = list(scorer.stream(groups))
+    unscored = Counter(reason for item in scored for reason in item.reasons if reason)
+    result = evaluate(groups, [item.rewards for item in scored], evaluation, path, unscored)
+    return result | {"rejected": dict(report.rejected)}
+
+
+def _keep(path: Path, results: list[dict[str, Any]]) -> None:
+    """Put the results into the run's ``evaluation.json``, in place of older ones on the same data."""
+    from holdtrue.report import write_report
+
+    run = RunDir(path)
+    if not run.settings_file.is_file() or not run.evaluation_file.is_file():
+        return
+    kept = read_json(run.evaluation_file)
+    names = {result["data"] for result in results}
+    kept["results"] = [r for r in kept["results"] if r["data"] not in names] + results
+    with disk_errors(run.path):
+        write_json(run.evaluation_file, kept)
+        write_report(run)

@@ -1,0 +1,24 @@
+"""``holdtrue resume``: continue a run from its newest verified checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdtrue.cli import frame, running
+from holdtrue.cli.train import RemoteCode
+from holdtrue.rundir import RunDir
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    trust_remote_code: RemoteCode = False,
+) -> frame.Result:
+    """Continue an interrupted run from its last checkpoint, with the settings it was started with.
+
+    The finished run equals one that was never interrupted. A run that is already finished is measured
+    and saved again from its last checkpoint.
+    """
+    return running.carry(RunDir.open(run), trust_remote_code)

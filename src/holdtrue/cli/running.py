@@ -1,0 +1,192 @@
+"""Carrying a run to its end from a terminal: signals, progress, and several processes through torchrun."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from holdtrue import job
+from holdtrue.cli import frame
+from holdtrue.errors import HoldtrueError, Interrupted
+from holdtrue.rundir import RunDir, read_json
+from holdtrue.settings import build
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+
+def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
+    """Train a run to its end, here or in the processes its settings ask for, and return what came out."""
+    processes = build(run.settings()).training.processes
+    if processes > 1 and not under_torchrun():
+        _launch(run, processes, trust_remote_code)
+    else:
+        with stoppable() as stop, Narrator() as narrator:
+            job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
+    if not run.evaluation_file.exists():  # another process than the first
+        return frame.Result({}, "")
+    result = read_json(run.evaluation_file)["results"][0]
+    info = run.info()
+    value = {
+        "run": str(run.path),
+        "model": str(run.model),
+        "report": str(run.report_file),
+        "model_hash": info["model_hash"],
+        "steps": info["steps"],
+        "dropped": {split: counts["dropped"] for split, counts in info["data"].items()},
+        "evaluation": result,
+    }
+    return frame.Result(value, _closing_words(run, result))
+
+
+def under_torchrun() -> bool:
+    """Whether this process was started as one of several."""
+    import os
+
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """A question that turns true once Ctrl-C or SIGTERM came; a second Ctrl-C ends the process at once."""
+    asked = False
+
+    def ask(number: int, where: FrameType | None) -> None:
+        nonlocal asked
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not asked:
+            print("stopping after this step (again to stop at once) ...", file=sys.stderr)
+        asked = True
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _launch(run: RunDir, processes: int, trust_remote_code: bool) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += ["-m", "holdtrue", "resume", str(run.path)]
+    command += ["--trust-remote-code"] if trust_remote_code else []
+    child = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
+
+    def forward(number: int, where: FrameType | None) -> None:
+        child.send_signal(signal.SIGTERM)
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code:
+        info = run.info()
+        if info.get("status") == "interrupted":
+            raise Interrupted(
+                f"{info.get('error', 'interrupted')}; continue with: holdtrue resume {run.path}"
+            )
+        error = HoldtrueError(info.get("error") or f"a process ended with code {code}")
+        error.exit_code = int(info.get("exit_code") or 1)  # type: ignore[misc]
+        raise error
+
+
+class Narrator:
+    """Tells a run's events on stderr: a live bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = frame.console(stderr=True)
+        self.progress: Progress | None = None
+        self._last = 0.0
+        self._task: Any = None
+
+    def __enter__(self) -> Narrator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def __call__(self, event: str, values: dict[str, Any]) -> None:
+        if event == "world":
+            self.console.print("no data given: writing the support-desk world and its decoder ...")
+        elif event == "prepared":
+            self._prepared(values)
+        elif event == "metrics":
+            self._metrics(values)
+
+    def _prepared(self, info: dict[str, Any]) -> None:
+        model = info["model"]
+        self.console.print(
+            f"model    {model['architecture']}, {model['parameters']:,} parameters, {model['precision']}, "
+            f"{model['device']}, up to {model['max_length']} tokens"
+        )
+        if model["layout"] == "padded":
+            self.console.print(f"         padded batches: {model['layout_reason']}")
+        for split in ("train", "eval"):
+            counts = info["data"][split]
+            if not counts["comparisons"] and not counts["dropped"]:
+                self.console.print(f"{split:<8} nothing held out")
+                continue
+            shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
+            lost = {**counts.get("rejected", {}), **counts["dropped"]}
+            left_out = ", ".join(f"{n:,} {reason}" for reason, n in lost.items()) or "nothing"
+            cut = "".join(f"; {n:,} {reason}" for reason, n in counts["cut"].items())
+            self.console.print(
+                f"{split:<8} {counts['comparisons']:,} comparisons of {counts['prompts']:,} prompts, "
+                f"{counts['tokens_unique']:,} tokens (sharing saves {shared:.2f}x); left out: {left_out}{cut}"
+            )
+
+    def _metrics(self, row: dict[str, Any]) -> None:
+        if row["event"] == "eval":
+            self.console.print(
+                f"step {row['step']:>6}  validation  loss {_number(row['loss'])}  "
+                f"accuracy {_number(row['accuracy'])}  ({row['count']:,} comparisons)"
+            )
+            return
+        text = f"loss {_number(row['loss'])}  accuracy {_number(row['accuracy'])}"
+        speed = f"{row['tokens_per_second']:,.0f} tokens/s"
+        if sys.stderr.isatty():
+            self._bar(row, f"{text}  {speed}")
+        elif time.monotonic() - self._last > 5 or row["step"] == row["steps"]:
+            self._last = time.monotonic()
+            left = row["seconds"] / row["step"] * (row["steps"] - row["step"])
+            self.console.print(f"step {row['step']:>6}/{row['steps']}  {text}  {speed}  {left:.0f} s left")
+
+    def _bar(self, row: dict[str, Any], text: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self.progress is None:
+            self.progress = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self.progress.start()
+            self._task = self.progress.add_task(text, total=row["steps"])
+        self.progress.update(self._task, completed=row["step"], description=text)
+
+
+def _number(value: float | None) -> str:
+    return "not finite" if value is None else f"{value:.4f}"
+
+
+def _closing_words(run: RunDir, result: dict[str, Any]) -> str:
+    low, high = result["interval"]
+    return (
+        f"accuracy {result['accuracy']:.3f} ({result['confidence']:.0%} interval {low:.3f} to {high:.3f}, "
+        f"{result['count']:,} comparisons of {result['data']}); "
+        f"the longer answer wins {result['longer_answer_accuracy']:.3f}\n"
+        f"model    {run.model}\nreport   {run.report_file}"
+    )

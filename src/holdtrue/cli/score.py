@@ -1,0 +1,119 @@
+"""``holdtrue score``: every row of a data set with the rewards of its answers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdtrue.cli import frame
+from holdtrue.cli.train import RemoteCode
+from holdtrue.errors import DataError, SettingsError
+from holdtrue.rundir import disk_errors, find_model
+
+if TYPE_CHECKING:
+    from holdtrue.records import Group
+    from holdtrue.reward.scorer import Scored
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory or model folder.")],
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help="Pairs, completions or single answers.")
+    ],
+    output: frame.Output = None,
+    format: frame.Format = None,
+    columns: frame.Columns = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Faster, about three digits.")] = False,
+    trust_remote_code: RemoteCode = False,
+) -> frame.Result:
+    """Give each answer of a data set its reward.
+
+    Each output line is the input row plus "rewards" (chosen and rejected, one per completion, or one)
+    as raw numbers, and "reward_model", the hash of the weights. A row that does not fit gets
+    "rewards": null and "reward_reason". Rows keep their order; an interrupted command goes on where it
+    stopped when it is given again. Unreadable rows are listed in FILE.rejected.jsonl.
+    """
+    from holdtrue.data.reader import Reader
+    from holdtrue.reward import store
+    from holdtrue.reward.card import weights_hash
+    from holdtrue.reward.scorer import RewardScorer
+    from holdtrue.settings import ModelSettings
+
+    if output is None:
+        raise SettingsError("say where the rows go: --output FILE")
+    folder = find_model(model)
+    loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    loaded.model.bf16 = bf16
+    identity = weights_hash(folder)[:16]
+    rejected = output.with_name(output.name + ".rejected.jsonl")
+    rejected.unlink(missing_ok=True)
+    reader = Reader(data, format=format, columns=frame.columns_from(columns), rejected=rejected)
+    done = _done(output, identity)
+    groups = islice(reader, done, None)
+    count, unscored = done, Counter[str]()
+    with disk_errors(output), open(output, "a", encoding="utf-8") as file:
+        for group, scored in _scored(RewardScorer(loaded), groups):
+            row = scored_row(group, scored, identity)
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+            unscored.update(reason for reason in scored.reasons if reason)
+    reader.report.require_rows()
+    value = {
+        "output": str(output),
+        "rows": count,
+        "resumed_after": done,
+        "rejected": dict(reader.report.rejected),
+        "unscored": dict(unscored),
+        "reward_model": identity,
+    }
+    lost = {**reader.report.rejected, **unscored}
+    left_out = ", ".join(f"{n:,} {reason}" for reason, n in lost.items()) or "nothing"
+    resumed = f" ({done:,} were there already)" if done else ""
+    return frame.Result(value, f"{count:,} rows in {output}{resumed}; without a reward: {left_out}")
+
+
+def scored_row(group: Group, scored: Scored, identity: str) -> dict[str, Any]:
+    """The input row with its rewards; a pair needs both sides, completions are null one by one."""
+    values = [float(r) if r == r else None for r in scored.rewards]
+    whole = bool(group.comparisons) and None in values
+    rewards = None if whole or not any(v is not None for v in values) else values
+    reasons = sorted({reason for reason in scored.reasons if reason})
+    extra: dict[str, Any] = {"rewards": rewards, "reward_model": identity}
+    if reasons:
+        extra["reward_reason"] = "; ".join(reasons)
+    return {**(group.row or {}), **extra}
+
+
+def _scored(scorer: Any, groups: Iterator[Group]) -> Iterator[tuple[Group, Scored]]:
+    while chunk := list(islice(groups, scorer.chunk)):
+        yield from zip(chunk, scorer.stream(chunk), strict=True)
+
+
+def _done(output: Path, identity: str) -> int:
+    """Rows already written, by this model; a last line cut short is taken off."""
+    if not output.exists():
+        return 0
+    rows, end = 0, 0
+    with open(output, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            end += len(line)
+            rows += 1
+            last = line
+    if rows:
+        try:
+            owner = json.loads(last).get("reward_model")
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+            owner = None
+        if owner != identity:
+            raise DataError(f"{output} exists and was not written by this model; choose another --output")
+    with open(output, "r+b") as file:
+        file.truncate(end)
+    return rows

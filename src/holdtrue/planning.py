@@ -1,0 +1,140 @@
+"""The plan of a run: what would be read, dropped, computed and needed, before it is paid for.
+
+Time and memory come from a short probe: a few real passes of the real model on the data's longest and
+typical batches.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from holdtrue import job
+from holdtrue.errors import DataError
+from holdtrue.records import Group
+from holdtrue.reward import store
+from holdtrue.settings import Settings
+from holdtrue.tokens.conversation import Encoder
+from holdtrue.tokens.tree import Tree
+from holdtrue.training import loop, order, step
+from holdtrue.training.distributed import default_device
+from holdtrue.training.preparation import length_quantiles, prepare, read_splits
+
+_PROBED_TOKENS = 20_000
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Measured speed (unique tokens per second) and peak growth of memory (bytes) of training passes."""
+
+    tokens_per_second: float
+    activation_bytes: int
+
+
+def plan(settings: Settings, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Everything ``holdtrue plan`` says, as plain values.
+
+    Raises:
+        DataError: nothing usable is left. SettingsError, ModelError: as in training.
+    """
+    train_groups, eval_groups, reports = read_splits(settings.data, None)
+    loaded = store.load(
+        settings.model, seed=settings.seed, device=default_device(), trust_remote_code=trust_remote_code
+    )
+    encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
+    most = settings.data.max_answers_per_tree
+    training = prepare(train_groups, encoder, most, "train")
+    validation = prepare(eval_groups, encoder, most, "eval")
+    if not training.trees:
+        raise DataError(f"no usable comparisons left: {dict(training.dropped)}")
+    job.set_precision(loaded, settings)
+    counts = [len(tree.first) for tree in training.trees]
+    steps = order.steps(counts, settings.training, settings.training.processes, settings.seed)
+    probe = measure(settings, loaded, training.trees)
+    tokens = sum(training.trees[i].tokens for s in steps for i in s.trees)
+    trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
+    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+    memory = {
+        "weights": weights,
+        "gradients": 4 * trainable,
+        "optimizer": 8 * trainable,
+        "activations": probe.activation_bytes,
+    }
+    data = {"train": training.summary(), "eval": validation.summary()}
+    for name, report in reports.items():
+        data[name] |= report.as_json()
+    return {
+        "model": job.describe(loaded, encoder.max_length, settings),
+        "data": data,
+        "lengths": length_quantiles(training.lengths),
+        "steps": len(steps),
+        "comparisons_per_step": settings.training.comparisons_per_step(settings.training.processes),
+        "memory_bytes": memory | {"total": sum(memory.values())},
+        "tokens": tokens,
+        "tokens_per_second": round(probe.tokens_per_second, 1),
+        "seconds": round(tokens / probe.tokens_per_second, 1),
+        "example": example(encoder, train_groups),
+    }
+
+
+def measure(settings: Settings, loaded: store.Loaded, trees: list[Tree]) -> Probe:
+    """Train-shaped passes (forward and backward, no update) over the longest trees and some typical ones."""
+    by_size = sorted(trees, key=lambda tree: tree.tokens, reverse=True)
+    fixed = loop.Training(
+        model=loaded.model,
+        loss=settings.loss,
+        trees=[],
+        eval_trees=[],
+        settings=settings.training,
+        run=None,  # type: ignore[arg-type]  # nothing is written
+        seed=settings.seed,
+        learning_rate=0.0,
+    )
+    budget = settings.training.max_tokens_per_pass
+    before = _peak_memory(loaded)
+    step.plain(loaded.model, settings.loss, loop.batches(fixed, _take(by_size, budget)))
+    grown = max(_peak_memory(loaded) - before, 0)
+    loaded.model.zero_grad(set_to_none=True)
+    typical = _take(by_size[:: max(1, len(by_size) // 64)], _PROBED_TOKENS)
+    started = time.perf_counter()
+    step.plain(loaded.model, settings.loss, loop.batches(fixed, typical))
+    seconds = time.perf_counter() - started
+    loaded.model.zero_grad(set_to_none=True)
+    return Probe(sum(tree.tokens for tree in typical) / seconds, grown)
+
+
+def example(encoder: Encoder, groups: list[Group]) -> dict[str, Any]:
+    """The first conversation that fits, as the model reads it, with the token that is read."""
+    for group in groups:
+        encoded = next(encoder.encode([group]))
+        ids = encoded.ids[0]
+        if ids is None:
+            continue
+        start, end = encoder.answer_span(group, 0) if not encoded.cut[0] else (0, len(ids))
+        return {
+            "text": encoder.tokenizer.decode(ids[:-1]),
+            "read_token": encoder.tokenizer.convert_ids_to_tokens(int(ids[-1])),
+            "tokens": len(ids),
+            "answer_tokens": [start, end],
+        }
+    raise DataError("no conversation fits")
+
+
+def _take(trees: list[Tree], budget: int) -> list[Tree]:
+    taken, tokens = [trees[0]], trees[0].tokens
+    for tree in trees[1:]:
+        if tokens + tree.tokens > budget:
+            break
+        taken.append(tree)
+        tokens += tree.tokens
+    return taken
+
+
+def _peak_memory(loaded: store.Loaded) -> int:
+    if loaded.model.device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,282 @@
+"""Proof that a saved model's number can be trusted: the ways reward models silently go wrong, each a check.
+
+Every check measures; its status is ``ok``, ``warn``, ``fail`` or ``skip`` (with why). Rewards are compared
+relative to their spread over the sample, since only differences mean something.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import safe_open
+
+from holdtrue.errors import ModelError
+from holdtrue.records import Answer, Group, Message
+from holdtrue.reward import store
+from holdtrue.reward.card import text_hash, weights_hash
+from holdtrue.reward.model import scalar_head
+from holdtrue.reward.scorer import RewardScorer
+from holdtrue.settings import ModelSettings
+from holdtrue.tokens.conversation import Ids
+from holdtrue.tokens.tree import grow
+
+Status = Literal["ok", "warn", "fail", "skip"]
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, what was measured, and what it means."""
+
+    name: str
+    status: Status
+    detail: str
+
+
+def sample() -> list[Group]:
+    """A dozen conversations of very different lengths, with two answers each."""
+    questions = (
+        "Hi",
+        "What is the capital of France?",
+        "My printer shows error 42 and blinks twice. I already restarted it. What else can I try?",
+        "Explain in simple words why the sky is blue, please, and why it is red in the evening.",
+    )
+    answers = (
+        "Sure.",
+        "I am sorry, I cannot help with that.",
+        "First check the cable, then open the cover and remove the paper that is stuck behind the tray.",
+        "Short waves are scattered more than long ones, so blue light reaches the eye from all sides; "
+        "in the evening the light crosses more air and mostly the long, red waves are left.",
+    )
+    groups = []
+    for turns in range(3):
+        for index, question in enumerate(questions):
+            history = [
+                Message("user" if t % 2 == 0 else "assistant", questions[t % 4]) for t in range(2 * turns)
+            ]
+            pair = (answers[index], answers[(index + 1 + turns) % 4])
+            groups.append(
+                Group(
+                    (*history, Message("user", question)),
+                    tuple(Answer((Message("assistant", text),)) for text in pair),
+                )
+            )
+    return groups
+
+
+def verify(
+    folder: Path,
+    *,
+    seed: int | None = None,
+    groups: Sequence[Group] | None = None,
+    trust_remote_code: bool = False,
+) -> list[Check]:
+    """All checks on a model folder; ``seed`` is the training run's, to recognise a head that never moved.
+
+    Raises:
+        ModelError: the model cannot be loaded at all.
+    """
+    raw_config, raw_tokenizer = _raw(folder, "config.json"), _raw(folder, "tokenizer_config.json")
+    loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    encoder = loaded.encoder()
+    usable = [
+        ids for item in encoder.encode(list(groups or sample())[:64]) for ids in item.ids if ids is not None
+    ]
+    if len(usable) < 2:
+        raise ModelError(f"no sample conversation fits into the model's {encoder.max_length} tokens")
+    checks = [*_head(folder, loaded, seed), *_tokens(loaded, raw_config, raw_tokenizer, usable)]
+    checks += _numbers(loaded, usable)
+    checks.append(_reloaded(loaded, usable))
+    checks.append(_plain_transformers(folder, loaded, usable, trust_remote_code))
+    checks += _card(folder, loaded)
+    return checks
+
+
+def _raw(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    if not path.is_file():
+        return {}
+    loaded = json.loads(path.read_text(encoding="utf-8"))
+    return loaded if isinstance(loaded, dict) else {}
+
+
+def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Check]:
+    names = {key for file in folder.glob("*.safetensors") for key in _keys(file)}
+    weight = next(p.detach().float().cpu() for p in loaded.model.head.parameters())
+    if (folder / "adapter_config.json").is_file() and not any("score" in name for name in names):
+        yield Check("head saved", "fail", "the adapter holds no 'score' weights: rewards use a random head")
+    elif loaded.fresh_head:
+        yield Check("head saved", "fail", "the folder holds no head 'score.weight': rewards would be random")
+    else:
+        yield Check("head saved", "ok", f"score.weight {tuple(weight.shape)} is in the file")
+    if not weight.any():
+        yield Check("head trained", "fail", "all head weights are 0: every reward is equal")
+    elif seed is not None:
+        moved = (weight - _initial(weight, seed)).norm() / weight.norm()
+        status: Status = "ok" if moved > 1e-6 else "fail"
+        yield Check("head trained", status, f"moved by {float(moved):.1e} of its length since initialisation")
+
+
+def _keys(file: Path) -> list[str]:
+    with safe_open(file, "pt") as opened:
+        return list(opened.keys())
+
+
+def _initial(weight: torch.Tensor, seed: int) -> torch.Tensor:
+    class Holder:
+        score = torch.nn.Linear(weight.shape[1], 1, bias=False)
+
+    scalar_head(Holder, seed)
+    return Holder.score.weight.detach()
+
+
+def _tokens(
+    loaded: store.Loaded, config: dict[str, Any], tokenizer: dict[str, Any], usable: Sequence[Ids]
+) -> Iterator[Check]:
+    last = [int(ids[-1]) for ids in usable]
+    common = max(set(last), key=last.count)
+    text = loaded.tokenizer.convert_ids_to_tokens(common)
+    if last.count(common) == len(last):
+        yield Check("read token", "ok", f"always the last real token, {text!r} (id {common})")
+    else:
+        share = last.count(common) / len(last)
+        yield Check(
+            "read token",
+            "fail",
+            f"differs with the answer ({share:.0%} {text!r}): no EOS or end of turn is read",
+        )
+    pad = config.get("pad_token_id", loaded.tokenizer.pad_token_id)
+    if pad is None:
+        yield Check(
+            "padding token", "warn", "config.json names none: others can only score one text at a time"
+        )
+    elif pad == common:
+        yield Check(
+            "padding token",
+            "fail",
+            f"{text!r} is both padding and the token read: others read the one before",
+        )
+    elif pad == loaded.tokenizer.eos_token_id:
+        yield Check(
+            "padding token", "warn", "equals EOS; texts that end in EOS are read one token early elsewhere"
+        )
+    else:
+        yield Check("padding token", "ok", f"id {pad}, not EOS")
+    bos = loaded.tokenizer.bos_token_id
+    doubled = bos is not None and any(len(i) > 1 and i[0] == i[1] == bos for i in usable)
+    yield Check("beginning", "fail" if doubled else "ok", "BOS is doubled" if doubled else "at most one BOS")
+
+
+def _score(loaded: store.Loaded, sequences: Sequence[Ids], side: str | None = None) -> np.ndarray:
+    """Rewards with all sequences in one pass; ``side`` forces a padded batch."""
+    model = loaded.model
+    layout = model.layout
+    try:
+        if side is not None:
+            model.layout = "padded"
+        with torch.inference_mode():
+            rewards = model(model.batch([grow([ids]) for ids in sequences], side or "right")).rewards
+    finally:
+        model.layout = layout
+    return np.asarray(rewards.cpu().double().numpy())
+
+
+def _numbers(loaded: store.Loaded, usable: Sequence[Ids]) -> Iterator[Check]:
+    alone = np.concatenate([_score(loaded, [ids], "right") for ids in usable])
+    spread = float(alone.std()) or 1.0
+    if not np.isfinite(alone).all():
+        yield Check(
+            "finite", "fail", f"{int((~np.isfinite(alone)).sum())} of {len(alone)} rewards are not finite"
+        )
+        return
+    if alone.std() < 1e-6:
+        yield Check("spread", "fail", "all sample rewards are equal")
+    layout = "token trees" if loaded.model.layout == "tree" else f"padding ({loaded.model.layout_reason})"
+    yield _compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
+    yield _compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
+    yield _compare("alone = left padding", alone, _score(loaded, usable, "left"), spread)
+    before = loaded.model.bf16
+    loaded.model.bf16 = True
+    try:
+        low = np.concatenate([_score(loaded, [ids]) for ids in usable])
+    finally:
+        loaded.model.bf16 = before
+    error = float(np.abs(low - alone).max()) / spread
+    ties = len(alone) - len(set(low.tolist()))
+    text = f"largest difference {error:.1e} of the spread, {ties} ties"
+    yield Check("bf16 = fp32", "ok" if error < 0.1 else "warn", text)
+
+
+def _compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+    error = float(np.abs(one - other).max()) / spread
+    return Check(
+        name, "ok" if error <= TOLERANCE else "fail", f"largest difference {error:.1e} of the spread"
+    )
+
+
+def _reloaded(loaded: store.Loaded, usable: Sequence[Ids]) -> Check:
+    from holdtrue.reward.card import RewardCard
+
+    original = loaded.card
+    with tempfile.TemporaryDirectory() as folder:
+        store.save(loaded, Path(folder) / "model", RewardCard())
+        again = store.load(ModelSettings(path=str(Path(folder) / "model")))
+        difference = float(np.abs(_score(loaded, usable) - _score(again, usable)).max())
+    loaded.card = original
+    return Check(
+        "saved = reloaded", "ok" if difference == 0 else "fail", f"largest difference {difference:.1e}"
+    )
+
+
+def _plain_transformers(
+    folder: Path, loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool
+) -> Check:
+    """Rewards of the folder as others load it, one right-padded batch with the padding token it declares."""
+    from transformers import AutoModelForSequenceClassification
+
+    name = "ours = plain transformers"
+    with store.quiet_loading():
+        if (folder / "adapter_config.json").is_file():
+            from peft import AutoPeftModelForSequenceClassification
+
+            model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
+    model.eval()
+    pad = model.config.get_text_config().pad_token_id
+    ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
+    width = max(map(len, usable))
+    if pad is None:
+        return Check(name, "skip", "without a padding token it cannot score a batch")
+    ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in usable])
+    mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in usable])
+    with torch.inference_mode():
+        theirs = model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy()
+    return _compare(name, ours, theirs, float(ours.std()) or 1.0)
+
+
+def _card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
+    card = loaded.card
+    if card is None:
+        yield Check("reward card", "warn", "none: template, limits and calibration of training are unknown")
+        return
+    same = card.weights_sha256 == weights_hash(folder)
+    yield Check(
+        "weights", "ok" if same else "fail", "as saved" if same else "changed since the card was written"
+    )
+    template = text_hash(loaded.tokenizer.chat_template or "") == card.template.get("sha256")
+    yield Check(
+        "chat template", "ok" if template else "fail", "as trained" if template else "differs from training's"
+    )
+    scorer = RewardScorer(loaded)
+    limit = scorer.encoder.max_length
+    yield Check("length", "ok", f"conversations up to {limit} tokens, longer ones: {card.truncation}")
