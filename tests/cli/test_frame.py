@@ -250,7 +250,12 @@ def test_a_closed_pipe_is_quiet_and_ends_as_sigpipe_would(arguments: str) -> Non
     os.close(reading)
     line = [sys.executable, "-c", "from holdtrue.cli.main import run; raise SystemExit(run())"]
     done = subprocess.run(
-        [*line, *arguments.split()], stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60
+        [*line, *arguments.split()],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
