@@ -48,7 +48,7 @@ types: $(INSTALLED)
 	@$(BIN)/mypy
 
 tests: $(INSTALLED)
-	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 bench: $(INSTALLED)
 	@$(BIN)/pip install -qq -c constraints.txt -e '.[bench]'
