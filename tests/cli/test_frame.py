@@ -343,6 +343,14 @@ def test_the_file_is_overridden_by_flags_and_these_by_set(tmp_path: Any) -> None
     assert (last.model.path, last.data.train, last.seed) == ("set", ["s"], 4)
 
 
+def test_a_verbs_own_flags_stand_between_file_and_set(tmp_path: Any) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {eval: [a]}\ntraining: {processes: 2, max_steps: 5}\n")
+    flags = {"data.eval": ["it's, b"], "training.processes": None, "training.max_steps": 6}
+    made = frame.settings_from([str(file)], flags=flags, overrides=["training.max_steps=7"])
+    assert (made.data.eval, made.training.processes, made.training.max_steps) == (["it's, b"], 2, 7)
+
+
 def test_no_settings_file_is_needed() -> None:
     made = frame.settings_from(["pairs.jsonl"], model="m")
     assert made.data.train == ["pairs.jsonl"] and made.model.path == "m" and made.seed == 42

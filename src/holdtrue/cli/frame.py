@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -137,12 +137,15 @@ def settings_from(
     model: str | None = None,
     format: str | None = None,
     columns: Sequence[str] | None = None,
+    flags: Mapping[str, Any] | None = None,
     overrides: Sequence[str] | None = None,
 ) -> Settings:
     """Settings of a command line: a ``.yaml`` argument, then data arguments and flags, then ``--set``.
 
     Later ones win. Arguments that do not end in ``.yaml`` or ``.yml`` are the training data and take the
     place of the file's ``data.train``; ``--column`` adds to the file's ``data.columns``.
+    ``flags`` are a verb's own by setting (``{"training.processes": 2}``); those that are None or [] were
+    not given.
 
     Raises:
         SettingsError: two settings files, or a setting that cannot be used. DataError: the settings
@@ -154,13 +157,14 @@ def settings_from(
     if len(files) > 1:
         raise SettingsError(f"only one settings file can be given, got {' and '.join(files)}")
     values = settings.read(files[0] if files else None)
-    flags: dict[str, Any] = {
+    given: dict[str, Any] = {
         "data.train": [argument for argument in arguments if argument not in files],
         "model.path": model,
         "data.format": format,
+        **(flags or {}),
     }
-    flags |= {f"data.columns.{key}": name for key, name in columns_from(columns).items()}
-    for key, value in flags.items():
+    given |= {f"data.columns.{key}": name for key, name in columns_from(columns).items()}
+    for key, value in given.items():
         if value not in (None, []):
             settings.put(values, key, value)
     for override in overrides or ():
