@@ -89,6 +89,15 @@ def test_text_from_data_is_escaped_for_plotlys_own_html() -> None:
     assert figure["data"][0]["text"][1] == "<b>&lt;a href=&quot;https://x&quot;&gt;</b> &lt;b&gt;&amp;"
 
 
+def test_the_chart_of_slices_has_room_for_sixty_rows() -> None:
+    row = {"count": 1, "accuracy": 1.0, "interval": [0.2, 1.0]}
+    rows = [{"value": str(n), **row} for n in range(200)]
+    result = {"accuracy": 1.0, "interval": [0.2, 1.0], "count": 200, "slices": {"id": rows}, "length_gap": []}
+    figure = figures.forest(result)
+    assert figure is not None
+    assert len(figure["data"][0]["x"]) == 60
+
+
 @pytest.mark.parametrize(
     ("low", "high", "words"),
     [

@@ -100,6 +100,12 @@ def test_what_is_missing_or_went_wrong_is_said_and_nothing_else(
     assert all(word in note for word, note in zip(words, notes, strict=True))
 
 
+def test_a_chart_of_slices_that_is_cut_says_so() -> None:
+    values = {"confidence": 0.95}
+    assert wording.slices(values, 59, 60).endswith("in characters.")
+    assert wording.slices(values, 60, 60).endswith("The first 59 of 60 rows; the table below has all.")
+
+
 def test_numbers_are_written_for_readers() -> None:
     assert wording.many(1, "tie") == "1 tie"
     assert wording.many(2500, "tie") == "2,500 ties"

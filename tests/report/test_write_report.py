@@ -109,7 +109,7 @@ def test_the_page_tells_the_whole_story_in_order(finished_run: RunDir) -> None:
         "Calibration error",
         "Training Loss",
         "Evaluation on held out",
-        "1 comparison left out because an answer has no reward (1 answer: longer than max_length)",
+        "1 comparison left out because an answer has no reward (1 answer: longer than max_length",
         "Margins",
         "Accuracy by slice",
         "Length against reward",

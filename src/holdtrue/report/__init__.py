@@ -45,20 +45,16 @@ def _contents(sources: Sources) -> dict[str, Any]:
 
 
 def _section(result: dict[str, Any], index: int) -> dict[str, Any]:
+    slices = [(name, [(str(r["value"]), r) for r in rows]) for name, rows in result["slices"].items()]
+    slices.append(("preferred answer's length", [(figures.length_words(r), r) for r in result["length_gap"]]))
     return {
         "id": f"data-{index + 1}",
         "result": result,
         "headline": wording.headline(result),
         "reading": wording.reading(result),
         "calibration": wording.calibration(result) if result["ece"] is not None else None,
-        "slices": [
-            *(
-                (column, [(str(row["value"]), row) for row in rows])
-                for column, rows in result["slices"].items()
-            ),
-            ("preferred answer's length", [(figures.length_words(r), r) for r in result["length_gap"]]),
-        ],
-        "shown": figures.MOST_SLICES,
+        "slices": slices,
+        "slices_caption": wording.slices(result, sum(len(rows) for _, rows in slices), figures.MOST_SLICES),
     }
 
 

@@ -19,6 +19,7 @@ Row = dict[str, Any]
 
 _MOST_POINTS = 600
 _LONGEST_LABEL = 40
+_HEIGHT = 320
 MOST_SLICES = 60
 
 
@@ -44,7 +45,7 @@ def curve(metrics: Sequence[Row], key: str, title: str) -> Figure | None:
         line = {"color": "--chosen", "width": 2}
         marks = {"mode": "lines+markers", "marker": {"color": "--chosen", "size": 6}}
         traces.append(_xy(validation) | style | marks | {"name": "validation", "line": line})
-    layout = _layout("optimiser step", title, height=300)
+    layout = _layout("optimiser step", title, height=_HEIGHT)
     layout["xaxis"]["rangemode"] = "tozero"
     if percent:
         layout["yaxis"]["tickformat"] = ".0%"
@@ -61,7 +62,7 @@ def margins(result: Row) -> Figure | None:
         _bars(edges, counts, [high > 0 for high in edges[1:]], "preferred answer higher", "--chosen"),
         _bars(edges, counts, [high <= 0 for high in edges[1:]], "preferred answer lower", "--rejected"),
     ]
-    layout = _layout("reward of preferred − reward of other", "comparisons", height=300)
+    layout = _layout("reward of preferred − reward of other", "comparisons", height=_HEIGHT)
     layout["barmode"] = "overlay"
     return {"data": data, "layout": layout}
 
@@ -77,7 +78,7 @@ def rewards(result: Row) -> Figure | None:
         _bars(edges, histogram["rejected"], everything, "other answer", "--rejected") | {"opacity": 0.6},
         _bars(edges, histogram["chosen"], everything, "preferred answer", "--chosen") | {"opacity": 0.6},
     ]
-    layout = _layout("reward", "answers", height=300)
+    layout = _layout("reward", "answers", height=_HEIGHT)
     layout["barmode"] = "overlay"
     return {"data": data, "layout": layout}
 
@@ -111,14 +112,14 @@ def reliability(result: Row) -> Figure | None:
         "line": {"color": "--grey", "width": 1, "dash": "dot"},
         "hoverinfo": "skip",
     }
-    layout = _layout("how sure: σ(|gap|)", "how often right", height=340)
+    layout = _layout("how sure: σ(|gap|)", "how often right", height=_HEIGHT)
     layout["xaxis"] |= {"tickformat": ".0%", "range": [0.49, _short(top)]}
     layout["yaxis"] |= {"tickformat": ".0%"}
     return {"data": [ideal, points], "layout": layout}
 
 
 def forest(result: Row) -> Figure | None:
-    """Accuracy by slice with intervals, one row per value, all slices and length gaps in one chart."""
+    """Accuracy by slice with intervals, one row per value, the first 60 of slices and length gaps."""
     rows = [("everything", "", _whole(result))] if result["accuracy"] is not None else []
     for column, table in result["slices"].items():
         rows += [(column, str(row["value"]), row) for row in table]
@@ -169,7 +170,7 @@ def length(result: Row) -> Figure | None:
                 "hovertemplate": "%{x} characters, reward %{y:.3g}",
             }
         )
-    return {"data": data, "layout": _layout("length of the answer (characters)", "reward", height=340)}
+    return {"data": data, "layout": _layout("length of the answer (characters)", "reward", height=_HEIGHT)}
 
 
 def length_words(row: Row) -> str:

@@ -92,6 +92,14 @@ def calibration(result: Row) -> str:
     return f"{how} {temperature:.3g} calibrates them best."
 
 
+def slices(result: Row, rows: int, most: int) -> str:
+    """What the chart of slices shows; it has room for ``most`` rows, the whole data set being one."""
+    level = f"With {100 * result['confidence']:g}% intervals."
+    what = "Lengths are of the preferred answer against the other, in characters."
+    cut = f" The first {most - 1} of {rows} rows; the table below has all." if rows >= most else ""
+    return f"{level} {what}{cut}"
+
+
 def notes(info: Row, metrics: Sequence[Row], evaluation: Row | None) -> list[str]:
     """What a reader has to know before trusting the page: what is missing, unfinished or went wrong."""
     said = []
@@ -124,7 +132,7 @@ def notes(info: Row, metrics: Sequence[Row], evaluation: Row | None) -> list[str
         said.append(f"Batches were padded instead of sharing prompts: {reason}.")
     if evaluation is None:
         said.append(
-            "The model has not been evaluated yet: run `holdtrue evaluate` and make the report again."
+            "The model has not been evaluated yet: run “holdtrue evaluate”, then make the report again."
         )
     elif _differ(evaluation.get("model_hash"), info.get("model_hash")):
         said.append("The evaluation is of another model than the one in this run: evaluate again.")
