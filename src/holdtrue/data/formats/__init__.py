@@ -149,10 +149,10 @@ def _answer_turns(prompt: Messages, answer: Content) -> Messages:
 
 def divide(chosen: Messages, rejected: Messages) -> tuple[Messages, Messages, Messages]:
     """Two conversations as their longest common prefix and what follows it, at least a turn on each side."""
-    length = common_length(chosen[:-1], rejected[:-1])
-    if chosen and rejected and not length:
+    length = common_length(ended(chosen)[:-1], ended(rejected)[:-1])
+    if not length:
         raise BadRow("no common prompt", "chosen and rejected differ from the first turn on")
-    return chosen[:length], ended(chosen[length:]), ended(rejected[length:])
+    return chosen[:length], chosen[length:], rejected[length:]
 
 
 def ended(answer: Messages) -> Messages:

@@ -1,0 +1,24 @@
+import pytest
+
+from holdtrue.intervals import wilson
+
+
+def test_the_interval_of_a_half_of_a_hundred() -> None:
+    # z = 1.959964: middle 0.5, half width z·sqrt(0.0025 + z²/40000) / (1 + z²/100) = 0.096168
+    assert wilson(50, 100) == pytest.approx((0.403832, 0.596168), abs=1e-6)
+
+
+def test_no_successes_leave_room_above_zero() -> None:
+    # low 0, high z²/(n + z²) = 3.841459 / 13.841459
+    assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-6)
+    assert wilson(10, 10) == pytest.approx((0.722467, 1.0), abs=1e-6)
+
+
+def test_nothing_counted_says_nothing() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_more_confidence_is_wider_and_ties_count_half() -> None:
+    low, high = wilson(5.5, 10)
+    wider_low, wider_high = wilson(5.5, 10, confidence=0.99)
+    assert wider_low < low < 0.55 < high < wider_high
