@@ -357,11 +357,13 @@ def test_without_the_hub_extra_the_error_says_what_to_install(
 
 
 def test_a_hub_data_set_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
     (tmp_path / "owner" / "name").mkdir(parents=True)
     (tmp_path / "owner" / "name" / "train.jsonl").write_bytes(line(1) + b"\n" + line(2))
     monkeypatch.chdir(tmp_path)  # datasets takes owner/name for the folder of that name
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     reader = Reader(["hub:owner/name:train"])
     assert [group.answers[0].text for group in reader] == ["good 1", "good 2"]
     assert reader.report.files[0]["sha256"] is None
