@@ -22,7 +22,7 @@ def printed(count: int = 40, name: str = "pairs.jsonl", reward: float = 1.0, **m
     rewards = [np.array([reward if n % 4 else -reward, 0.0]) for n in range(count)]
     result = evaluate(groups, rewards, EvaluationSettings(slices=list(meta)), name, {})
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    render(result, console)
+    console.print(render(result))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 

@@ -48,10 +48,13 @@ def command(
     settings, metrics, checkpoints, the model and report.html. Interrupted runs go on with
     "holdtrue resume RUN".
     """
-    extra = [f"data.eval=[{', '.join(map(_quoted, eval_data))}]"] if eval_data else []
-    extra += [f"training.processes={processes}"] if processes else []
     settings = frame.settings_from(
-        data or [], model=model, format=format, columns=columns, overrides=[*extra, *(overrides or [])]
+        data or [],
+        model=model,
+        format=format,
+        columns=columns,
+        flags={"data.eval": eval_data, "training.processes": processes},
+        overrides=overrides,
     )
     if dry_run:
         from holdtrue.cli.plan import plan_result
@@ -75,7 +78,3 @@ def _create(settings: Settings, output: Path) -> RunDir:
             return run
         time.sleep(0.1)
     raise SettingsError(f"the first process did not create {output} within 60 s")
-
-
-def _quoted(path: str) -> str:
-    return "'" + path.replace("'", "''") + "'"

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 _MOST_ROWS = 12
 
 
-def render(result: dict[str, Any], console: Console) -> None:
-    """Print one result of :func:`holdtrue.evaluation.evaluate`: key numbers, then a table of slices."""
-    console.print(Text(_plain(result["data"]), style="bold"))
+def render(result: dict[str, Any]) -> Group:
+    """One result of :func:`holdtrue.evaluation.evaluate` for a terminal: key numbers, then a table of slices."""
     numbers = Table.grid(padding=(0, 2))
     numbers.add_column(style="dim")
     numbers.add_column()
     for label, value in _numbers(result):
         numbers.add_row(label, Text(value))
-    console.print(numbers)
-    if result["slices"]:
-        console.print(_slices(result["slices"]))
+    slices = [_slices(result["slices"])] if result["slices"] else []
+    return Group(Text(_plain(result["data"]), style="bold"), numbers, *slices)
 
 
 def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -66,13 +66,33 @@ def train_decoder(
     """A Llama of 0.14 M parameters (2 layers of width 64, context 128) fitted to the answers.
 
     AdamW, warm-up over a tenth of the steps, then linear decay to 0. ``conversations`` must yield
-    ``steps * batch_size``; none is used twice. The global random state of torch is left as it was.
+    ``steps * batch_size``; none is used twice. Runs on one thread, so that the weights do not depend
+    on how many there are; torch's random state and thread count are left as they were.
     """
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _decoder(tokenizer)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = _decoder(tokenizer)
+        _fit(model, tokenizer, conversations, steps, batch_size, learning_rate)
+    finally:
+        torch.set_num_threads(threads)
+    return model.eval()
+
+
+def _fit(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    conversations: Iterator[Messages],
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+) -> None:
+    import torch
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = max(steps // 10, 1)
     for step in range(steps):
@@ -84,7 +104,6 @@ def train_decoder(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-    return model.eval()
 
 
 def answer_loss(
