@@ -198,7 +198,8 @@ def _finish(
             if reason:
                 unscored[reason] = unscored.get(reason, 0) + 1
     result = evaluate(judged.groups, [s.rewards for s in scored], settings.evaluation, name, unscored)
-    card = make_card(settings, loaded, training, encoder.max_length, result)
+    hashes = {file["path"]: file["sha256"] for file in run.info()["data"]["train"]["files"]}
+    card = make_card(settings, loaded, training, encoder.max_length, result, hashes)
     lora = settings.model.lora
     with disk_errors(run.model):
         store.publish(loaded, run.model, card, merge=lora is not None and lora.merge)
@@ -219,9 +220,14 @@ def _finish(
 
 
 def make_card(
-    settings: Settings, loaded: Loaded, training: Prepared, max_length: int, result: dict[str, Any]
+    settings: Settings,
+    loaded: Loaded,
+    training: Prepared,
+    max_length: int,
+    result: dict[str, Any],
+    hashes: dict[str, str],
 ) -> RewardCard:
-    """What the saved model's card says."""
+    """What the saved model's card says; ``hashes`` are the training files' SHA-256."""
     from holdtrue.reward.card import RewardCard
     from holdtrue.training.preparation import length_quantiles
 
@@ -244,22 +250,8 @@ def make_card(
         calibration={"temperature": result["temperature"]} if result["temperature"] else {},
         reward={"mean": reward["mean"], "std": reward["std"], "count": result["count"]},
         lengths=length_quantiles(training.lengths),
-        data={
-            file["path"]: file["sha256"] for file in settings_files(training, settings) if file.get("sha256")
-        },
+        data=hashes,
     )
-
-
-def settings_files(training: Prepared, settings: Settings) -> list[dict[str, Any]]:
-    """Hash of each training file."""
-    import hashlib
-
-    found = []
-    for path in settings.data.train:
-        if Path(path).is_file():
-            with open(path, "rb") as file:
-                found.append({"path": path, "sha256": hashlib.file_digest(file, "sha256").hexdigest()})
-    return found
 
 
 def set_precision(loaded: Loaded, settings: Settings) -> None:
