@@ -12,7 +12,7 @@ _MOST_ROWS = 12
 
 
 def render(result: dict[str, Any]) -> Group:
-    """One result of :func:`holdtrue.evaluation.evaluate` for a terminal: key numbers, then a table of slices."""
+    """One result of :func:`holdtrue.evaluation.evaluate` for a terminal: key numbers, then slices."""
     numbers = Table.grid(padding=(0, 2))
     numbers.add_column(style="dim")
     numbers.add_column()

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from holdtrue.losses import Comparisons, Loss, LossTerms
+from holdtrue.losses import Loss, LossTerms
 
 if TYPE_CHECKING:
     from holdtrue.reward.model import RewardOutput
+    from holdtrue.tokens.batches import Comparisons
 
 
 class BradleyTerry(Loss):

@@ -125,6 +125,8 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
         loaded.tokenizer.save_pretrained(folder)
     card.base_model = card.base_model or loaded.base
     card.template = {"name": loaded.template, "sha256": text_hash(loaded.tokenizer.chat_template or "")}
+    for file in folder.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors makes them readable by their owner only
     card.weights_sha256 = weights_hash(folder)
     card.write(folder)
     (folder / "README.md").write_text(_readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")

@@ -13,9 +13,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdtrue.losses import Comparisons
 from holdtrue.tokens.attention import TreePlan
 from holdtrue.tokens.tree import Tree
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """The comparisons of a batch: indices into its N answers and what was said of each pair.
+
+    Attributes:
+        first, second: (B,) int64, rows of ``RewardOutput.rewards``.
+        label: (B,) float32, P(first preferred).
+        weight: (B,) float32.
+        margin: (B,) float32 in reward units, 0 where none was given.
+    """
+
+    first: Tensor
+    second: Tensor
+    label: Tensor
+    weight: Tensor
+    margin: Tensor
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ was killed goes on as if nothing had happened.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -33,6 +34,7 @@ from holdtrue.training.distributed import World, full_tensor, load_whole
 from holdtrue.training.step import GradientStep, Sums, measure, plain
 
 Row = dict[str, Any]
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -127,10 +129,8 @@ def train(job: Training) -> State:
             save(job, state, parameters, optimizer)
         if stopping and not last:
             raise Interrupted(f"stopped after step {state.step} of {len(plan)}; everything is saved")
-    if settings.load_best_model_at_end and state.best_step is not None and state.best_step != state.step:
-        tensors, _ = checkpoint.read(checkpoint.folder_of(job.run, state.best_step))
-        for name, parameter in parameters.items():
-            load_whole(parameter, tensors["model"][name])
+    if settings.load_best_model_at_end and state.best_step not in (None, state.step):
+        load_best(job, state, parameters)
     model.eval()
     return state
 
@@ -264,6 +264,20 @@ def save(
     job.world.wait()
 
 
+def load_best(job: Training, state: State, parameters: dict[str, nn.Parameter]) -> None:
+    """Put the best validation's weights into the model; where they are broken, keep the last and say so."""
+    found = checkpoint.newest(job.run, at=state.best_step)
+    if found is None:
+        _log.warning(
+            f"the best checkpoint (step {state.best_step}) is broken; the last step's weights are kept"
+        )
+        state.best_step = None
+        return
+    tensors, _ = checkpoint.read(found[1])
+    for name, parameter in parameters.items():
+        load_whole(parameter, tensors["model"][name])
+
+
 def resume(job: Training, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> State:
     """State of the newest verified checkpoint, put into model and optimiser; a fresh one without any."""
     found = checkpoint.newest(job.run)
@@ -274,11 +288,14 @@ def resume(job: Training, parameters: dict[str, nn.Parameter], optimizer: torch.
         load_whole(parameter, tensors["model"][name])
     for key, value in tensors["optimizer"].items():
         name, _, part = key.rpartition("/")
-        state = optimizer.state[parameters[name]]
-        state[part] = torch.zeros_like(parameters[name]) if value.ndim else value.clone()
+        moments = optimizer.state[parameters[name]]
+        moments[part] = torch.zeros_like(parameters[name]) if value.ndim else value.clone()
         if value.ndim:
-            load_whole(state[part], value)
+            load_whole(moments[part], value)
     torch.set_rng_state(tensors["random"]["cpu"])
     if "cuda" in tensors["random"] and job.world.device.startswith("cuda"):
         torch.cuda.set_rng_state(tensors["random"]["cuda"])
-    return State(**values)
+    state = State(**values)
+    if state.best_step is not None and checkpoint.newest(job.run, at=state.best_step) is None:
+        state.best_step = state.best_value = None  # lost with the checkpoints walked past: found anew
+    return state
