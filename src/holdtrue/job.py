@@ -117,7 +117,7 @@ def _train(
     for parameter in trainable:
         parameter.data = parameter.data.float()  # master weights, whatever the frozen ones are held in
     if settings.training.gradient_checkpointing:
-        loaded.model.classifier.gradient_checkpointing_enable({"use_reentrant": False})
+        loaded.model.recompute_activations()
         loaded.model.inner.enable_input_require_grads()
     counts = {"train": training.summary(), "eval": validation.summary()}
     for name, report in reports.items():

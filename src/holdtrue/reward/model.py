@@ -112,6 +112,14 @@ class RewardModel(nn.Module):
         """Tokens a tree costs in this model's layout."""
         return tree.tokens if self.layout == "tree" else tree.longest * len(tree.answers)
 
+    def recompute_activations(self) -> None:
+        """Keep no activations inside layers; the backward pass computes them again."""
+        inner = self.inner  # transformers renamed the method
+        name = "activation_checkpointing_enable"
+        getattr(inner, name if hasattr(inner, name) else "gradient_checkpointing_enable")(
+            {"use_reentrant": False}
+        )
+
     def examine(self, flex: bool = False) -> None:
         """Find out whether the model reads trees exactly, and use them if it does.
 

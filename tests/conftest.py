@@ -1,0 +1,87 @@
+"""Fixtures many rooms share: where the real data is, a tokenizer, a saved tiny decoder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Path of a real file or folder; the test is skipped where it is not at hand."""
+    root = Path(os.environ.get("HOLDTRUE_SHARED", Path(__file__).parents[2] / "shared"))
+
+    def find(name: str) -> Path:
+        if not (root / name).exists():
+            pytest.skip(f"{root / name} is not at hand; set HOLDTRUE_SHARED")
+        return root / name
+
+    return find
+
+
+@pytest.fixture
+def byte_tokenizer() -> Callable[..., Any]:
+    """Makes a tokenizer of one token per byte and the special tokens given, in ChatML form."""
+
+    def make(**options: Any) -> Any:
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        vocabulary = {symbol: i for i, symbol in enumerate(["<|pad|>", "<|im_start|>", "<|im_end|>", *alphabet])}
+        backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.decoder = decoders.ByteLevel()
+        defaults = {
+            "pad_token": "<|pad|>",
+            "eos_token": "<|im_end|>",
+            "additional_special_tokens": ["<|im_start|>"],
+            "chat_template": CHATML,
+            "model_max_length": 512,
+        }
+        values = {key: value for key, value in (defaults | options).items() if value is not None}
+        return PreTrainedTokenizerFast(tokenizer_object=backend, **values)
+
+    return make
+
+
+@pytest.fixture
+def base_model(tmp_path: Path, byte_tokenizer: Callable[..., Any]) -> Callable[..., Path]:
+    """Saves a tiny random causal LM with its tokenizer and returns the folder."""
+
+    def make(name: str = "base", model_type: str = "llama", tokenizer: Any = None, **changes: Any) -> Path:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        values = {
+            "vocab_size": 259,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 512,
+            "pad_token_id": 0,
+            "bos_token_id": None,
+            "eos_token_id": 2,
+        }
+        if model_type == "gpt2":
+            values = {"vocab_size": 259, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+            values |= {"bos_token_id": 2, "eos_token_id": 2}
+        torch.manual_seed(0)
+        config = AutoConfig.for_model(model_type, **{**values, "initializer_range": 0.2, **changes})
+        folder = tmp_path / name
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        (tokenizer or byte_tokenizer()).save_pretrained(folder)
+        return folder
+
+    return make
