@@ -15,7 +15,7 @@ from holdtrue.rundir import RunDir
 def command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
     trust_remote_code: RemoteCode = False,
-) -> frame.Result:
+) -> frame.Result | None:
     """Continue an interrupted run from its last checkpoint, with the settings it was started with.
 
     The finished run equals one that was never interrupted. A run that is already finished is measured

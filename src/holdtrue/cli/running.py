@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 
-def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
+def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     """Train a run to its end, here or in the processes its settings ask for, and return what came out."""
     processes = build(run.settings()).training.processes
     if processes > 1 and not under_torchrun():
@@ -29,8 +30,8 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
     else:
         with stoppable() as stop, Narrator() as narrator:
             job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
-    if not run.evaluation_file.exists():  # another process than the first
-        return frame.Result({}, "")
+    if int(os.environ.get("RANK", "0")):
+        return None  # the first process speaks for all
     result = read_json(run.evaluation_file)["results"][0]
     info = run.info()
     value = {
@@ -47,8 +48,6 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
 
 def under_torchrun() -> bool:
     """Whether this process was started as one of several."""
-    import os
-
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 

@@ -41,7 +41,7 @@ def command(
         bool, typer.Option("--dry-run", help="Only say what would be done, as plan does.")
     ] = False,
     trust_remote_code: RemoteCode = False,
-) -> frame.Result:
+) -> frame.Result | None:
     """Train a reward model on preference pairs.
 
     Without data and model the embedded support-desk world is used. The run directory holds everything:
