@@ -8,7 +8,7 @@ so that a policy which leaves the grammar can still be read by the true reward.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -92,6 +92,9 @@ FAULTS: dict[str, Fault] = {
     ),
 }
 
+FAULT_OF_COMPLAINT = {text: name for name, fault in FAULTS.items() for text in fault.complaints}
+FAULT_OF_REMEDY = {text: name for name, fault in FAULTS.items() for text in fault.remedies}
+
 OPENERS: dict[str, tuple[str, ...]] = {
     "calm": ("Hello.", "Good morning.", "Hi there.", "I have a question."),
     "upset": ("This is awful!", "I am very angry!", "I want my money back!", "What a bad product!"),
@@ -126,6 +129,7 @@ ADVICE = (
     "Please {remedy}.",
     "Kindly {remedy}.",
 )
+DISMISSALS = ("buy a new one", "ask somebody else", "wait until it stops", "live with it")
 STEPS = (
     "unplug it",
     "wait one minute",
@@ -177,9 +181,10 @@ def words(text: str) -> list[str]:
     return _WORD.findall(CONTROL.sub(" ", text).lower())
 
 
-def contains(text_words: list[str], phrase: str) -> bool:
-    """Whether a phrase occurs in the words, whatever the punctuation around it."""
-    return f" {phrase} " in f" {' '.join(text_words)} "
+def occurring(phrases: Iterable[str], text_words: list[str]) -> list[str]:
+    """Those phrases that occur in the words of a text, whatever the punctuation between them."""
+    text = f" {' '.join(text_words)} "
+    return [phrase for phrase in phrases if f" {phrase} " in text]
 
 
 def write_prompt(rng: Random, ticket: Ticket) -> str:
@@ -198,7 +203,7 @@ def read_prompt(prompt: str) -> Ticket:
     """
     seen = words(prompt)
     products = [p for family in PRODUCTS.values() for p in family if p in seen]
-    faults = [name for name, fault in FAULTS.items() if any(contains(seen, c) for c in fault.complaints)]
+    faults = [FAULT_OF_COMPLAINT[complaint] for complaint in occurring(FAULT_OF_COMPLAINT, seen)]
     tones = [tone for tone, openers in OPENERS.items() if prompt.startswith(openers)]
     if len(products) != 1 or len(faults) != 1 or len(tones) != 1:
         raise DataError(
@@ -211,8 +216,9 @@ def read_prompt(prompt: str) -> Ticket:
 def write_answer(rng: Random, ticket: Ticket) -> str:
     """A reply of the first policy.
 
-    It names a product in 3 of 4 replies (the wrong one in 1 of 8 of those), gives the right remedy in
-    65 %, up to three steps, and is on the short and curt side of what the true reward likes best.
+    It names a product in 3 of 4 replies (the wrong one in 1 of 8 of those). Its advice is the right
+    remedy in 60 %, another fault's in 10 %, and a dismissal in 30 %. On average it is shorter and
+    curter than the true reward likes best.
     """
     parts = []
     if rng.random() < 0.45:
@@ -222,10 +228,7 @@ def write_answer(rng: Random, ticket: Ticket) -> str:
         if rng.random() < 0.125:
             product = rng.choice([p for p in PRODUCTS[ticket.family] if p != product])
         parts.append(rng.choice(DIAGNOSES).format(product=product))
-    fault = ticket.fault
-    if rng.random() < 0.35:
-        fault = rng.choice([n for n, f in FAULTS.items() if f.family == ticket.family and n != fault])
-    parts.append(rng.choice(ADVICE).format(remedy=rng.choice(FAULTS[fault].remedies)))
+    parts.append(rng.choice(ADVICE).format(remedy=_advice(rng, ticket)))
     steps = rng.sample(STEPS, rng.choice((0, 0, 1, 1, 2, 3)))
     parts += [f"{marker} {step}." for marker, step in zip(MARKERS, steps, strict=False)]
     if rng.random() < 0.35:
@@ -233,6 +236,16 @@ def write_answer(rng: Random, ticket: Ticket) -> str:
     if rng.random() < 0.4:
         parts.append(rng.choice(CLOSINGS))
     return " ".join(parts)
+
+
+def _advice(rng: Random, ticket: Ticket) -> str:
+    kind = rng.random()
+    if kind < 0.3:
+        return rng.choice(DISMISSALS)
+    fault = ticket.fault
+    if kind < 0.4:
+        fault = rng.choice([n for n, f in FAULTS.items() if f.family == ticket.family and n != fault])
+    return rng.choice(FAULTS[fault].remedies)
 
 
 def vocabulary() -> list[str]:
@@ -249,5 +262,5 @@ def _phrases() -> Iterator[str]:
         yield from openers
     for template in (*COMPLAINTS, *DIAGNOSES, *ADVICE):
         yield re.sub(r"{\w+}", "", template)
-    for phrases in (SINCE, REQUESTS, GREETINGS, STEPS, MARKERS, FILLERS, CLOSINGS):
+    for phrases in (SINCE, REQUESTS, GREETINGS, DISMISSALS, STEPS, MARKERS, FILLERS, CLOSINGS):
         yield from phrases
