@@ -37,7 +37,9 @@ def byte_tokenizer() -> Callable[..., Any]:
         from transformers import PreTrainedTokenizerFast
 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        vocabulary = {symbol: i for i, symbol in enumerate(["<|pad|>", "<|im_start|>", "<|im_end|>", *alphabet])}
+        vocabulary = {
+            symbol: i for i, symbol in enumerate(["<|pad|>", "<|im_start|>", "<|im_end|>", *alphabet])
+        }
         backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()

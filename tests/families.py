@@ -53,6 +53,12 @@ TREE_FAMILIES: dict[str, dict[str, Any]] = {
     "phi3": {"model_type": "phi3"},
     "phi3, sliding window": {"model_type": "phi3", "sliding_window": WINDOW},
     "gpt2": {"model_type": "gpt2", "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "gpt neox": {
+        "model_type": "gpt_neox",
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+        "classifier_dropout": 0.0,
+    },
     "mixtral": {"model_type": "mixtral", "num_local_experts": 4, **_EXPERTS},
     "mixtral, sliding window": {
         "model_type": "mixtral",
@@ -74,7 +80,9 @@ PADDED_FAMILIES: dict[str, dict[str, Any]] = {
 FAMILIES = TREE_FAMILIES | PADDED_FAMILIES
 
 
-def classifier(name: str, attention: str | None = None, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+def classifier(
+    name: str, attention: str | None = None, dtype: torch.dtype = torch.float32, **changes: Any
+) -> Any:
     """The family's classifier; equal weights for equal names, spread so that attention matters."""
     values = {**_SIZES, **FAMILIES[name], **changes}
     experts = values.pop("experts_implementation", None)
@@ -150,7 +158,7 @@ def coefficients(count: int) -> Tensor:
 def reference(
     name: str, dtype: torch.dtype = torch.float32, attention: str = "eager"
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Rewards of the forest's sequences and gradients of their weighted sum: plain transformers, one by one."""
+    """Rewards of the forest's sequences and gradients of their weighted sum, by plain transformers."""
     model = classifier(name, attention, dtype)
     sequences = sequences_of(forest_of_all_shapes())
     weights = coefficients(len(sequences)).to(dtype)
@@ -170,7 +178,10 @@ def reward_error(rewards: Tensor, expected: Tensor) -> float:
 
 
 def gradient_error(model: torch.nn.Module, expected: dict[str, Tensor]) -> float:
-    """Largest ‖g - g'‖ / ‖g'‖ over the weights; where g' vanishes (key biases) the largest ‖g'‖ / 1000 counts."""
+    """Largest ‖g - g'‖ / ‖g'‖ over the weights.
+
+    Where g' vanishes, as for biases of keys, a thousandth of the largest ‖g'‖ takes its place.
+    """
     floor = max(float(g.norm()) for g in expected.values()) / 1000
     found = {key: value.grad for key, value in model.named_parameters() if value.grad is not None}
     assert found.keys() == expected.keys()

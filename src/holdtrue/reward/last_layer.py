@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from holdtrue.tokens.attention import TreeMask, TreePlan, read_rows
 
+_ATTENTION = ("self_attn", "attn", "attention")
 _QUERY = ("q_proj",)
 _OUTPUT = ("o_proj", "out_proj", "c_proj", "dense")
 _FEED_FORWARD = ("mlp", "block_sparse_moe", "feed_forward")
@@ -27,11 +28,12 @@ class ReadOnlyRows:
         self.index = index
         self._rows: Tensor | None = None
         self._length = 0
-        self._handles = [
-            layer.register_forward_pre_hook(self._enter, with_kwargs=True),
-            layer.register_forward_hook(self._leave, always_call=True),
-        ]
-        for module in _restrictable(layer):
+        self._handles: list[Any] = []
+        attention = _attention(layer)
+        if attention is None:
+            return
+        self._handles.append(attention.register_forward_pre_hook(self._enter, with_kwargs=True))
+        for module in _restrictable(layer, attention):
             self._handles += [
                 module.register_forward_pre_hook(self._select),
                 module.register_forward_hook(self._scatter),
@@ -43,14 +45,12 @@ class ReadOnlyRows:
             handle.remove()
 
     def _enter(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        # the mask travels with the call, so a layer recomputed under checkpointing finds its own rows
+        # Attention comes first in a layer, and the mask travels with its call, so a layer recomputed under
+        # checkpointing finds its own rows. Hooks of the layer itself are not run again there.
         masks = [value for value in (*args, *kwargs.values()) if isinstance(value, TreeMask)]
         plan = masks[0].plan if masks else None
         wanted = plan is not None and plan.read_only_layer == self.index
         self._rows = _cached_rows(plan) if plan is not None and wanted else None
-
-    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._rows = None
 
     def _select(self, module: nn.Module, args: Any) -> Any:
         if self._rows is None:
@@ -76,10 +76,13 @@ def _cached_rows(plan: TreePlan) -> Tensor:
     return rows
 
 
-def _restrictable(layer: nn.Module) -> list[nn.Module]:
+def _attention(layer: nn.Module) -> nn.Module | None:
     children = dict(layer.named_children())
-    attention = children.get("self_attn", children.get("attn"))
-    inside = dict(attention.named_children()) if attention is not None else {}
+    return next((children[name] for name in _ATTENTION if name in children), None)
+
+
+def _restrictable(layer: nn.Module, attention: nn.Module) -> list[nn.Module]:
+    children, inside = dict(layer.named_children()), dict(attention.named_children())
     found = [inside[name] for name in (*_QUERY, *_OUTPUT) if name in inside]
     return found + [children[name] for name in _FEED_FORWARD if name in children]
 
