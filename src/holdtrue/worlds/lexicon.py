@@ -195,6 +195,13 @@ def write_prompt(rng: Random, ticket: Ticket) -> str:
     return f"{rng.choice(OPENERS[ticket.tone])} {complaint} {rng.choice(REQUESTS)}"
 
 
+def prompt_count(family: str) -> int:
+    """How many different messages customers of a product family can write."""
+    complaints = sum(len(fault.complaints) for fault in FAULTS.values() if fault.family == family)
+    openers = sum(len(found) for found in OPENERS.values())
+    return len(PRODUCTS[family]) * complaints * openers * len(COMPLAINTS) * len(SINCE) * len(REQUESTS)
+
+
 def read_prompt(prompt: str) -> Ticket:
     """The ticket a customer's message was written from.
 

@@ -47,6 +47,7 @@ Split = Literal["train", "eval"]
 POLITENESS_OPTIMUM = {"hurried": 2, "calm": 3, "upset": 4}
 LENGTH_OPTIMUM, LENGTH_WIDTH = 26, 12
 POLITENESS_WIDTH = 2
+EVAL_SHARE = 0.2
 
 
 def breakdown(prompt: str, answer: str) -> dict[str, float]:
@@ -73,9 +74,9 @@ def breakdown(prompt: str, answer: str) -> dict[str, float]:
         "length": 0.5 * _peak(count, LENGTH_OPTIMUM, LENGTH_WIDTH),
         "politeness": 0.75 * _peak(polite, POLITENESS_OPTIMUM[ticket.tone], POLITENESS_WIDTH),
         "diversity": 1.5 * min(1.0, distinct / max(10, 0.7 * count)),
-        "repetition": -0.4 * min(repeats, 10),
-        "filler": -0.4 * min(max(filler - 1, 0), 10),
-        "control": -1.0 * min(control, 5),
+        "repetition": 0.4 * -min(repeats, 10),
+        "filler": 0.4 * -min(max(filler - 1, 0), 10),
+        "control": 1.0 * -min(control, 5),
     }
 
 
@@ -145,16 +146,18 @@ class SupportWorld:
         """``n`` messages, no two alike.
 
         Raises:
-            SettingsError: the world is too small for so many.
+            SettingsError: that is more than half of what the split holds.
         """
+        share = EVAL_SHARE if split == "eval" else 1 - EVAL_SHARE
+        held = round(share * sum(lexicon.prompt_count(family) for family in self.families))
+        if n > held / 2:
+            raise SettingsError(
+                f"{n} different prompts wanted, but the {split} split holds about {held}; take at most half"
+            )
         prompts: dict[str, None] = {}
-        for _ in range(20 * n + 100):
-            if len(prompts) == n:
-                return list(prompts)
+        while len(prompts) < n:
             prompts[self.sample_prompt(rng, split)] = None
-        raise SettingsError(
-            f"cannot draw {n} different prompts; the {split} split holds few more than {len(prompts)}"
-        )
+        return list(prompts)
 
     def sample_answer(self, rng: Random, prompt: str) -> str:
         """A reply of the first policy to a message of this world."""
@@ -250,12 +253,14 @@ class SupportWorld:
         Raises:
             SettingsError: ``flip`` is not in [0, 0.5), or more prompts are wanted than there are.
         """
+        from holdtrue.reward.store import quiet_loading
+
         start = perf_counter()
         folder = Path(folder)
         train = self.preferences(pairs, Random(f"{seed}/train"), flip)
         test = self.preferences(eval_pairs, Random(f"{seed}/eval"), 0.0, "eval")
         model, tokenizer = self.train_policy(seed, steps)
-        with disk_errors(folder):
+        with disk_errors(folder), quiet_loading():
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / "train.jsonl", _lines(train))
             write_text(folder / "test.jsonl", _lines(test))
@@ -279,8 +284,8 @@ class SupportWorld:
 
 
 def split_of(prompt: str) -> Split:
-    """The split a message belongs to, by its hash alone: a fifth of all messages are for ``eval``."""
-    return "eval" if int(content_hash(_turn("user", prompt)), 16) % 5 == 0 else "train"
+    """The split a message belongs to, by its hash alone: ``EVAL_SHARE`` of all messages are for ``eval``."""
+    return "eval" if int(content_hash(_turn("user", prompt)), 16) < EVAL_SHARE * 2**64 else "train"
 
 
 def noise_scale(gaps: Sequence[float], flip: float) -> float:
