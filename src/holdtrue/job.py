@@ -12,13 +12,21 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdtrue import __version__
-from holdtrue.errors import DataError, HoldtrueError, Interrupted, QualityError, ResourceError, SettingsError
+from holdtrue.errors import (
+    DataError,
+    HoldtrueError,
+    Interrupted,
+    ModelError,
+    QualityError,
+    ResourceError,
+    SettingsError,
+)
 from holdtrue.rundir import RunDir, disk_errors, write_json, write_text
 from holdtrue.settings import Settings, build
 
@@ -37,12 +45,14 @@ def start(settings: Settings, output: str | Path) -> RunDir:
 
     Raises:
         SettingsError: data without a model (or the reverse), or the directory is in use.
+        DataError, ModelError: a file that is named does not exist; then nothing is written.
     """
     if bool(settings.data.train) != bool(settings.model.path):
         missing = "a model (--model PATH)" if settings.data.train else "data (holdtrue train PAIRS...)"
         raise SettingsError(
             f"training needs {missing}; with neither, the embedded support-desk world is used"
         )
+    _require_files(settings)
     run = RunDir.create(output, settings.dump())
     run.update_info(
         holdtrue=__version__,
@@ -74,21 +84,26 @@ def train(
         Interrupted: ``stop`` asked for it and a checkpoint was saved.
         DataError: no usable rows, or the data changed since the run began.
     """
-    with _status(run):
-        settings = _with_world(run, build(run.settings()), tell)
-        from holdtrue.training import distributed
+    from holdtrue.training import distributed
 
-        processes = settings.training.processes
-        with distributed.join(processes if processes > 1 else None, settings.training.parallel) as world:
-            result = _train(
-                run,
-                settings,
-                world,
-                tell if world.main else lambda event, values: None,
-                stop,
-                trust_remote_code,
-            )
-    return result
+    settings = build(run.settings())
+    processes = settings.training.processes
+    with (
+        distributed.join(processes if processes > 1 else None, settings.training.parallel) as world,
+        _claimed(run, world),
+        _status(run),
+    ):
+        if world.main:
+            _write_world(run, settings, tell)
+        world.wait()
+        return _train(
+            run,
+            _with_world(run, settings),
+            world,
+            tell if world.main else lambda event, values: None,
+            stop,
+            trust_remote_code,
+        )
 
 
 def _train(
@@ -113,9 +128,7 @@ def _train(
     if not training.trees:
         raise DataError(f"no usable comparisons left: {_reasons(training.dropped)}")
     set_precision(loaded, settings)
-    trainable = [p for p in loaded.model.parameters() if p.requires_grad]
-    for parameter in trainable:
-        parameter.data = parameter.data.float()  # master weights, whatever the frozen ones are held in
+    hold_master_weights(loaded)
     if settings.training.gradient_checkpointing:
         loaded.model.recompute_activations()
         loaded.model.inner.enable_input_require_grads()
@@ -254,6 +267,13 @@ def make_card(
     )
 
 
+def hold_master_weights(loaded: Loaded) -> None:
+    """What is trained in float32, whatever the frozen weights are held in."""
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def set_precision(loaded: Loaded, settings: Settings) -> None:
     """bfloat16 autocast as set, or by default where hardware computes it natively and it pays."""
     import torch
@@ -294,16 +314,38 @@ def describe(loaded: Loaded, max_length: int, settings: Settings) -> dict[str, A
     }
 
 
-def _with_world(run: RunDir, settings: Settings, tell: Tell) -> Settings:
+def _require_files(settings: Settings) -> None:
+    """Refuse paths that do not exist, as far as that can be told without loading anything."""
+    from holdtrue.data.files import resources
+
+    resources([*settings.data.train, *settings.data.eval])
+    model, template = settings.model.path, settings.model.chat_template_path
+    if model is not None and not Path(model).exists():
+        # one slash at most, and not into a folder of ours: may be the name of a model on the hub
+        parts = Path(model).parts
+        if model.startswith((".", "/", "~")) or len(parts) > 2 or Path(parts[0]).is_dir():
+            raise ModelError(f"model {model} does not exist")
+    if template is not None and not Path(template).is_file():
+        raise ModelError(f"chat template {template} does not exist")
+
+
+def _write_world(run: RunDir, settings: Settings, tell: Tell) -> None:
+    """The embedded world's data and decoder, once, where the settings name none."""
+    folder = run.path / "world"
+    if settings.data.train or (folder / "done").exists():
+        return
+    tell("world", {"folder": str(folder)})
+    from holdtrue.worlds.support import SupportWorld
+
+    with disk_errors(folder):
+        SupportWorld().write(folder, seed=settings.seed)
+        write_text(folder / "done", "")
+
+
+def _with_world(run: RunDir, settings: Settings) -> Settings:
     if settings.data.train:
         return settings
     folder = run.path / "world"
-    if not (folder / "done").exists():
-        tell("world", {"folder": str(folder)})
-        from holdtrue.worlds.support import SupportWorld
-
-        SupportWorld().write(folder, seed=settings.seed)
-        write_text(folder / "done", "")
     values = settings.dump()
     values["data"] |= {"train": [str(folder / "train.jsonl")], "eval": [str(folder / "test.jsonl")]}
     values["model"] |= {"path": str(folder / "policy")}
@@ -311,14 +353,18 @@ def _with_world(run: RunDir, settings: Settings, tell: Tell) -> Settings:
 
 
 def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:
-    before = run.info().get("data", {})
+    before = run.info().get("data")
+    if before is None:
+        return
     for split, now_counts in counts.items():
-        then = {file["path"]: file.get("sha256") for file in before.get(split, {}).get("files", [])}
-        for file in now_counts.get("files", []):
-            if then.get(file["path"], file.get("sha256")) != file.get("sha256"):
-                raise DataError(
-                    f"{file['path']} changed since this run began; start a new run to train on it"
-                )
+        then, read = (
+            {file["path"]: file["sha256"] for file in part.get("files", [])}
+            for part in (before[split], now_counts)
+        )
+        for path in then.keys() | read.keys():
+            if then.get(path) != read.get(path):
+                what = "changed" if path in then and path in read else "came" if path in read else "went"
+                raise DataError(f"{path} {what} since this run began; start a new run to train on it")
 
 
 def _reasons(counter: Any) -> str:
@@ -331,13 +377,28 @@ def _unsharded(loaded: Loaded, settings: Settings, world: World, trust: bool) ->
 
     weights = {name: full_tensor(p.detach()).cpu() for name, p in loaded.model.named_parameters()}
     whole = store.load(settings.model, seed=settings.seed, device=world.device, trust_remote_code=trust)
+    hold_master_weights(whole)
     whole.model.load_state_dict(weights, strict=False)
     return whole
 
 
 @contextmanager
+def _claimed(run: RunDir, world: World) -> Iterator[None]:
+    """The run for this process and its siblings alone, and ``run.json`` saying that it is at work."""
+    with run.claim() if world.main else nullcontext():
+        if world.main:
+            with disk_errors(run.path):
+                run.update_info(status="running", exit_code=None, error=None)
+        world.wait()
+        yield
+
+
+@contextmanager
 def _status(run: RunDir) -> Iterator[None]:
-    """Record how the run ended in ``run.json``."""
+    """Record in ``run.json`` how the run ended; of several processes the first to say so is believed.
+
+    When one fails, the others only see that the connection to it broke.
+    """
     try:
         yield
     except BaseException as error:
@@ -346,7 +407,9 @@ def _status(run: RunDir) -> Iterator[None]:
         stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
         code = error.exit_code if isinstance(error, HoldtrueError) else 5 if stopped else 1
         with disk_errors(run.path):
-            run.update_info(status="interrupted" if stopped else "failed", exit_code=code, error=str(error))
+            if run.info().get("status") == "running":
+                status = "interrupted" if stopped else "failed"
+                run.update_info(status=status, exit_code=code, error=str(error) or type(error).__name__)
         if isinstance(error, ResourceError):
             raise error from None
         raise

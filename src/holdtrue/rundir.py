@@ -13,9 +13,11 @@ Nothing here needs torch, and every file is written so that a reader never meets
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,22 @@ class RunDir:
     def update_info(self, **values: Any) -> None:
         """Add to or replace in ``run.json``."""
         write_json(self.info_file, self.info() | values)
+
+    @contextmanager
+    def claim(self) -> Iterator[None]:
+        """Keep other processes from working on the run; however this one ends, the system lets go of it.
+
+        Raises:
+            SettingsError: another process is working on it.
+        """
+        with disk_errors(self.path):
+            file = open(self.path / ".lock", "a+", encoding="ascii")  # noqa: SIM115
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise SettingsError(f"{self.path} is in use by another process; wait until it ends") from None
+            yield
 
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from holdtrue import job
 from holdtrue.cli import frame
-from holdtrue.errors import HoldtrueError, Interrupted
-from holdtrue.rundir import RunDir, read_json
+from holdtrue.errors import HoldtrueError, Interrupted, QualityError, ResourceError
+from holdtrue.rundir import RunDir, disk_errors, read_json
 from holdtrue.settings import build
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+_STOP_FILE = "HOLDTRUE_STOP_FILE"
+"""Environment variable that names the file whose existence asks a run's processes to stop."""
 
 
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
@@ -43,7 +46,12 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
         "dropped": {split: counts["dropped"] for split, counts in info["data"].items()},
         "evaluation": result,
     }
-    return frame.Result(value, _closing_words(run, result))
+    gate = build(run.settings()).evaluation.min_accuracy
+    missed = gate is not None and (result["accuracy"] or 0) < gate
+    text = _closing_words(run, result)
+    if missed:
+        text += f"\naccuracy is below evaluation.min_accuracy {gate}"
+    return frame.Result(value, text, QualityError.exit_code if missed else 0)
 
 
 def under_torchrun() -> bool:
@@ -55,47 +63,80 @@ def under_torchrun() -> bool:
 def stoppable() -> Iterator[Callable[[], bool]]:
     """A question that turns true once Ctrl-C or SIGTERM came; a second Ctrl-C ends the process at once."""
     asked = False
+    file = os.environ.get(_STOP_FILE)
 
     def ask(number: int, where: FrameType | None) -> None:
         nonlocal asked
         if asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not asked:
-            print("stopping after this step (again to stop at once) ...", file=sys.stderr)
+            _announce_stop()
         asked = True
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    with _handled(ask):
+        yield lambda: asked or (file is not None and os.path.exists(file))
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _announce_stop() -> None:
+    # not print: the signal may have come in the middle of one, and a buffer cannot be entered twice
+    os.write(2, b"stopping after this step (again to stop at once) ...\n")
 
 
 def _launch(run: RunDir, processes: int, trust_remote_code: bool) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += ["-m", "holdtrue", "resume", str(run.path)]
+    """Carry the run in several processes.
+
+    They are asked to stop by a file, as torchrun would kill what has not stopped within half a minute.
+    """
+    command = [sys.executable, "-m", "holdtrue.training.launch", "--standalone"]
+    command += [f"--nproc-per-node={processes}", "-m", "holdtrue", "resume", str(run.path)]
     command += ["--trust-remote-code"] if trust_remote_code else []
-    child = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True)
+    stop_file = run.path / ".stop"
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, _STOP_FILE: str(stop_file)}
+    with run.claim(), disk_errors(run.path):  # let go of again, for the first of the processes
+        stop_file.unlink(missing_ok=True)
+        run.update_info(status="running", exit_code=None, error=None)
+    # stdout holds the result alone; a session of its own, so that a terminal's Ctrl-C comes only here
+    child = subprocess.Popen(command, stdout=sys.stderr.fileno(), start_new_session=True, env=environment)
 
-    def forward(number: int, where: FrameType | None) -> None:
-        child.send_signal(signal.SIGTERM)
+    def stop(number: int, where: FrameType | None) -> None:
+        if stop_file.exists():
+            child.terminate()
+        else:
+            _announce_stop()
+            stop_file.touch()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        code = child.wait()
+        with _handled(stop):
+            code = child.wait()
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        stop_file.unlink(missing_ok=True)
     if code:
-        info = run.info()
-        if info.get("status") == "interrupted":
-            raise Interrupted(
-                f"{info.get('error', 'interrupted')}; continue with: holdtrue resume {run.path}"
-            )
-        error = HoldtrueError(info.get("error") or f"a process ended with code {code}")
-        error.exit_code = int(info.get("exit_code") or 1)  # type: ignore[misc]
-        raise error
+        raise _what_ended(run)
+
+
+def _what_ended(run: RunDir) -> HoldtrueError:
+    """The error that the run's processes wrote down before they ended."""
+    info = run.info()
+    message = info.get("error") or "a process was killed, as the system does when memory runs out"
+    again = f"{message}; continue with: holdtrue resume {run.path}"
+    if info["status"] == "running":
+        return ResourceError(again)
+    if info["status"] == "interrupted":
+        return Interrupted(again)
+    error = HoldtrueError(message)
+    error.exit_code = int(info.get("exit_code") or 1)  # type: ignore[misc]
+    return error
 
 
 class Narrator:

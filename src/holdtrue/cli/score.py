@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,8 @@ from holdtrue.rundir import disk_errors, find_model
 if TYPE_CHECKING:
     from holdtrue.records import Group
     from holdtrue.reward.scorer import Scored
+
+_OWN = ("rewards", "reward_model", "reward_reason")
 
 
 def command(
@@ -39,6 +41,7 @@ def command(
     "rewards": null and "reward_reason". Rows keep their order; an interrupted command goes on where it
     stopped when it is given again. Unreadable rows are listed in FILE.rejected.jsonl.
     """
+    from holdtrue.data.files import resources
     from holdtrue.data.reader import Reader
     from holdtrue.reward import store
     from holdtrue.reward.card import weights_hash
@@ -51,18 +54,20 @@ def command(
     loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
     loaded.model.bf16 = bf16
     identity = weights_hash(folder)[:16]
+    resources(data)
     rejected = output.with_name(output.name + ".rejected.jsonl")
-    rejected.unlink(missing_ok=True)
-    reader = Reader(data, format=format, columns=frame.columns_from(columns), rejected=rejected)
-    done = _done(output, identity)
-    groups = islice(reader, done, None)
-    count, unscored = done, Counter[str]()
-    with disk_errors(output), open(output, "a", encoding="utf-8") as file:
-        for group, scored in _scored(RewardScorer(loaded), groups):
-            row = scored_row(group, scored, identity)
-            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-            count += 1
-            unscored.update(reason for reason in scored.reasons if reason)
+    unscored = Counter[str]()
+    with disk_errors(output):
+        rejected.unlink(missing_ok=True)
+        reader = Reader(data, format=format, columns=frame.columns_from(columns), rejected=rejected)
+        done, groups = _resumed(output, iter(reader), identity, unscored)
+        count = done
+        with open(output, "a", encoding="utf-8") as file:
+            for group, scored in _scored(RewardScorer(loaded), groups):
+                row = scored_row(group, scored, identity)
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+                count += 1
+                unscored.update(_reasons(row))
     reader.report.require_rows()
     value = {
         "output": str(output),
@@ -95,25 +100,51 @@ def _scored(scorer: Any, groups: Iterator[Group]) -> Iterator[tuple[Group, Score
         yield from zip(chunk, scorer.stream(chunk), strict=True)
 
 
-def _done(output: Path, identity: str) -> int:
-    """Rows already written, by this model; a last line cut short is taken off."""
-    if not output.exists():
-        return 0
-    rows, end = 0, 0
-    with open(output, "rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break
-            end += len(line)
-            rows += 1
-            last = line
-    if rows:
-        try:
-            owner = json.loads(last).get("reward_model")
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-            owner = None
-        if owner != identity:
-            raise DataError(f"{output} exists and was not written by this model; choose another --output")
+def _resumed(
+    output: Path, groups: Iterator[Group], identity: str, unscored: Counter[str]
+) -> tuple[int, Iterator[Group]]:
+    """Rows already written, and the groups still to be scored; a last line cut short is taken off.
+
+    Raises:
+        DataError: the file holds something else than the first rows of this data, scored by this model.
+    """
+    if not output.is_file():  # also a pipe or a device
+        return 0, groups
+    done = end = 0
     with open(output, "r+b") as file:
+        for line in file:
+            group = next(groups, None)
+            row = {} if group is None else group.row or {}
+            if not line.endswith(b"\n") and group is not None and _begins(line, row):
+                groups = chain([group], groups)
+                break
+            try:
+                written = json.loads(line)
+                owner, same = written["reward_model"], _without_rewards(written) == _without_rewards(row)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                owner, same = None, False
+            if owner != identity:
+                raise DataError(f"{output} exists and was not written by this model; choose another --output")
+            if not same:
+                raise DataError(
+                    f"{output}, line {done + 1} is not a row of this data; choose another --output"
+                )
+            unscored.update(_reasons(written))
+            done += 1
+            end += len(line)
         file.truncate(end)
-    return rows
+    return done, groups
+
+
+def _begins(line: bytes, row: Mapping[str, Any]) -> bool:
+    """Whether a line cut short can have been that of ``row``."""
+    whole = json.dumps(row, ensure_ascii=False)[:-1].encode()
+    return line[: len(whole)] == whole[: len(line)]
+
+
+def _without_rewards(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key not in _OWN}
+
+
+def _reasons(row: Mapping[str, Any]) -> list[str]:
+    return [row["reward_reason"]] if "reward_reason" in row else []

@@ -68,6 +68,8 @@ def command(
 def _create(settings: Settings, output: Path) -> RunDir:
     """The run directory; under torchrun the first process makes it and the others wait for it."""
     launch = "-".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_PORT"))
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
+        launch += f"-{os.getppid()}"  # torchrun itself, so that a run of before is not taken for this one
     if int(os.environ.get("RANK", "0")) == 0:
         run = job.start(settings, output)
         run.update_info(launch=launch)

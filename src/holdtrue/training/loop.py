@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from holdtrue.errors import Interrupted, QualityError
 from holdtrue.losses import Loss
@@ -93,7 +94,7 @@ def train(job: Training) -> State:
     every = max(1, round(len(plan) / 10))
     eval_every, save_every = settings.eval_steps or every, settings.save_steps or every
     state = resume(job, parameters, optimizer)
-    model.train(not settings.disable_dropout)
+    training_mode(model, settings)
     while state.step < len(plan) and not state.stopped_early:
         started = time.perf_counter()
         step = plan[state.step]
@@ -133,6 +134,18 @@ def train(job: Training) -> State:
         load_best(job, state, parameters)
     model.eval()
     return state
+
+
+def training_mode(model: RewardModel, settings: TrainingSettings) -> None:
+    """Training mode; with ``disable_dropout`` only of what is not the model's dropout.
+
+    That is the dropout of adapters, which has a setting of its own, and the layers' own flag (not that of
+    the modules in them), without which transformers does not recompute activations.
+    """
+    model.train(not settings.disable_dropout)
+    for name, module in model.named_modules():
+        if ".lora_dropout" in name or isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 def adamw(parameters: dict[str, nn.Parameter], job: Training) -> torch.optim.AdamW:
@@ -216,10 +229,10 @@ def validate(job: Training, state: State, epoch: float) -> None:
         out = job.model(batch)
         sums.add(measure(out, batch, job.loss(out, batch.comparisons)))
     sums = Sums(*job.world.total(sums.values()))
-    job.model.train(not job.settings.disable_dropout)
+    training_mode(job.model, job.settings)
     metrics = sums.metrics()
     value = metrics["loss"] if job.settings.metric_for_best_model == "loss" else -metrics["accuracy"]
-    if state.best_value is None or value < state.best_value:
+    if isfinite(value) and (state.best_value is None or value < state.best_value):
         state.best_step, state.best_value, state.stale = state.step, value, 0
     else:
         state.stale += 1
@@ -289,9 +302,11 @@ def resume(job: Training, parameters: dict[str, nn.Parameter], optimizer: torch.
     for key, value in tensors["optimizer"].items():
         name, _, part = key.rpartition("/")
         moments = optimizer.state[parameters[name]]
-        moments[part] = torch.zeros_like(parameters[name]) if value.ndim else value.clone()
         if value.ndim:
+            moments[part] = torch.zeros_like(parameters[name])
             load_whole(moments[part], value)
+        else:  # the fused optimiser counts its steps on the device
+            moments[part] = value.to(parameters[name].device if not job.world.sharded else "cpu")
     torch.set_rng_state(tensors["random"]["cpu"])
     if "cuda" in tensors["random"] and job.world.device.startswith("cuda"):
         torch.cuda.set_rng_state(tensors["random"]["cuda"])
