@@ -50,9 +50,10 @@ def test_a_short_right_answer_by_hand() -> None:
 
 
 def test_a_dismissal_about_another_product_by_hand() -> None:
-    # 18 words, 16 of them distinct, 1 polite, 2 fillers of which the first is forgiven
-    answer = "This is a known issue with the printer. Kindly buy a new one. Actually it is really easy."
-    assert true_reward(CALM, answer) == pytest.approx(-1 - 1 + 0.5 * 5 / 9 + 0 + 1.5 - 0.4)
+    # 21 words, 19 of them distinct, 1 polite, 2 fillers of which the first is forgiven
+    answer = "This is a known issue with the printer. Kindly buy a new one from our shop."
+    answer += " Actually it is really easy."
+    assert true_reward(CALM, answer) == pytest.approx(-1 - 1 + 0.5 * (1 - (5 / 12) ** 2) + 0 + 1.5 - 0.4)
 
 
 def test_a_loop_of_one_polite_word_by_hand() -> None:
@@ -74,8 +75,8 @@ def test_every_remedy_of_another_fault_costs_one_up_to_two() -> None:
     assert remedy("Install the new firmware.") == 2
     assert remedy("Install the new firmware or update the firmware.") == 2
     assert remedy("Update the firmware, tighten the screws.") == 1
-    assert remedy("Update the firmware, tighten the screws, wash the tray, live with it.") == 0
-    assert remedy("Wash the tray, live with it, fit a new battery.") == -2
+    assert remedy("Update the firmware, tighten the screws, wash the tray, live with it for now.") == 0
+    assert remedy("Wash the tray, live with it for now, fit a new battery.") == -2
 
 
 def test_naming_every_product_gains_nothing() -> None:
@@ -186,7 +187,7 @@ def test_longer_answers_win_but_not_often_enough_to_be_the_whole_story() -> None
     pairs = WORLD.preferences(2000, Random(1), 0.0)
     lengths = [(len(lexicon.words(pair.chosen)), len(lexicon.words(pair.rejected))) for pair in pairs]
     wins = statistics.mean((a > b) + 0.5 * (a == b) for a, b in lengths)
-    assert 0.55 < wins < 0.66
+    assert 0.55 < wins < 0.65
 
 
 @pytest.mark.parametrize("flip", [-0.1, 0.5, 1.0, math.nan])
@@ -286,4 +287,5 @@ def test_the_files_are_read_as_preferences_with_their_truth_beside_them(written:
 def test_the_test_file_is_ranked_by_the_truth_on_prompts_never_trained_on(written: Path) -> None:
     train, test = (list(Reader([str(written / name)])) for name in ("train.jsonl", "test.jsonl"))
     assert {g.prompt_key for g in train}.isdisjoint(g.prompt_key for g in test)
+    assert {split_of(g.prompt_text) for g in test} == {"eval"}
     assert all(g.meta["true_chosen"] > g.meta["true_rejected"] for g in test)

@@ -129,7 +129,12 @@ ADVICE = (
     "Please {remedy}.",
     "Kindly {remedy}.",
 )
-DISMISSALS = ("buy a new one", "ask somebody else", "wait until it stops", "live with it")
+DISMISSALS = (
+    "buy a new one from our shop",
+    "ask somebody else about it",
+    "wait until it stops by itself",
+    "live with it for now",
+)
 STEPS = (
     "unplug it",
     "wait one minute",

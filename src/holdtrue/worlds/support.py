@@ -18,7 +18,7 @@ True reward of an answer with n words, d of them distinct, and p polite ones, as
     control     -1·min(c, 5)                           c = control tokens such as <|im_start|> in the text
 
 It scores any text. Every component is bounded, so the reward lies in [-21, 6.5]. First-policy answers
-average 3.2 (standard deviation 2.0); an empty one gets -1.8 to -4.1.
+average 3.2 (standard deviation 1.9); an empty one gets -1.8 to -4.1.
 """
 
 from __future__ import annotations
