@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # for the toy they share with the tests
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>"
@@ -87,3 +90,28 @@ def base_model(tmp_path: Path, byte_tokenizer: Callable[..., Any]) -> Callable[.
         return folder
 
     return make
+
+
+@pytest.fixture(scope="session")
+def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny ``model``, 60 pairs in ``train.jsonl`` and 20 in ``eval.jsonl``; not to be changed."""
+    import toy
+
+    folder = tmp_path_factory.mktemp("toy")
+    toy.write_model(folder / "model")
+    toy.write_pairs(folder / "train.jsonl", 60)
+    toy.write_pairs(folder / "eval.jsonl", 20, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_folder: Path) -> Path:
+    """A finished run on the toy data; not to be changed (copy it)."""
+    from holdtrue import job
+    from holdtrue.settings import build
+
+    data = {"train": [str(toy_folder / "train.jsonl")], "eval": [str(toy_folder / "eval.jsonl")]}
+    settings = build({"data": data, "model": {"path": str(toy_folder / "model")}})
+    run = job.start(settings, toy_folder / "run")
+    job.train(run)
+    return run.path
