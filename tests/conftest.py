@@ -94,7 +94,7 @@ def base_model(tmp_path: Path, byte_tokenizer: Callable[..., Any]) -> Callable[.
 
 @pytest.fixture(scope="session")
 def toy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a tiny ``model``, 60 pairs in ``train.jsonl`` and 20 in ``eval.jsonl``; not to be changed."""
+    """A folder with ``model``, 60 pairs in ``train.jsonl``, 20 in ``eval.jsonl``; not to be changed."""
     import toy
 
     folder = tmp_path_factory.mktemp("toy")

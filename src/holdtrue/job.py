@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import platform
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -23,7 +22,6 @@ from holdtrue.errors import (
     HoldtrueError,
     Interrupted,
     ModelError,
-    QualityError,
     ResourceError,
     SettingsError,
 )
@@ -35,7 +33,7 @@ if TYPE_CHECKING:
     from holdtrue.reward.store import Loaded
     from holdtrue.training.distributed import World
     from holdtrue.training.loop import State
-    from holdtrue.training.preparation import Prepared
+    from holdtrue.training.setup import Setup
 
 Tell = Callable[[str, dict[str, Any]], None]
 
@@ -109,51 +107,23 @@ def train(
 def _train(
     run: RunDir, settings: Settings, world: World, tell: Tell, stop: Callable[[], bool], trust: bool
 ) -> dict[str, Any]:
-    import torch
-    import transformers
-
-    from holdtrue.reward import store
     from holdtrue.training import checkpoint, distributed, loop, sinks
-    from holdtrue.training.preparation import prepare, read_splits, write_dropped
+    from holdtrue.training.setup import set_up
 
     rejected = run.rejected_file if world.main else None
     if rejected is not None:
         rejected.unlink(missing_ok=True)
-    train_groups, eval_groups, reports = read_splits(settings.data, rejected)
-    loaded = store.load(settings.model, seed=settings.seed, device=world.device, trust_remote_code=trust)
-    encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
-    most = settings.data.max_answers_per_tree
-    training = prepare(train_groups, encoder, most, "train")
-    validation = prepare(eval_groups, encoder, most, "eval")
-    if not training.trees:
-        raise DataError(f"no usable comparisons left: {_reasons(training.dropped)}")
-    set_precision(loaded, settings)
-    hold_master_weights(loaded)
-    if settings.training.gradient_checkpointing:
-        loaded.model.recompute_activations()
-        loaded.model.inner.enable_input_require_grads()
-    counts = {"train": training.summary(), "eval": validation.summary()}
-    for name, report in reports.items():
-        counts[name] |= report.as_json()
+    setup = set_up(settings, world.device, rejected=rejected, trust_remote_code=trust)
     if world.main:
-        _refuse_changed_data(run, counts)
-        write_dropped(run.dropped_file, [training, validation])
-        run.update_info(
-            torch=torch.__version__,
-            transformers=transformers.__version__,
-            processes=world.size,
-            model=describe(loaded, encoder.max_length, settings),
-            data=counts,
-        )
+        _record(run, setup, world)
     tell("prepared", run.info())
     if world.sharded:
-        distributed.shard(loaded.model, world)
+        distributed.shard(setup.loaded.model, world)
     found = checkpoint.newest(run) if world.main else None
     if world.main:
         sinks.rewind(run, found[0] if found else 0)
     names = settings.training.report_to if world.main else []
     trackers = sinks.Sinks(names, run, settings.dump(), resumed_at=found[0] if found else None)
-    started = time.perf_counter()
 
     def row(values: dict[str, Any]) -> None:
         trackers.write(values)
@@ -162,65 +132,66 @@ def _train(
     with trackers:
         state = loop.train(
             loop.Training(
-                model=loaded.model,
+                model=setup.loaded.model,
                 loss=settings.loss,
-                trees=training.trees,
-                eval_trees=validation.trees,
+                trees=setup.train.trees,
+                eval_trees=setup.eval.trees,
                 settings=settings.training,
                 run=run,
                 seed=settings.seed,
-                learning_rate=peak_rate(settings, loaded),
+                learning_rate=setup.learning_rate,
                 world=world,
                 tell=row,
                 stop=stop,
             )
         )
     if world.sharded:
-        loaded = _unsharded(loaded, settings, world, trust)
-    if not world.main:
-        return {}
-    return _finish(run, settings, loaded, training, validation, state, time.perf_counter() - started, tell)
+        setup.loaded = _unsharded(setup, world, trust)
+    return _finish(run, setup, state, tell) if world.main else {}
 
 
-def _finish(
-    run: RunDir,
-    settings: Settings,
-    loaded: Loaded,
-    training: Prepared,
-    validation: Prepared,
-    state: State,
-    seconds: float,
-    tell: Tell,
-) -> dict[str, Any]:
+def _record(run: RunDir, setup: Setup, world: World) -> None:
+    """What the run is made of, into ``run.json`` and ``dropped.jsonl``; refuses data that changed."""
+    import torch
+    import transformers
+
+    from holdtrue.training.preparation import write_dropped
+
+    _refuse_changed_data(run, setup.counts)
+    write_dropped(run.dropped_file, [setup.train, setup.eval])
+    run.update_info(
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        processes=world.size,
+        model=setup.describe(),
+        data=setup.counts,
+    )
+
+
+def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, Any]:
+    """Measure, save and report the trained model."""
+    from holdtrue.evaluation import evaluate
     from holdtrue.report import write_report
     from holdtrue.reward import store
+    from holdtrue.reward.scorer import RewardScorer, count_reasons
 
-    judged = validation if validation.trees else training
-    name = "validation" if validation.trees else "training pairs (nothing was held out)"
-    loaded.model.eval()
+    settings, loaded = setup.settings, setup.loaded
+    judged = setup.eval if setup.eval.trees else setup.train
+    name = "validation" if setup.eval.trees else "training pairs (nothing was held out)"
     loaded.model.bf16 = False
-    from holdtrue.evaluation import evaluate
-    from holdtrue.reward.scorer import RewardScorer
-
-    encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
-    scorer = RewardScorer(loaded, encoder, settings.training.max_tokens_per_pass)
+    scorer = RewardScorer(loaded, setup.encoder, settings.training.max_tokens_per_pass)
     scored = list(scorer.stream(judged.groups))
-    unscored: dict[str, int] = {}
-    for item in scored:
-        for reason in item.reasons:
-            if reason:
-                unscored[reason] = unscored.get(reason, 0) + 1
-    result = evaluate(judged.groups, [s.rewards for s in scored], settings.evaluation, name, unscored)
-    hashes = {file["path"]: file["sha256"] for file in run.info()["data"]["train"]["files"]}
-    card = make_card(settings, loaded, training, encoder.max_length, result, hashes)
+    rewards = [item.rewards for item in scored]
+    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored))
     lora = settings.model.lora
     with disk_errors(run.model):
+        card = _card(setup, result)
         store.publish(loaded, run.model, card, merge=lora is not None and lora.merge)
         write_json(run.evaluation_file, {"model_hash": card.weights_sha256, "results": [result]})
         run.update_info(
             status="finished",
             finished=now(),
-            seconds=round(run.info().get("seconds", 0.0) + seconds, 1),
+            seconds=round(state.seconds, 1),
             steps=state.step,
             best_step=state.best_step,
             stopped_early=state.stopped_early,
@@ -232,86 +203,25 @@ def _finish(
     return result
 
 
-def make_card(
-    settings: Settings,
-    loaded: Loaded,
-    training: Prepared,
-    max_length: int,
-    result: dict[str, Any],
-    hashes: dict[str, str],
-) -> RewardCard:
-    """What the saved model's card says; ``hashes`` are the training files' SHA-256."""
-    from holdtrue.reward.card import RewardCard
+def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
+    """What the saved model's card says."""
+    from holdtrue.reward.card import RewardCard, read_token
     from holdtrue.training.preparation import length_quantiles
 
-    last = [int(answer[-1]) for tree in training.trees for answer in tree.answers]
-    common = max(set(last), key=last.count)
-    share = last.count(common) / len(last)
-    reward = result["reward"]
+    data, reward = setup.settings.data, result["reward"]
+    last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
     return RewardCard(
-        base_model=loaded.base,
-        pooled={
-            "policy": "last real token, by position or attention mask",
-            "id": common,
-            "text": loaded.tokenizer.convert_ids_to_tokens(common),
-            "share": round(share, 4),
-        },
-        eos="chat template" if settings.data.plain_text == "chat" else "appended",
-        max_length=max_length,
-        truncation=settings.data.truncation,
-        loss=settings.dump()["loss"],
+        base_model=setup.loaded.base,
+        pooled=read_token(last, setup.loaded.tokenizer),
+        eos="chat template" if data.plain_text == "chat" else "appended",
+        max_length=setup.encoder.max_length,
+        truncation=data.truncation,
+        loss=setup.settings.dump()["loss"],
         calibration={"temperature": result["temperature"]} if result["temperature"] else {},
-        reward={"mean": reward["mean"], "std": reward["std"], "count": result["count"]},
-        lengths=length_quantiles(training.lengths),
-        data=hashes,
+        reward={"mean": reward["mean"], "std": reward["std"], "count": result["answers"]},
+        lengths=length_quantiles(setup.train.lengths),
+        data={file["path"]: file["sha256"] for file in setup.counts["train"]["files"]},
     )
-
-
-def hold_master_weights(loaded: Loaded) -> None:
-    """What is trained in float32, whatever the frozen weights are held in."""
-    for parameter in loaded.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
-def set_precision(loaded: Loaded, settings: Settings) -> None:
-    """bfloat16 autocast as set, or by default where hardware computes it natively and it pays."""
-    import torch
-
-    wanted = settings.training.bf16
-    if wanted is None:
-        if loaded.model.device.type == "cuda":
-            wanted = torch.cuda.is_bf16_supported()
-        else:
-            wide = loaded.model.inner.config.get_text_config().hidden_size >= 256
-            wanted = wide and torch.cpu._is_avx512_bf16_supported()
-    loaded.model.bf16 = wanted
-
-
-def peak_rate(settings: Settings, loaded: Loaded) -> float:
-    """Peak learning rate: as set, or 0.04 / width, ten times that for adapters."""
-    if settings.training.learning_rate is not None:
-        return settings.training.learning_rate
-    rate = 0.04 / loaded.model.inner.config.get_text_config().hidden_size
-    return float(rate * (10 if settings.model.lora else 1))
-
-
-def describe(loaded: Loaded, max_length: int, settings: Settings) -> dict[str, Any]:
-    """The model's part of ``run.json``."""
-    parameters = list(loaded.model.parameters())
-    return {
-        "path": loaded.base,
-        "architecture": type(loaded.model.inner).__name__,
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
-        "layout": loaded.model.layout,
-        "layout_reason": loaded.model.layout_reason,
-        "precision": "bf16 autocast" if loaded.model.bf16 else "fp32",
-        "max_length": max_length,
-        "chat_template": loaded.template,
-        "device": str(loaded.model.device),
-        "learning_rate": peak_rate(settings, loaded),
-    }
 
 
 def _require_files(settings: Settings) -> None:
@@ -367,15 +277,14 @@ def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:
                 raise DataError(f"{path} {what} since this run began; start a new run to train on it")
 
 
-def _reasons(counter: Any) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in counter.most_common(3)) or "no comparisons"
-
-
-def _unsharded(loaded: Loaded, settings: Settings, world: World, trust: bool) -> Loaded:
+def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
+    """The trained model in one piece; every process gathers, each then holds a whole copy."""
     from holdtrue.reward import store
     from holdtrue.training.distributed import full_tensor
+    from holdtrue.training.setup import hold_master_weights
 
-    weights = {name: full_tensor(p.detach()).cpu() for name, p in loaded.model.named_parameters()}
+    settings = setup.settings
+    weights = {name: full_tensor(p.detach()).cpu() for name, p in setup.loaded.model.named_parameters()}
     whole = store.load(settings.model, seed=settings.seed, device=world.device, trust_remote_code=trust)
     hold_master_weights(whole)
     whole.model.load_state_dict(weights, strict=False)
@@ -413,6 +322,3 @@ def _status(run: RunDir) -> Iterator[None]:
         if isinstance(error, ResourceError):
             raise error from None
         raise
-
-
-__all__ = ["QualityError", "start", "train"]

@@ -94,6 +94,8 @@ class RunDir:
     def claim(self) -> Iterator[None]:
         """Keep other processes from working on the run; however this one ends, the system lets go of it.
 
+        Half-written files of processes that were killed are removed.
+
         Raises:
             SettingsError: another process is working on it.
         """
@@ -104,11 +106,26 @@ class RunDir:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise SettingsError(f"{self.path} is in use by another process; wait until it ends") from None
+            for path in self.path.glob(".*.tmp"):
+                writer = path.name.split(".")[-2]
+                if writer.isdecimal() and not alive(int(writer)):
+                    path.unlink(missing_ok=True)
             yield
 
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine has not ended."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's process
+        return True
+    return True
 
 
 class disk_errors:

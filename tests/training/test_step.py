@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import toy
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
+import toy
 from holdtrue.losses.bradley_terry import BradleyTerry
 from holdtrue.reward import store
 from holdtrue.reward.model import RewardModel

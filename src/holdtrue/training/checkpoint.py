@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from holdtrue.errors import DataError
-from holdtrue.rundir import RunDir, disk_errors, read_json, write_json
+from holdtrue.rundir import RunDir, alive, disk_errors, read_json, write_json
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
@@ -90,7 +90,7 @@ def publish(run: RunDir, step: int) -> Iterator[Path]:
     final = folder_of(run, step)
     with disk_errors(final):
         run.checkpoints.mkdir(parents=True, exist_ok=True)
-        _sweep(run)
+        sweep(run)
         folder = run.checkpoints / f".tmp-{step}-{os.getpid()}"
         try:
             folder.mkdir()
@@ -181,6 +181,14 @@ def fault(path: Path) -> str | None:
     return None
 
 
+def sweep(run: RunDir) -> None:
+    """Remove what dead processes, or an earlier failure of this one, left behind."""
+    for path in run.checkpoints.glob(".tmp-*"):
+        match = _TEMPORARY.fullmatch(path.name)
+        if match and (int(match[1]) == os.getpid() or not alive(int(match[1]))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _listed(run: RunDir) -> list[tuple[int, Path]]:
     """Published checkpoints, whole or not, oldest first; ``.old`` before the one that replaces it."""
     if not run.checkpoints.is_dir():
@@ -220,24 +228,6 @@ def _delete(path: Path) -> None:
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     os.rename(path, temporary)
     shutil.rmtree(temporary)
-
-
-def _sweep(run: RunDir) -> None:
-    """Remove what dead processes, or an earlier failure of this one, left behind."""
-    for path in run.checkpoints.iterdir():
-        match = _TEMPORARY.fullmatch(path.name)
-        if match and (int(match[1]) == os.getpid() or not _alive(int(match[1]))):
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's process
-        return True
-    return True
 
 
 def _write_tensors(path: Path, group: Mapping[str, Tensor]) -> None:
