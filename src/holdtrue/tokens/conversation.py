@@ -87,6 +87,7 @@ class Encoder:
         self.repaired: Counter[str] = Counter()
         self._backend = tokenizer.backend_tokenizer
         self._bos = _leading_bos(tokenizer)
+        self._bos_id = tokenizer.bos_token_id
         self._boundaries = _exact_boundaries(tokenizer)
 
     def encode(self, groups: Sequence[Group]) -> Iterator[Encoded]:
@@ -110,21 +111,29 @@ class Encoder:
 
         The answer begins where the rendered prompt, with the opening of an assistant turn, ends; what
         the template writes after the answer (end-of-turn token, EOS) belongs to it. A token that
-        straddles the boundary is counted to the answer.
+        straddles the boundary is counted to the answer. Where the template refuses the prompt alone, all
+        of the conversation is the answer.
         """
-        text = self.render(group.conversation(answer))
-        if isinstance(group.prompt, str):
-            prompt = group.prompt
-        else:
-            prompt = self.tokenizer.apply_chat_template(
-                as_json(group.prompt), tokenize=False, add_generation_prompt=True
-            )
-        boundary = len(_common_prefix([prompt, text]))
+        conversation = group.conversation(answer)
+        text, raw = self.render(conversation), isinstance(conversation, str)
+        boundary = len(_common_prefix([self._opening(group.prompt), text]))
         encoding = self._backend.encode(text, add_special_tokens=False)
         start = next((i for i, (_, end) in enumerate(encoding.offsets) if end > boundary), len(encoding.ids))
-        extra = len(self._bos) if isinstance(group.prompt, str) else 0
-        total = len(self._finish(np.asarray(encoding.ids, np.int32), raw=isinstance(group.prompt, str)))
-        return start + extra, total
+        ids = self._finish(np.asarray(encoding.ids, np.int32), raw=raw)
+        before = len(ids) - len(encoding.ids) - (1 if raw and self.tokenizer.eos_token_id is not None else 0)
+        return max(start + before, 0), len(ids)
+
+    def _opening(self, prompt: Messages | str) -> str:
+        if isinstance(prompt, str):
+            return prompt
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    as_json(prompt), tokenize=False, add_generation_prompt=True
+                )
+            )
+        except (TemplateError, ValueError, TypeError):
+            return ""
 
     def _encode_chunk(self, groups: Sequence[Group]) -> Iterator[Encoded]:
         conversations = [g.conversation(k) for g in groups for k in range(len(g.answers))]
@@ -145,12 +154,14 @@ class Encoder:
                 else:
                     plan.append([*shared, len(pieces)])
                     pieces.append(text[len(head) :])
+        self._backend.no_padding()  # calling the tokenizer itself may have switched these on
+        self._backend.no_truncation()
         encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         results = iter(zip(plan, conversations, strict=True))
         for group in groups:
             fitted = [self._fit(ids, *next(results), group) for _ in group.answers]
-            yield Encoded(*(tuple(column) for column in zip(*fitted, strict=True)))
+            yield Encoded(*(tuple(item[column] for item in fitted) for column in range(3)))
 
     def _fit(
         self, ids: list[Ids], plan: list[int] | _Refused, conversation: Messages | str, group: Group
@@ -174,18 +185,20 @@ class Encoder:
             return None, "longer than max_length", 0
         if self.truncation == "right":
             return full[: self.max_length], None, over
-        keep = len(self._bos) if len(self._bos) and full[0] == self._bos[0] else 0
+        keep = 1 if full[0] == self._bos_id else 0
         return np.concatenate([full[:keep], full[over + keep :]]), None, over
 
     def _finish(self, ids: Ids, *, raw: bool) -> Ids:
         if raw:
-            eos = self.tokenizer.eos_token_id
-            tail = np.array([] if eos is None else [eos], dtype=np.int32)
-            ids = np.concatenate([self._bos, ids, tail])
-        if len(ids) > 1 and len(self._bos) and ids[0] == ids[1] == self._bos[0]:
+            ids = np.concatenate([self._bos, ids])
+        extra = 0
+        while len(ids) > extra + 1 and ids[extra] == ids[extra + 1] == self._bos_id:
+            extra += 1
+        if extra:
             self.repaired["doubled BOS removed"] += 1
-            ids = ids[1:]
-        return ids
+            ids = ids[extra:]
+        eos = self.tokenizer.eos_token_id
+        return np.append(ids, np.int32(eos)) if raw and eos is not None else ids
 
     def _render_all(self, conversations: Sequence[Messages | str]) -> list[str | _Refused]:
         rendered: list[str | _Refused] = [c if isinstance(c, str) else "" for c in conversations]
@@ -196,7 +209,7 @@ class Encoder:
             texts = [self._render_or_refuse(as_json(conversations[i])) for i in chats]
         for i, text in zip(chats, texts, strict=True):
             rendered[i] = text
-        return rendered
+        return [_encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
         result = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=False)
@@ -223,6 +236,15 @@ class Encoder:
 @dataclass(frozen=True, slots=True)
 class _Refused:
     reason: str
+
+
+def _encodable(text: str | _Refused) -> str | _Refused:
+    if isinstance(text, str) and not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return _Refused("lone surrogates in the text")
+    return text
 
 
 def _leading_bos(tokenizer: Any) -> Ids:
@@ -257,6 +279,9 @@ def _common_prefix(texts: Sequence[str]) -> str:
 def model_max_length(config: Any, tokenizer: Any) -> int:
     """Most tokens the model can take: the smaller of its positions and the tokenizer's limit.
 
+    A model with ``longrope`` rotates by other frequencies as soon as one sequence of a batch is longer than
+    its original context, which would move the rewards of all others; it is held to that context.
+
     Raises:
         SettingsError: neither says; ``data.max_length`` must then be given.
     """
@@ -264,8 +289,20 @@ def model_max_length(config: Any, tokenizer: Any) -> int:
     limits = [
         getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None),
         tokenizer.model_max_length if tokenizer.model_max_length < 10**8 else None,
+        _original_context(text_config),
     ]
     known = [limit for limit in limits if limit]
     if not known:
         raise SettingsError("neither model nor tokenizer says how long a text may be; set data.max_length")
     return int(min(known))
+
+
+def _original_context(config: Any) -> int | None:
+    rope = getattr(config, "rope_parameters", None) or {}
+    per_layer_type = [values for values in rope.values() if isinstance(values, dict)]
+    if not any(values.get("rope_type") == "longrope" for values in [rope, *per_layer_type]):
+        return None
+    original: int | None = rope.get("original_max_position_embeddings") or getattr(
+        config, "original_max_position_embeddings", None
+    )
+    return original
