@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from holdtrue import job
 from holdtrue.errors import DataError
 from holdtrue.records import Group
 from holdtrue.reward import store
@@ -22,7 +21,8 @@ from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.tree import Tree
 from holdtrue.training import loop, order, step
 from holdtrue.training.distributed import default_device
-from holdtrue.training.preparation import length_quantiles, prepare, read_splits
+from holdtrue.training.preparation import length_quantiles
+from holdtrue.training.setup import Setup, set_up
 
 _PROBED_TOKENS = 20_000
 
@@ -41,49 +41,37 @@ def plan(settings: Settings, trust_remote_code: bool = False) -> dict[str, Any]:
     Raises:
         DataError: nothing usable is left. SettingsError, ModelError: as in training.
     """
-    train_groups, eval_groups, reports = read_splits(settings.data, None)
-    loaded = store.load(
-        settings.model, seed=settings.seed, device=default_device(), trust_remote_code=trust_remote_code
-    )
-    encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
-    most = settings.data.max_answers_per_tree
-    training = prepare(train_groups, encoder, most, "train")
-    validation = prepare(eval_groups, encoder, most, "eval")
-    if not training.trees:
-        raise DataError(f"no usable comparisons left: {dict(training.dropped)}")
-    job.set_precision(loaded, settings)
-    counts = [len(tree.first) for tree in training.trees]
+    setup = set_up(settings, default_device(), trust_remote_code=trust_remote_code)
+    model, trees = setup.loaded.model, setup.train.trees
+    counts = [len(tree.first) for tree in trees]
     steps = order.steps(counts, settings.training, settings.training.processes, settings.seed)
-    probe = measure(settings, loaded, training.trees)
-    tokens = sum(training.trees[i].tokens for s in steps for i in s.trees)
-    trainable = sum(p.numel() for p in loaded.model.parameters() if p.requires_grad)
-    weights = sum(p.numel() * p.element_size() for p in loaded.model.parameters())
+    tokens = sum(trees[i].tokens for s in steps for i in s.trees)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = {
-        "weights": weights,
+        "weights": sum(p.numel() * p.element_size() for p in model.parameters()),
         "gradients": 4 * trainable,
         "optimizer": 8 * trainable,
-        "activations": probe.activation_bytes,
     }
-    data = {"train": training.summary(), "eval": validation.summary()}
-    for name, report in reports.items():
-        data[name] |= report.as_json()
+    probe = measure(setup)
+    memory["activations"] = probe.activation_bytes
     return {
-        "model": job.describe(loaded, encoder.max_length, settings),
-        "data": data,
-        "lengths": length_quantiles(training.lengths),
+        "model": setup.describe(),
+        "data": setup.counts,
+        "lengths": length_quantiles(setup.train.lengths),
         "steps": len(steps),
         "comparisons_per_step": settings.training.comparisons_per_step(settings.training.processes),
         "memory_bytes": memory | {"total": sum(memory.values())},
         "tokens": tokens,
         "tokens_per_second": round(probe.tokens_per_second, 1),
         "seconds": round(tokens / probe.tokens_per_second, 1),
-        "example": example(encoder, train_groups),
+        "example": example(setup.encoder, setup.train.groups),
     }
 
 
-def measure(settings: Settings, loaded: store.Loaded, trees: list[Tree]) -> Probe:
+def measure(setup: Setup) -> Probe:
     """Train-shaped passes (forward and backward, no update) over the longest trees and some typical ones."""
-    by_size = sorted(trees, key=lambda tree: tree.tokens, reverse=True)
+    settings, loaded = setup.settings, setup.loaded
+    by_size = sorted(setup.train.trees, key=lambda tree: tree.tokens, reverse=True)
     fixed = loop.Training(
         model=loaded.model,
         loss=settings.loss,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,12 +64,13 @@ def command(
 
 def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
     from holdtrue.evaluation import evaluate
+    from holdtrue.reward.scorer import count_reasons
     from holdtrue.training.preparation import read_groups
 
     groups, report = read_groups([path], data, None)
     scored = list(scorer.stream(groups))
-    unscored = Counter(reason for item in scored for reason in item.reasons if reason)
-    result = evaluate(groups, [item.rewards for item in scored], evaluation, path, unscored)
+    rewards = [item.rewards for item in scored]
+    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored))
     return result | {"rejected": dict(report.rejected)}
 
 

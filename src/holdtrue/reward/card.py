@@ -6,6 +6,8 @@ Written beside the weights as ``reward_card.json``; scoring warns when what it d
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,7 @@ class RewardCard:
         max_length, truncation: as trained.
         loss: the loss and its hyperparameters.
         calibration: temperature T fitted on validation pairs, P(first preferred) = σ(gap / T).
-        reward: mean, std and count of the rewards of a reference set (validation answers).
+        reward: mean, std and number of the rewards of a reference set (validation answers).
         lengths: quantiles of the training conversations' lengths in tokens.
         data: SHA-256 of every training file.
         weights_sha256: hash of the weights, the model's identity in scores and reports.
@@ -70,6 +72,17 @@ def read_card(folder: Path) -> RewardCard | None:
     if not isinstance(values, dict) or not set(values) <= known:
         raise DataError(f"{path} is not a reward card of this version (unknown fields in it)")
     return RewardCard(**values)
+
+
+def read_token(last: Sequence[int], tokenizer: Any) -> dict[str, Any]:
+    """The token most conversations end with, and their share; ``last`` holds each one's last id."""
+    common, count = Counter(last).most_common(1)[0]
+    return {
+        "policy": "last real token, by position or attention mask",
+        "id": common,
+        "text": tokenizer.convert_ids_to_tokens(common),
+        "share": round(count / len(last), 4),
+    }
 
 
 def text_hash(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -34,6 +35,11 @@ class Scored:
 
     rewards: NDArray[np.float32]
     reasons: tuple[str | None, ...]
+
+
+def count_reasons(scored: Iterable[Scored]) -> Counter[str]:
+    """How many answers have no reward, by reason."""
+    return Counter(reason for item in scored for reason in item.reasons if reason)
 
 
 class RewardScorer:

@@ -1,0 +1,112 @@
+"""What a run is made of before its first step: the model ready to train and the trees it trains on.
+
+Training and its plan set up the same way, so what a plan says is what a run does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from holdtrue.errors import DataError
+from holdtrue.reward import store
+from holdtrue.settings import Settings
+from holdtrue.tokens.conversation import Encoder
+from holdtrue.training.preparation import Prepared, prepare, read_splits
+
+
+@dataclass
+class Setup:
+    """Model, encoder and both splits of a run.
+
+    Attributes:
+        counts: per split what was read, kept, dropped and cut, as it stands in ``run.json``.
+    """
+
+    settings: Settings
+    loaded: store.Loaded
+    encoder: Encoder
+    train: Prepared
+    eval: Prepared
+    counts: dict[str, Any]
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak rate: as set, or 0.04 / width, ten times that for adapters."""
+        if self.settings.training.learning_rate is not None:
+            return self.settings.training.learning_rate
+        rate = 0.04 / _width(self.loaded)
+        return float(rate * (10 if self.settings.model.lora else 1))
+
+    def describe(self) -> dict[str, Any]:
+        """The model's part of ``run.json``."""
+        model = self.loaded.model
+        parameters = list(model.parameters())
+        return {
+            "path": self.loaded.base,
+            "architecture": type(model.inner).__name__,
+            "parameters": sum(p.numel() for p in parameters),
+            "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+            "layout": model.layout,
+            "layout_reason": model.layout_reason,
+            "precision": "bf16 autocast" if model.bf16 else "fp32",
+            "max_length": self.encoder.max_length,
+            "chat_template": self.loaded.template,
+            "device": str(model.device),
+            "learning_rate": self.learning_rate,
+        }
+
+
+def set_up(
+    settings: Settings, device: str, *, rejected: Path | None = None, trust_remote_code: bool = False
+) -> Setup:
+    """Read and encode the data, load the model and make it ready: precision, master weights, recomputation.
+
+    ``rejected`` is where unreadable rows are listed.
+
+    Raises:
+        DataError: no usable comparison is left. ModelError, SettingsError: as in loading.
+    """
+    train_groups, eval_groups, reports = read_splits(settings.data, rejected)
+    loaded = store.load(
+        settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
+    )
+    encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
+    most = settings.data.max_answers_per_tree
+    train = prepare(train_groups, encoder, most, "train")
+    held_out = prepare(eval_groups, encoder, most, "eval")
+    if not train.trees:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
+        raise DataError(f"no usable comparisons left: {reasons or 'there were none'}")
+    loaded.model.bf16 = _bf16(loaded, settings)
+    hold_master_weights(loaded)
+    if settings.training.gradient_checkpointing:
+        loaded.model.recompute_activations()
+    counts = {"train": train.summary(), "eval": held_out.summary()}
+    for name, report in reports.items():
+        counts[name] |= report.as_json()
+    return Setup(settings, loaded, encoder, train, held_out, counts)
+
+
+def hold_master_weights(loaded: store.Loaded) -> None:
+    """What is trained in float32, whatever the frozen weights are held in."""
+    for parameter in loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _bf16(loaded: store.Loaded, settings: Settings) -> bool:
+    """Autocast as set, or by default where hardware computes bfloat16 natively and it pays."""
+    if settings.training.bf16 is not None:
+        return settings.training.bf16
+    if loaded.model.device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    return _width(loaded) >= 256 and torch.cpu._is_avx512_bf16_supported()
+
+
+def _width(loaded: store.Loaded) -> int:
+    width: int = loaded.model.inner.config.get_text_config().hidden_size
+    return width
