@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import toy
 from holdtrue import job as main_job
+
 from holdtrue.errors import Interrupted, QualityError
 from holdtrue.losses import Loss
 from holdtrue.losses.bradley_terry import BradleyTerry
@@ -24,6 +25,7 @@ from holdtrue.settings import DataSettings, ModelSettings, Settings, TrainingSet
 from holdtrue.tokens.tree import Tree
 from holdtrue.training import checkpoint, loop, schedules, step
 from holdtrue.training.preparation import prepare, read_splits
+from holdtrue.training.setup import hold_master_weights
 
 Make = Callable[..., loop.Training]
 
@@ -40,7 +42,7 @@ def make(toy_folder: Path, tmp_path: Path) -> Make:
     def made(model: dict[str, Any] | None = None, **values: Any) -> loop.Training:
         chosen = ModelSettings(path=str(toy_folder / "model"), **(model or {}))
         loaded = store.load(chosen, seed=1)
-        main_job.hold_master_weights(loaded)
+        hold_master_weights(loaded)
         return loop.Training(
             model=loaded.model,
             loss=BradleyTerry(),
