@@ -33,7 +33,7 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture
 def byte_tokenizer() -> Callable[..., Any]:
-    """Makes a tokenizer of one token per byte and the special tokens given, in ChatML form."""
+    """Makes a tokenizer in ChatML form: one token per byte, and special tokens 0, 1 and (if there is one) pad."""
 
     def make(**options: Any) -> Any:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -75,13 +75,13 @@ def base_model(tmp_path: Path, byte_tokenizer: Callable[..., Any]) -> Callable[.
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
             "max_position_embeddings": 512,
-            "pad_token_id": 0,
+            "pad_token_id": 2,
             "bos_token_id": None,
-            "eos_token_id": 2,
+            "eos_token_id": 1,
         }
         if model_type == "gpt2":
             values = {"vocab_size": 259, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
-            values |= {"bos_token_id": 2, "eos_token_id": 2}
+            values |= {"bos_token_id": 1, "eos_token_id": 1}
         torch.manual_seed(0)
         config = AutoConfig.for_model(model_type, **{**values, "initializer_range": 0.2, **changes})
         folder = tmp_path / name

@@ -161,7 +161,11 @@ class Encoder:
         results = iter(zip(plan, conversations, strict=True))
         for group in groups:
             fitted = [self._fit(ids, *next(results), group) for _ in group.answers]
-            yield Encoded(*(tuple(item[column] for item in fitted) for column in range(3)))
+            yield Encoded(
+                tuple(own for own, _, _ in fitted),
+                tuple(reason for _, reason, _ in fitted),
+                tuple(cut for _, _, cut in fitted),
+            )
 
     def _fit(
         self, ids: list[Ids], plan: list[int] | _Refused, conversation: Messages | str, group: Group
