@@ -138,9 +138,10 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         if not finished:
             print(f"run {number} ended with code {code}:\n{log.read_text()[-2000:]}", file=sys.stderr)
             continue
-        wrong = differences(outcome(run), peace)
+        found = outcome(run)
+        wrong = differences(found, peace)
         counts["equal"] += not wrong
-        unequal += [f"run {number}: {', '.join(wrong)}"] if wrong else []
+        unequal += [f"run {number}: {name}: {found[name]}" for name in wrong]
         shutil.rmtree(run)
     return {**counts, "unequal": unequal, "seconds": round(time.monotonic() - began, 1)}
 

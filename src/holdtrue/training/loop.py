@@ -272,7 +272,7 @@ def save(
             {"model": weights, "optimizer": moments, "random": random},
             asdict(state),
             keep=job.settings.save_total_limit,
-            protect=() if state.best_step is None else (state.best_step,),
+            protect=kept(state),
         )
     job.world.wait()
 
@@ -313,4 +313,12 @@ def resume(job: Training, parameters: dict[str, nn.Parameter], optimizer: torch.
     state = State(**values)
     if state.best_step is not None and checkpoint.newest(job.run, at=state.best_step) is None:
         state.best_step = state.best_value = None  # lost with the checkpoints walked past: found anew
+    if job.world.main:  # what a process that was killed had no time for
+        checkpoint.sweep(job.run)
+        checkpoint.prune(job.run, state.step, keep=job.settings.save_total_limit, protect=kept(state))
     return state
+
+
+def kept(state: State) -> tuple[int, ...]:
+    """Steps whose checkpoints are kept however old they are."""
+    return () if state.best_step is None else (state.best_step,)
