@@ -27,6 +27,8 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 NAME = "holdtrue_tree"
 FLEX = "holdtrue_tree_flex"
+_PRODUCT_LIMIT = 1024  # keys; beyond it the saved weights would outgrow a layer's other activations
+_PRODUCT_ROWS = 256
 
 Rule = Callable[[Any, Any, Any, Any], Any]
 
@@ -162,6 +164,8 @@ def _tree_attention(
     def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         if softcap is not None:
             return _soft_capped(q, k, v, mask, scaling, dropout, softcap)
+        if _products_are_faster(q, k, v) and not dropout:
+            return _by_products(q, k, v, mask, scaling)
         return scaled_dot_product_attention(
             q,
             k,
@@ -173,6 +177,8 @@ def _tree_attention(
             enable_gqa=q.shape[1] != k.shape[1],
         )
 
+    # under autocast rotary positions leave queries and keys in float32; cast them once, not tree by tree
+    query, key = query.to(value.dtype), key.to(value.dtype)
     pieces: list[Tensor] = []
     parts = zip(*(torch.split(tensor, plan.sizes, 2) for tensor in (query, key, value)), strict=True)
     for tree, (q, k, v) in enumerate(parts):
@@ -228,6 +234,31 @@ def read_rows(plan: TreePlan) -> Tensor:
     """(N,) last token of each answer in the packed row."""
     starts = torch.tensor([0, *plan.sizes]).cumsum(0)[:-1].tolist()
     return torch.cat([start + seen_rows(plan, tree) for tree, start in enumerate(starts)])
+
+
+def _products_are_faster(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    # in bfloat16 the backward pass of the CPU's SDPA is slow; under autocast only values have that type here
+    bf16_training = torch.is_grad_enabled() and q.requires_grad and v.dtype == torch.bfloat16
+    return bf16_training and v.device.type == "cpu" and k.shape[2] <= _PRODUCT_LIMIT
+
+
+def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float | None) -> Tensor:
+    """Attention as matrix products, the queries that share a key head stacked; no key is copied."""
+    if mask is None and q.shape[2] > _PRODUCT_ROWS:  # causal: each block of rows sees the keys up to its end
+        ends = range(_PRODUCT_ROWS, q.shape[2] + _PRODUCT_ROWS, _PRODUCT_ROWS)
+        blocks = [
+            _by_products(q[:, :, end - _PRODUCT_ROWS : end], k[:, :, :end], v[:, :, :end], None, scaling)
+            for end in ends
+        ]
+        return torch.cat(blocks, dim=2)
+    heads, rows, keys = k.shape[1], q.shape[2], k.shape[2]
+    if mask is None:
+        mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+    scale = q.shape[3] ** -0.5 if scaling is None else scaling
+    stacked = (q * scale).to(v.dtype).reshape(q.shape[0], heads, -1, q.shape[3])
+    logits = torch.matmul(stacked, k.to(v.dtype).transpose(2, 3)).unflatten(2, (-1, rows))
+    hidden = logits.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))  # added: no backward pass
+    return torch.matmul((logits + hidden).softmax(-1).flatten(2, 3), v).reshape(*q.shape[:3], v.shape[3])
 
 
 def _soft_capped(
