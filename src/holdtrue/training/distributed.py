@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from holdtrue.errors import SettingsError
+from holdtrue.errors import ResourceError, SettingsError
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class World:
             return sums
         where = self.device if dist.get_backend() == "nccl" else "cpu"
         tensor = torch.tensor(sums, dtype=torch.float64, device=where)
-        dist.all_reduce(tensor)
+        _sum(tensor)
         return [float(value) for value in tensor.tolist()]
 
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
@@ -51,14 +51,15 @@ class World:
             return
         for group in _buckets(parameters):
             flat = torch.cat([_gradient(p).reshape(-1) for p in group])
-            dist.all_reduce(flat)
+            _sum(flat)
             for parameter, part in zip(group, torch.split(flat, [p.numel() for p in group]), strict=True):
                 parameter.grad = part.view_as(parameter).clone()
 
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
-            dist.barrier()
+            with _sibling_errors():
+                dist.barrier()
 
 
 def default_device() -> str:
@@ -108,6 +109,7 @@ def shard(model: Any, world: World) -> None:
     fully_shard(model, mesh=mesh)
     for module in (*layers, model):
         module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # else a scaled sum, which gloo does not know
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
@@ -124,6 +126,23 @@ def load_whole(target: Tensor, whole: Tensor) -> None:
 
         whole = distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]
     target.copy_(whole)
+
+
+def _sum(tensor: Tensor) -> None:
+    with _sibling_errors():
+        dist.all_reduce(tensor)
+
+
+@contextmanager
+def _sibling_errors() -> Iterator[None]:
+    """Say what a broken connection means."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ResourceError(
+            "another process of this run ended: if it did not say why, the system killed it, as it does "
+            f"when memory runs out ({str(error).splitlines()[0][:200]})"
+        ) from error
 
 
 def _gradient(parameter: nn.Parameter) -> Tensor:
