@@ -116,6 +116,8 @@ def _train(
     setup = set_up(settings, world.device, rejected=rejected, trust_remote_code=trust)
     if world.main:
         _record(run, setup, world)
+    if setup.eval.trees:
+        setup.train.groups.clear()  # their trees are all that is needed from here on
     tell("prepared", run.info())
     if world.sharded:
         distributed.shard(setup.loaded.model, world)
@@ -158,6 +160,12 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
     from holdtrue.training.preparation import write_dropped
 
     _refuse_changed_data(run, setup.counts)
+    before = run.info().get("processes", world.size)
+    if before != world.size and setup.settings.training.per_device_train_batch_size:
+        raise SettingsError(
+            f"the run was started with {before} processes and a batch size per device; {world.size} "
+            f"would make other steps; continue it with {before}"
+        )
     write_dropped(run.dropped_file, [setup.train, setup.eval])
     run.update_info(
         torch=torch.__version__,
@@ -209,15 +217,16 @@ def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     from holdtrue.training.preparation import length_quantiles
 
     data, reward = setup.settings.data, result["reward"]
+    fitted = setup.eval.trees and result["temperature"] and not result["temperature_bounded"]
     last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
     return RewardCard(
         base_model=setup.loaded.base,
         pooled=read_token(last, setup.loaded.tokenizer),
-        eos="chat template" if data.plain_text == "chat" else "appended",
+        plain_text=data.plain_text,
         max_length=setup.encoder.max_length,
         truncation=data.truncation,
         loss=setup.settings.dump()["loss"],
-        calibration={"temperature": result["temperature"]} if result["temperature"] else {},
+        calibration={"temperature": result["temperature"]} if fitted else {},
         reward={"mean": reward["mean"], "std": reward["std"], "count": result["answers"]},
         lengths=length_quantiles(setup.train.lengths),
         data={file["path"]: file["sha256"] for file in setup.counts["train"]["files"]},

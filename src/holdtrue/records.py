@@ -104,7 +104,12 @@ class Group:
 
     @property
     def prompt_key(self) -> str:
-        """Hash of the prompt: equal for equal prompts, whatever the file, process or run."""
+        """Hash of the prompt: equal for equal prompts, whatever the file, process or run.
+
+        Texts without a prompt have nothing in common, so theirs is that of their answers.
+        """
+        if not self.prompt:
+            return content_hash("\0".join(answer.text for answer in self.answers))
         return content_hash(self.prompt)
 
     def conversation(self, answer: int) -> Messages | str:

@@ -225,11 +225,15 @@ def find_model(path: str | Path) -> Path:
     """
     run = RunDir(path)
     if run.settings_file.is_file():
-        if not (run.model / "config.json").is_file():
+        if not _is_model(run.model):
             raise DataError(f"{path} has no finished model yet; continue it with: holdtrue resume {path}")
         return run.model
-    if (run.path / "config.json").is_file() or (run.path / "adapter_config.json").is_file():
+    if _is_model(run.path):
         return run.path
     if not run.path.exists():
         raise DataError(f"{path} does not exist")
     raise DataError(f"{path} is neither a run directory (settings.yaml) nor a model folder (config.json)")
+
+
+def _is_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))

@@ -114,7 +114,7 @@ def token_counter(model: str, max_length: int | None) -> tuple[TokenCounts, int,
         tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
         if max_length is None:
             config = AutoConfig.from_pretrained(model, local_files_only=True)
-            max_length = model_max_length(config, tokenizer)
+            max_length = model_max_length(config, tokenizer) or sys.maxsize
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ModelError(f"{model} cannot be read as a model with its tokenizer: {first}") from error

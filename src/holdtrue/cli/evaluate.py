@@ -8,14 +8,12 @@ from typing import Annotated, Any
 import typer
 
 from holdtrue.cli import frame
-from holdtrue.cli.train import RemoteCode
-from holdtrue.errors import QualityError
 from holdtrue.rundir import RunDir, disk_errors, find_model, read_json, write_json
-from holdtrue.settings import DataSettings, EvaluationSettings, build
+from holdtrue.settings import DataSettings, EvaluationSettings
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory or model folder.")],
+    model: frame.RunOrModel,
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Preference pairs.")],
     slices: Annotated[
         list[str] | None,
@@ -28,38 +26,38 @@ def command(
     format: frame.Format = None,
     columns: frame.Columns = None,
     overrides: frame.Overrides = None,
-    trust_remote_code: RemoteCode = False,
+    trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
     """Measure accuracy and calibration on preference pairs.
 
-    Accuracy counts every pair (ties one half), with an interval and beside what "the longer answer wins"
-    would reach. The results of a RUN are kept in it and appear in its report.
+    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside
+    what "the longer answer wins" would reach. The results of a RUN are kept in it and appear in its report.
     """
     from rich.console import Group as Stacked
 
     from holdtrue.evaluation.summary import render
     from holdtrue.reward import store
     from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.settings import ModelSettings
+    from holdtrue.training.distributed import default_device
 
     folder = find_model(model)
-    settings = frame.settings_from([], format=format, columns=columns, overrides=overrides)
-    chosen = {"slices": slices or settings.evaluation.slices}
-    if min_accuracy is not None:
-        chosen["min_accuracy"] = min_accuracy  # type: ignore[assignment]
-    evaluation = build({"evaluation": settings.evaluation.model_dump() | chosen}).evaluation
-    loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    settings = frame.settings_from(
+        [],
+        format=format,
+        columns=columns,
+        flags={"evaluation.slices": slices, "evaluation.min_accuracy": min_accuracy},
+        overrides=overrides,
+    )
+    loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
+    rows = settings.data
+    if loaded.card is not None and "plain_text" not in rows.model_fields_set:
+        rows = rows.model_copy(update={"plain_text": loaded.card.plain_text})
     scorer = RewardScorer(loaded)
-    results = [_measure(scorer, path, settings.data, evaluation) for path in data]
+    results = [_measure(scorer, path, rows, settings.evaluation) for path in data]
     _keep(model, results)
-    missed = [
-        r
-        for r in results
-        if evaluation.min_accuracy is not None and (r["accuracy"] or 0) < evaluation.min_accuracy
-    ]
     value = results[0] if len(results) == 1 else {"results": results}
     text = Stacked(*(render(result) for result in results))
-    return frame.Result(value, text, QualityError.exit_code if missed else 0)
+    return frame.Result(value, text, frame.gate(results, settings.evaluation.min_accuracy))
 
 
 def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:

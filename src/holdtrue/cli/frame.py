@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdtrue.errors import DataError, HoldtrueError, Interrupted, ResourceError, SettingsError
+from holdtrue.errors import (
+    DataError,
+    HoldtrueError,
+    Interrupted,
+    QualityError,
+    ResourceError,
+    SettingsError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -34,6 +41,11 @@ Model = Annotated[
     str | None,
     typer.Option("--model", metavar="PATH", help="Model folder to start from (model.path)."),
 ]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
+RunOrModel = Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory or model folder.")]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="PATH", help="Where the result is written.")
 ]
@@ -170,6 +182,15 @@ def settings_from(
     for override in overrides or ():
         settings.put(values, *settings.parse_override(override))
     return settings.build(values)
+
+
+def gate(results: Iterable[dict[str, Any]], minimum: float | None) -> int:
+    """Exit code of evaluations: that of QualityError when an accuracy is below ``minimum``, else 0.
+
+    An accuracy that could not be measured is below.
+    """
+    missed = minimum is not None and any((result["accuracy"] or 0) < minimum for result in results)
+    return QualityError.exit_code if missed else 0
 
 
 def asks_for(flag: str, arguments: Sequence[str]) -> bool:

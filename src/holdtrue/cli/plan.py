@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdtrue.cli import frame
-from holdtrue.cli.train import RemoteCode
 from holdtrue.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ def command(
     format: frame.Format = None,
     columns: frame.Columns = None,
     overrides: frame.Overrides = None,
-    trust_remote_code: RemoteCode = False,
+    trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
     """Say what a training run would read, drop and need, from the real data and a short probe.
 

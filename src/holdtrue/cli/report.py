@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from holdtrue.cli import frame
 from holdtrue.rundir import RunDir
 
 
-def command(run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]) -> frame.Result:
+def command(run: frame.Run) -> frame.Result:
     """Write a run's report, one self-contained HTML file that opens without a network."""
     from holdtrue.report import write_report
 

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
 from holdtrue.cli import frame, running
-from holdtrue.cli.train import RemoteCode
 from holdtrue.rundir import RunDir
 
 
 def command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
-    trust_remote_code: RemoteCode = False,
+    run: frame.Run,
+    trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result | None:
     """Continue an interrupted run from its last checkpoint, with the settings it was started with.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from holdtrue import job
 from holdtrue.cli import frame
-from holdtrue.errors import HoldtrueError, Interrupted, QualityError, ResourceError
+from holdtrue.errors import HoldtrueError, Interrupted, ResourceError
 from holdtrue.rundir import RunDir, disk_errors, read_json
 from holdtrue.settings import build
 
@@ -35,6 +35,10 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
             job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
     if int(os.environ.get("RANK", "0")):
         return None  # the first process speaks for all
+    from rich.console import Group
+
+    from holdtrue.evaluation.summary import render
+
     result = read_json(run.evaluation_file)["results"][0]
     info = run.info()
     value = {
@@ -46,12 +50,11 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
         "dropped": {split: counts["dropped"] for split, counts in info["data"].items()},
         "evaluation": result,
     }
-    gate = build(run.settings()).evaluation.min_accuracy
-    missed = gate is not None and (result["accuracy"] or 0) < gate
-    text = _closing_words(run, result)
-    if missed:
-        text += f"\naccuracy is below evaluation.min_accuracy {gate}"
-    return frame.Result(value, text, QualityError.exit_code if missed else 0)
+    minimum = build(run.settings()).evaluation.min_accuracy
+    code = frame.gate([result], minimum)
+    words = [f"accuracy is below evaluation.min_accuracy {minimum}"] if code else []
+    words += [f"model    {run.model}", f"report   {run.report_file}"]
+    return frame.Result(value, Group(render(result, slices=False), *words), code)
 
 
 def under_torchrun() -> bool:
@@ -121,7 +124,7 @@ def _launch(run: RunDir, processes: int, trust_remote_code: bool) -> None:
             code = child.wait()
     finally:
         stop_file.unlink(missing_ok=True)
-    if code:
+    if code and run.info()["status"] != "finished":
         raise _what_ended(run)
 
 
@@ -220,13 +223,3 @@ class Narrator:
 
 def _number(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.4f}"
-
-
-def _closing_words(run: RunDir, result: dict[str, Any]) -> str:
-    low, high = result["interval"]
-    return (
-        f"accuracy {result['accuracy']:.3f} ({result['confidence']:.0%} interval {low:.3f} to {high:.3f}, "
-        f"{result['count']:,} comparisons of {result['data']}); "
-        f"the longer answer wins {result['longer_answer_accuracy']:.3f}\n"
-        f"model    {run.model}\nreport   {run.report_file}"
-    )

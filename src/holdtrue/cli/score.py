@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdtrue.cli import frame
-from holdtrue.cli.train import RemoteCode
 from holdtrue.errors import DataError, SettingsError
 from holdtrue.rundir import disk_errors, find_model
 
@@ -24,7 +23,7 @@ _OWN = ("rewards", "reward_model", "reward_reason")
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory or model folder.")],
+    model: frame.RunOrModel,
     data: Annotated[
         list[str], typer.Argument(metavar="DATA...", help="Pairs, completions or single answers.")
     ],
@@ -32,7 +31,7 @@ def command(
     format: frame.Format = None,
     columns: frame.Columns = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Faster, about three digits.")] = False,
-    trust_remote_code: RemoteCode = False,
+    trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
     """Give each answer of a data set its reward.
 
@@ -46,20 +45,27 @@ def command(
     from holdtrue.reward import store
     from holdtrue.reward.card import weights_hash
     from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.settings import ModelSettings
+    from holdtrue.training.distributed import default_device
 
     if output is None:
         raise SettingsError("say where the rows go: --output FILE")
     folder = find_model(model)
-    loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
     loaded.model.bf16 = bf16
+    plain_text = loaded.card.plain_text if loaded.card else "chat"
     identity = weights_hash(folder)[:16]
     resources(data)
     rejected = output.with_name(output.name + ".rejected.jsonl")
     unscored = Counter[str]()
     with disk_errors(output):
         rejected.unlink(missing_ok=True)
-        reader = Reader(data, format=format, columns=frame.columns_from(columns), rejected=rejected)
+        reader = Reader(
+            data,
+            format=format,
+            columns=frame.columns_from(columns),
+            plain_text=plain_text,
+            rejected=rejected,
+        )
         done, groups = _resumed(output, iter(reader), identity, unscored)
         count = done
         with open(output, "a", encoding="utf-8") as file:

@@ -15,10 +15,6 @@ from holdtrue.errors import SettingsError
 from holdtrue.rundir import RunDir
 from holdtrue.settings import Settings
 
-RemoteCode = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
-]
-
 
 def command(
     data: Annotated[
@@ -40,7 +36,7 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what would be done, as plan does.")
     ] = False,
-    trust_remote_code: RemoteCode = False,
+    trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result | None:
     """Train a reward model on preference pairs.
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from holdtrue.cli import frame
-from holdtrue.cli.train import RemoteCode
 from holdtrue.errors import QualityError
 from holdtrue.rundir import RunDir, find_model
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory or model folder.")],
-    trust_remote_code: RemoteCode = False,
+    model: frame.RunOrModel,
+    trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
     """Prove that a model's rewards can be trusted.
 

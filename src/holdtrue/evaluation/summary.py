@@ -11,15 +11,15 @@ from rich.text import Text
 _MOST_ROWS = 12
 
 
-def render(result: dict[str, Any]) -> Group:
-    """One result of :func:`holdtrue.evaluation.evaluate` for a terminal: key numbers, then slices."""
+def render(result: dict[str, Any], *, slices: bool = True) -> Group:
+    """One result of :func:`holdtrue.evaluation.evaluate` for a terminal: key numbers, then the slices."""
     numbers = Table.grid(padding=(0, 2))
     numbers.add_column(style="dim")
     numbers.add_column()
     for label, value in _numbers(result):
         numbers.add_row(label, Text(value))
-    slices = [_slices(result["slices"])] if result["slices"] else []
-    return Group(Text(_plain(result["data"]), style="bold"), numbers, *slices)
+    parts = [_slices(result["slices"])] if slices and result["slices"] else []
+    return Group(Text(_plain(result["data"]), style="bold"), numbers, *parts)
 
 
 def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:

@@ -1,6 +1,6 @@
 """The reward card: what must be known to get the same number out of a saved model again.
 
-Written beside the weights as ``reward_card.json``; scoring warns when what it does differs from it.
+Written beside the weights as ``reward_card.json``; scoring and evaluation follow it.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from holdtrue import __version__
-from holdtrue.errors import DataError
+from holdtrue.errors import DataError, unknown
 from holdtrue.rundir import read_json, write_json
+from holdtrue.tokens.conversation import Truncation
 
 NAME = "reward_card.json"
 
@@ -28,7 +29,7 @@ class RewardCard:
         base_model: what it was trained from.
         template: name (``own``, ``file`` or ``plain``) and SHA-256 of the chat template.
         pooled: which token is read (``policy``), and the token most conversations end with.
-        eos: where the end of a conversation comes from.
+        plain_text: what plain strings are taken for, ``chat`` turns or ``raw`` text with EOS appended.
         max_length, truncation: as trained.
         loss: the loss and its hyperparameters.
         calibration: temperature T fitted on validation pairs, P(first preferred) = σ(gap / T).
@@ -42,7 +43,7 @@ class RewardCard:
     base_model: str = ""
     template: dict[str, str] = field(default_factory=dict)
     pooled: dict[str, Any] = field(default_factory=dict)
-    eos: str = ""
+    plain_text: Literal["chat", "raw"] = "chat"
     max_length: int = 0
     truncation: str = "drop"
     loss: dict[str, Any] = field(default_factory=dict)
@@ -68,9 +69,16 @@ def read_card(folder: Path) -> RewardCard | None:
     if not path.exists():
         return None
     values = read_json(path)
-    known = set(RewardCard.__dataclass_fields__)
-    if not isinstance(values, dict) or not set(values) <= known:
-        raise DataError(f"{path} is not a reward card of this version (unknown fields in it)")
+    if not isinstance(values, dict):
+        raise DataError(f"{path} holds a {type(values).__name__}, expected a reward card")
+    card = asdict(RewardCard())
+    for name, value in values.items():
+        if name not in card:
+            raise DataError(unknown(f"field of {path}", name, card))
+        if type(value) is not type(card[name]):
+            raise DataError(f"{path}: {name} is {value!r}, expected a {type(card[name]).__name__}")
+    if values.get("truncation", "drop") not in get_args(Truncation) or values.get("max_length", 0) < 0:
+        raise DataError(f"{path}: max_length or truncation is not one that training can have had")
     return RewardCard(**values)
 
 

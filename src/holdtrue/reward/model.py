@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from holdtrue.errors import ModelError
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
 from holdtrue.tokens import attention
-from holdtrue.tokens.batches import PaddedBatch, TreeBatch, lay_out, pad
+from holdtrue.tokens.batches import PaddedBatch, TreeBatch, fill, fill_rectangles, lay_out, pad
 from holdtrue.tokens.tree import Tree, grow
 
 Batch = TreeBatch | PaddedBatch
@@ -99,7 +99,7 @@ class RewardModel(nn.Module):
             pooled = self._pool(batch)
         with torch.autocast(self.device.type, enabled=False):
             pooled = pooled.float()
-            rewards = self.head(pooled).squeeze(-1)
+            rewards = self.head(pooled).squeeze(-1).clone()  # hooks of FSDP must not get a view
         return RewardOutput(rewards=rewards, hidden=pooled)
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
@@ -107,6 +107,12 @@ class RewardModel(nn.Module):
         if self.layout == "tree":
             return lay_out(trees, self.device)
         return pad(trees, self.pad_id, self.device, side)
+
+    def pack(self, trees: Sequence[Tree], budget: int) -> list[list[int]]:
+        """Indices of trees dealt into batches of at most ``budget`` tokens in this model's layout."""
+        if self.layout == "tree":
+            return fill([tree.tokens for tree in trees], budget)
+        return fill_rectangles([t.longest for t in trees], [len(t.answers) for t in trees], budget)
 
     def size(self, tree: Tree) -> int:
         """Tokens a tree costs in this model's layout."""
@@ -214,7 +220,12 @@ def scalar_head(classifier: Any, seed: int) -> None:
         raise ModelError(
             f"{type(classifier).__name__} has no scalar head 'score'; only decoders are supported"
         )
-    width = head.in_features
-    generator = torch.Generator().manual_seed(seed)
+    head.float()
     with torch.no_grad():
-        head.weight.copy_(torch.randn(1, width, generator=generator) / (width + 1) ** 0.5)
+        head.weight.copy_(initial_head(head.in_features, seed))
+
+
+def initial_head(width: int, seed: int) -> Tensor:
+    """(1, width) weights of a fresh head."""
+    weight: Tensor = torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) / (width + 1) ** 0.5
+    return weight

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from holdtrue.records import Group
 from holdtrue.reward.store import Loaded
-from holdtrue.tokens.batches import fill
 from holdtrue.tokens.conversation import Encoder, Ids
-from holdtrue.tokens.tree import Tree, grow
+from holdtrue.tokens.tree import Tree, common_prefix_length, grow
 
 _MAX_LEAVES = 16
 
@@ -101,16 +100,29 @@ class RewardScorer:
         trees: list[Tree] = []
         owners: list[list[tuple[str, bytes]]] = []
         for key, own in leaves.items():
-            items = list(own.items())
-            for start in range(0, len(items), _MAX_LEAVES):
-                part = items[start : start + _MAX_LEAVES]
+            for part in _portions(list(own.items()), self.max_tokens_per_pass):
                 trees.append(grow([ids for _, ids in part]))
                 owners.append([(key, identity) for identity, _ in part])
         model = self.loaded.model
         rewards: dict[tuple[str, bytes], float] = {}
         with torch.inference_mode():
-            for batch in fill([model.size(tree) for tree in trees], self.max_tokens_per_pass):
+            for batch in model.pack(trees, self.max_tokens_per_pass):
                 out = model(model.batch([trees[i] for i in batch])).rewards
                 names = [owner for i in batch for owner in owners[i]]
                 rewards.update(zip(names, out.tolist(), strict=True))
         return rewards
+
+
+def _portions(items: list[tuple[bytes, Ids]], budget: int) -> Iterator[list[tuple[bytes, Ids]]]:
+    """A prompt's answers in portions that share one tree: at most 16, and within the token budget."""
+    portion: list[tuple[bytes, Ids]] = []
+    tokens = 0
+    for item in items:
+        shared = common_prefix_length([portion[0][1], item[1]]) if portion else 0
+        if portion and (len(portion) == _MAX_LEAVES or tokens + len(item[1]) - shared > budget):
+            yield portion
+            portion, tokens, shared = [], 0, 0
+        portion.append(item)
+        tokens += len(item[1]) - shared
+    if portion:
+        yield portion

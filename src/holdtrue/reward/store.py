@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from holdtrue.errors import ModelError
+from holdtrue.errors import ModelError, SettingsError
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.model import RewardModel, scalar_head
 from holdtrue.settings import LoraSettings, ModelSettings
@@ -43,14 +45,19 @@ class Loaded:
         """Encoder with the limits given, else the card's, else what the model can take.
 
         Raises:
-            ModelError: ``max_length`` is more than the model can take.
+            SettingsError: ``max_length`` is more than the model can take, or nothing says how much that is.
         """
         limit = model_max_length(self.model.inner.config, self.tokenizer)
-        if max_length is not None and max_length > limit:
-            raise ModelError(f"max_length {max_length} is more than the {limit} tokens the model can take")
-        card_length = self.card.max_length if self.card else None
+        embeddings = self.model.inner.get_input_embeddings().num_embeddings
+        wanted = max_length or (self.card.max_length if self.card else None) or limit
+        if wanted is None:
+            raise SettingsError(
+                "neither model nor tokenizer says how long a text may be; set data.max_length"
+            )
+        if limit is not None and wanted > limit:
+            raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
-        return Encoder(self.tokenizer, max_length or card_length or limit, truncation or card_truncation)
+        return Encoder(self.tokenizer, wanted, truncation or card_truncation, embeddings)
 
 
 @contextmanager
@@ -64,6 +71,7 @@ def quiet_loading() -> Iterator[None]:
         with warnings.catch_warnings():
             # peft calls transformers by names that are deprecated there
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.filterwarnings("ignore", "Setting `save_embedding_layers`", UserWarning)
             yield
     finally:
         transformers_logging.set_verbosity(level)
@@ -80,8 +88,8 @@ def load(
         ModelError: nothing is there, it cannot be read, or it is of a kind that cannot be a reward model.
     """
     path = str(settings.path)
-    adapter = _adapter_config(path)
-    base = adapter["base_model_name_or_path"] if adapter else path
+    adapted = _adapter_base(path)
+    base = adapted or path
     with quiet_loading():
         config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
         _refuse_other_kinds(config, base)
@@ -91,7 +99,7 @@ def load(
         classifier, fresh = _classifier(base, config, settings.dtype, seed, trust_remote_code)
         template = prepare_tokenizer(tokenizer, settings.chat_template_path)
         _give_pad_token(classifier, tokenizer)
-        if adapter:
+        if adapted:
             classifier, fresh = _with_saved_adapter(classifier, path), False
         elif settings.lora is not None:
             classifier = _with_new_adapter(classifier, settings.lora, seed)
@@ -104,6 +112,18 @@ def load(
     if card is not None and template == "own":
         template = card.template.get("name", template)
     return Loaded(model, tokenizer, template, card, base, fresh)
+
+
+def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
+    """A reward model to score with.
+
+    Raises:
+        ModelError: as :func:`load`, or the model has no reward head yet, so that rewards would be random.
+    """
+    loaded = load(ModelSettings(path=str(path)), device=device, trust_remote_code=trust_remote_code)
+    if loaded.fresh_head:
+        raise ModelError(f"{path} has no reward head; train one first: holdtrue train PAIRS --model {path}")
+    return loaded
 
 
 def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
@@ -137,15 +157,19 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
     loaded.card = card
 
 
-def _adapter_config(path: str) -> dict[str, Any] | None:
+def _adapter_base(path: str) -> str | None:
     file = Path(path) / "adapter_config.json"
     if not file.is_file():
         return None
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        return {"base_model_name_or_path": str(config["base_model_name_or_path"])}
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{file} is not an adapter's configuration: {error}") from error
+    if not isinstance(base, str):
+        raise ModelError(f"{file} does not say which model the adapter belongs to")
+    if not (file.parent / "adapter_model.safetensors").is_file():
+        raise ModelError(f"{path} holds no adapter_model.safetensors; other weight formats are not read")
+    return base
 
 
 def _has_tokenizer(path: str) -> bool:
@@ -157,7 +181,9 @@ def _from(kind: Any, path: str, **options: Any) -> Any:
         raise ModelError(f"model {path} does not exist")
     try:
         return kind.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # a broken folder makes its readers raise anything
         lines = [line for line in str(error).splitlines() if line.strip()]
         raise ModelError(f"model {path} cannot be loaded: {lines[0][:300] if lines else error!r}") from error
 
@@ -182,9 +208,14 @@ def _classifier(base: str, config: Any, dtype: str, seed: int, trust: bool) -> t
         num_labels=1,
         dtype=getattr(torch, dtype),
         use_safetensors=True,
+        ignore_mismatched_sizes=True,  # they are refused below, with the shapes
         output_loading_info=True,
         trust_remote_code=trust,
     )
+    for name, saved, expected in sorted(info["mismatched_keys"]):
+        raise ModelError(
+            f"{base}: {name} is {tuple(saved)} in the file and {tuple(expected)} by its config.json"
+        )
     missing = sorted(str(key) for key in info["missing_keys"])
     lost = [key for key in missing if not key.startswith("score.")]
     if lost:
@@ -192,13 +223,27 @@ def _classifier(base: str, config: Any, dtype: str, seed: int, trust: bool) -> t
     fresh = bool(missing)
     if fresh and saved_as_classifier:
         raise ModelError(f"{base} calls itself a classifier but its head score.weight is not in the file")
+    if saved_as_classifier and info["unexpected_keys"]:
+        extra = ", ".join(sorted(map(str, info["unexpected_keys"]))[:3])
+        raise ModelError(f"{base} holds weights its architecture has no place for: {extra}")
     if fresh:
         scalar_head(classifier, seed)
     elif not isinstance(getattr(classifier, "score", None), torch.nn.Linear):
         raise ModelError(
             f"{type(classifier).__name__} has no scalar head 'score'; only decoders are supported"
         )
+    elif dtype != "float32":
+        _restore_head(classifier.score, base)
     return classifier, fresh
+
+
+def _restore_head(head: torch.nn.Linear, folder: str) -> None:
+    """The head as it was saved, in float32: loading rounded it to the backbone's type."""
+    head.float()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, "pt") as opened:
+            if "score.weight" in opened.keys():  # noqa: SIM118
+                head.weight.data.copy_(opened.get_tensor("score.weight"))
 
 
 def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
@@ -209,8 +254,9 @@ def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
             tokenizer.pad_token = tokenizer.unk_token
         else:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-            if len(tokenizer) > classifier.get_input_embeddings().num_embeddings:
-                classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    # also when the token came with a saved adapter's tokenizer: its base does not have the row
+    if len(tokenizer) > classifier.get_input_embeddings().num_embeddings:
+        classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     classifier.config.pad_token_id = tokenizer.pad_token_id
     classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
@@ -225,6 +271,7 @@ def _with_new_adapter(classifier: Any, lora: LoraSettings, seed: int) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in classifier.modules()),
         modules_to_save=["score"],
     )
     with torch.random.fork_rng(devices=[]):
@@ -240,7 +287,9 @@ def _with_saved_adapter(classifier: Any, path: str) -> Any:
 
     try:
         return PeftModel.from_pretrained(classifier, path, is_trainable=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
 
 

@@ -6,10 +6,9 @@ relative to their spread over the sample, since only differences mean something.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +20,9 @@ from holdtrue.errors import ModelError
 from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import store
 from holdtrue.reward.card import text_hash, weights_hash
-from holdtrue.reward.model import scalar_head
+from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
+from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Ids
 from holdtrue.tokens.tree import grow
@@ -75,7 +75,6 @@ def verify(
     folder: Path,
     *,
     seed: int | None = None,
-    groups: Sequence[Group] | None = None,
     trust_remote_code: bool = False,
 ) -> list[Check]:
     """All checks on a model folder; ``seed`` is the training run's, to recognise a head that never moved.
@@ -83,18 +82,23 @@ def verify(
     Raises:
         ModelError: the model cannot be loaded at all.
     """
-    raw_config, raw_tokenizer = _raw(folder, "config.json"), _raw(folder, "tokenizer_config.json")
+    raw_config = _raw(folder, "config.json")
     loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
     encoder = loaded.encoder()
-    usable = [
-        ids for item in encoder.encode(list(groups or sample())[:64]) for ids in item.ids if ids is not None
-    ]
+    encoded = list(encoder.encode(sample()))
+    usable = [ids for item in encoded for ids in item.ids if ids is not None]
     if len(usable) < 2:
-        raise ModelError(f"no sample conversation fits into the model's {encoder.max_length} tokens")
-    checks = [*_head(folder, loaded, seed), *_tokens(loaded, raw_config, raw_tokenizer, usable)]
-    checks += _numbers(loaded, usable)
-    checks.append(_reloaded(loaded, usable))
-    checks.append(_plain_transformers(folder, loaded, usable, trust_remote_code))
+        reason = next((reason for item in encoded for reason in item.reasons if reason), "there are too few")
+        raise ModelError(f"no sample conversations to score (max_length {encoder.max_length}): {reason}")
+    checks = [*_head(folder, loaded, seed), *_tokens(loaded, raw_config, usable)]
+    alone = np.concatenate([_score(loaded, [ids], "right") for ids in usable])
+    broken = int((~np.isfinite(alone)).sum())
+    if broken:
+        checks.append(Check("finite", "fail", f"{broken} of {len(alone)} rewards are not finite"))
+    else:
+        checks += _numbers(loaded, usable, alone)
+        checks.append(_reloaded(loaded, usable, trust_remote_code))
+        checks.append(_plain_transformers(folder, loaded, usable, trust_remote_code))
     checks += _card(folder, loaded)
     return checks
 
@@ -103,13 +107,15 @@ def _raw(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         return {}
-    loaded = json.loads(path.read_text(encoding="utf-8"))
+    loaded = read_json(path)
     return loaded if isinstance(loaded, dict) else {}
 
 
 def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Check]:
     names = {key for file in folder.glob("*.safetensors") for key in _keys(file)}
-    weight = next(p.detach().float().cpu() for p in loaded.model.head.parameters())
+    # an adapter keeps the head it was initialised with beside the trained one
+    heads = dict(loaded.model.head.named_parameters())
+    weight = next(p.detach().float().cpu() for name, p in heads.items() if "original_module" not in name)
     if (folder / "adapter_config.json").is_file() and not any("score" in name for name in names):
         yield Check("head saved", "fail", "the adapter holds no 'score' weights: rewards use a random head")
     elif loaded.fresh_head:
@@ -119,7 +125,7 @@ def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Chec
     if not weight.any():
         yield Check("head trained", "fail", "all head weights are 0: every reward is equal")
     elif seed is not None:
-        moved = (weight - _initial(weight, seed)).norm() / weight.norm()
+        moved = (weight - initial_head(weight.shape[1], seed)).norm() / weight.norm()
         status: Status = "ok" if moved > 1e-6 else "fail"
         yield Check("head trained", status, f"moved by {float(moved):.1e} of its length since initialisation")
 
@@ -129,17 +135,7 @@ def _keys(file: Path) -> list[str]:
         return list(opened.keys())
 
 
-def _initial(weight: torch.Tensor, seed: int) -> torch.Tensor:
-    class Holder:
-        score = torch.nn.Linear(weight.shape[1], 1, bias=False)
-
-    scalar_head(Holder, seed)
-    return Holder.score.weight.detach()
-
-
-def _tokens(
-    loaded: store.Loaded, config: dict[str, Any], tokenizer: dict[str, Any], usable: Sequence[Ids]
-) -> Iterator[Check]:
+def _tokens(loaded: store.Loaded, config: dict[str, Any], usable: Sequence[Ids]) -> Iterator[Check]:
     last = [int(ids[-1]) for ids in usable]
     common = max(set(last), key=last.count)
     text = loaded.tokenizer.convert_ids_to_tokens(common)
@@ -153,9 +149,11 @@ def _tokens(
             f"differs with the answer ({share:.0%} {text!r}): no EOS or end of turn is read",
         )
     pad = config.get("pad_token_id", loaded.tokenizer.pad_token_id)
-    if pad is None:
+    known = loaded.model.inner.get_input_embeddings().num_embeddings
+    if pad is None or not 0 <= pad < known:
+        named = "none" if pad is None else f"{pad}, which is no token"
         yield Check(
-            "padding token", "warn", "config.json names none: others can only score one text at a time"
+            "padding token", "warn", f"config.json names {named}: others can only score one text at a time"
         )
     elif pad == common:
         yield Check(
@@ -188,14 +186,8 @@ def _score(loaded: store.Loaded, sequences: Sequence[Ids], side: str | None = No
     return np.asarray(rewards.cpu().double().numpy())
 
 
-def _numbers(loaded: store.Loaded, usable: Sequence[Ids]) -> Iterator[Check]:
-    alone = np.concatenate([_score(loaded, [ids], "right") for ids in usable])
+def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> Iterator[Check]:
     spread = float(alone.std()) or 1.0
-    if not np.isfinite(alone).all():
-        yield Check(
-            "finite", "fail", f"{int((~np.isfinite(alone)).sum())} of {len(alone)} rewards are not finite"
-        )
-        return
     if alone.std() < 1e-6:
         yield Check("spread", "fail", "all sample rewards are equal")
     layout = "token trees" if loaded.model.layout == "tree" else f"padding ({loaded.model.layout_reason})"
@@ -221,15 +213,15 @@ def _compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Ch
     )
 
 
-def _reloaded(loaded: store.Loaded, usable: Sequence[Ids]) -> Check:
+def _reloaded(loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool) -> Check:
     from holdtrue.reward.card import RewardCard
 
-    original = loaded.card
     with tempfile.TemporaryDirectory() as folder:
-        store.save(loaded, Path(folder) / "model", RewardCard())
-        again = store.load(ModelSettings(path=str(Path(folder) / "model")))
+        store.save(replace(loaded), Path(folder) / "model", RewardCard())
+        again = store.load(
+            ModelSettings(path=str(Path(folder) / "model")), trust_remote_code=trust_remote_code
+        )
         difference = float(np.abs(_score(loaded, usable) - _score(again, usable)).max())
-    loaded.card = original
     return Check(
         "saved = reloaded", "ok" if difference == 0 else "fail", f"largest difference {difference:.1e}"
     )
@@ -238,7 +230,7 @@ def _reloaded(loaded: store.Loaded, usable: Sequence[Ids]) -> Check:
 def _plain_transformers(
     folder: Path, loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool
 ) -> Check:
-    """Rewards of the folder as others load it, one right-padded batch with the padding token it declares."""
+    """Rewards of the folder as others load it, right-padded with the padding token it declares, if any."""
     from transformers import AutoModelForSequenceClassification
 
     name = "ours = plain transformers"
@@ -254,14 +246,16 @@ def _plain_transformers(
     model.eval()
     pad = model.config.get_text_config().pad_token_id
     ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
-    width = max(map(len, usable))
-    if pad is None:
-        return Check(name, "skip", "without a padding token it cannot score a batch")
-    ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in usable])
-    mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in usable])
-    with torch.inference_mode():
-        theirs = model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy()
-    return _compare(name, ours, theirs, float(ours.std()) or 1.0)
+    batched = pad is not None and 0 <= pad < model.get_input_embeddings().num_embeddings
+    batches = [usable] if batched else [[ids] for ids in usable]
+    theirs = []
+    for batch in batches:
+        width = max(map(len, batch))
+        ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in batch])
+        mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in batch])
+        with torch.inference_mode():
+            theirs.append(model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy())
+    return _compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
 
 
 def _card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:

@@ -6,6 +6,7 @@ nothing downstream can tell them apart.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -126,21 +127,38 @@ def _comparisons(trees: Sequence[Tree], device: torch.device | str) -> Compariso
 
 
 def fill(sizes: Sequence[int], budget: int) -> list[list[int]]:
-    """Indices dealt into batches of at most ``budget`` tokens, longest first, first fit.
+    """Indices dealt into batches of at most ``budget`` tokens, longest first, each where least room stays.
 
-    An item larger than the budget gets a batch of its own. Items of like length end up together, so
-    padded batches waste little.
+    An item larger than the budget gets a batch of its own.
     """
     batches: list[list[int]] = []
-    room: list[int] = []
+    room: list[tuple[int, int]] = []  # (tokens free, batch), sorted
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i], i)):
-        place = next((b for b, free in enumerate(room) if free >= sizes[index]), None)
-        if place is None:
+        place = bisect_left(room, (sizes[index], -1))
+        if place == len(room):
             batches.append([])
-            room.append(budget)
-            place = len(batches) - 1
-        batches[place].append(index)
-        room[place] -= sizes[index]
+            free, batch = budget, len(batches) - 1
+        else:
+            free, batch = room.pop(place)
+        batches[batch].append(index)
+        if free > sizes[index]:
+            insort(room, (free - sizes[index], batch))
+    return batches
+
+
+def fill_rectangles(widths: Sequence[int], rows: Sequence[int], budget: int) -> list[list[int]]:
+    """Indices dealt into padded batches of at most ``budget`` positions, so that like lengths lie together.
+
+    Item i takes ``rows[i]`` rows of ``widths[i]`` tokens; a batch costs all its rows times its longest.
+    """
+    batches: list[list[int]] = []
+    width = held = 0
+    for index in sorted(range(len(widths)), key=lambda i: (-widths[i], i)):
+        if not batches or (held + rows[index]) * width > budget:
+            batches.append([])
+            width, held = widths[index], 0
+        batches[-1].append(index)
+        held += rows[index]
     return batches
 
 

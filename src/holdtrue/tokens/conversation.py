@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jinja2 import TemplateError
 from numpy.typing import NDArray
 
-from holdtrue.errors import DataError, ModelError, SettingsError
+from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Group, Messages, as_json
 
 Ids = NDArray[np.int32]
@@ -26,6 +26,7 @@ Truncation = Literal["drop", "left", "right", "error"]
 
 PLAIN_TEMPLATE = (Path(__file__).parent / "plain.jinja").read_text(encoding="utf-8").rstrip("\n")
 _CHUNK = 1024
+_TODAY = datetime(2024, 7, 26)  # what Llama 3's templates write where no clock is given
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +72,19 @@ class Encoder:
         max_length: most tokens of a conversation.
         truncation: what is done with longer ones: ``drop`` leaves the answer out with a reason,
             ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
+        vocabulary: embeddings the model has, where the tokenizer may know more tokens.
 
     Attributes:
         repaired: how often something was put right, by what.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, truncation: Truncation = "drop") -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        truncation: Truncation = "drop",
+        vocabulary: int | None = None,
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
                 f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with its tokenizer.json"
@@ -85,6 +93,7 @@ class Encoder:
         self.max_length = max_length
         self.truncation = truncation
         self.repaired: Counter[str] = Counter()
+        self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._backend = tokenizer.backend_tokenizer
         self._bos = _leading_bos(tokenizer)
         self._bos_id = tokenizer.bos_token_id
@@ -127,12 +136,8 @@ class Encoder:
         if isinstance(prompt, str):
             return prompt
         try:
-            return str(
-                self.tokenizer.apply_chat_template(
-                    as_json(prompt), tokenize=False, add_generation_prompt=True
-                )
-            )
-        except (TemplateError, ValueError, TypeError):
+            return str(self._template(as_json(prompt), add_generation_prompt=True))
+        except Exception:
             return ""
 
     def _encode_chunk(self, groups: Sequence[Group]) -> Iterator[Encoded]:
@@ -177,6 +182,8 @@ class Encoder:
         over = len(full) - self.max_length
         if not len(full):
             return None, "no tokens", 0
+        if self._vocabulary is not None and full.max() >= self._vocabulary:
+            return None, "a token the model has no embedding for", 0
         if over <= 0:
             return full, None, 0
         if self.truncation == "error":
@@ -209,21 +216,30 @@ class Encoder:
         chats = [i for i, c in enumerate(conversations) if not isinstance(c, str)]
         try:
             texts = self._apply_template([as_json(conversations[i]) for i in chats]) if chats else []
-        except (TemplateError, ValueError, TypeError):
+        except Exception:  # a template is a program from the model's folder: it may raise anything
             texts = [self._render_or_refuse(as_json(conversations[i])) for i in chats]
         for i, text in zip(chats, texts, strict=True):
             rendered[i] = text
         return [_encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
-        result = self.tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=False)
-        return list(result)
+        return list(self._template(chats, add_generation_prompt=False))
+
+    def _template(self, chats: Any, *, add_generation_prompt: bool) -> Any:
+        # a template that writes the date would make rewards depend on the day they are computed
+        return self.tokenizer.apply_chat_template(
+            chats,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            strftime_now=_TODAY.strftime,
+        )
 
     def _render_or_refuse(self, chat: Any) -> str | _Refused:
         try:
             return str(self._apply_template([chat])[0])
-        except (TemplateError, ValueError, TypeError) as error:
-            return _Refused(f"chat template refuses the conversation: {str(error).splitlines()[0][:120]}")
+        except Exception as error:
+            said = str(error).splitlines() or [type(error).__name__]
+            return _Refused(f"chat template refuses the conversation: {said[0][:120]}")
 
     def _shared_head(self, texts: list[str]) -> str:
         """Part of the texts' common prefix that may be encoded once.
@@ -280,33 +296,21 @@ def _common_prefix(texts: Sequence[str]) -> str:
     return first[:low]
 
 
-def model_max_length(config: Any, tokenizer: Any) -> int:
-    """Most tokens the model can take: the smaller of its positions and the tokenizer's limit.
+def model_max_length(config: Any, tokenizer: Any) -> int | None:
+    """Most tokens the model can take: the smaller of its positions and the tokenizer's limit, if known.
 
-    A model with ``longrope`` rotates by other frequencies as soon as one sequence of a batch is longer than
-    its original context, which would move the rewards of all others; it is held to that context.
-
-    Raises:
-        SettingsError: neither says; ``data.max_length`` must then be given.
+    Rotary embeddings that are rescaled by the longest text of a batch (``longrope``, ``dynamic``) would
+    make a reward depend on its neighbours, so such models are read up to their original length only.
     """
     text_config = config.get_text_config()
     limits = [
         getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None),
         tokenizer.model_max_length if tokenizer.model_max_length < 10**8 else None,
-        _original_context(text_config),
     ]
-    known = [limit for limit in limits if limit]
-    if not known:
-        raise SettingsError("neither model nor tokenizer says how long a text may be; set data.max_length")
-    return int(min(known))
-
-
-def _original_context(config: Any) -> int | None:
-    rope = getattr(config, "rope_parameters", None) or {}
-    per_layer_type = [values for values in rope.values() if isinstance(values, dict)]
-    if not any(values.get("rope_type") == "longrope" for values in [rope, *per_layer_type]):
-        return None
-    original: int | None = rope.get("original_max_position_embeddings") or getattr(
-        config, "original_max_position_embeddings", None
-    )
-    return original
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("longrope", "dynamic"):
+        limits.append(
+            rope.get("original_max_position_embeddings")
+            or getattr(text_config, "original_max_position_embeddings", None)
+        )
+    return min((int(limit) for limit in limits if limit), default=None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,8 +57,8 @@ def grow(sequences: Sequence[Ids], comparisons: Sequence[Comparison] = ()) -> Tr
     """A tree whose leaves are ``sequences``, in order. A single sequence is all answer, no prompt."""
     prompt = common_prefix_length(sequences) if len(sequences) > 1 else 0
     return Tree(
-        prompt=sequences[0][:prompt],
-        answers=tuple(ids[prompt:] for ids in sequences),
+        prompt=sequences[0][:prompt].copy(),  # views would keep every sequence in full
+        answers=tuple(ids[prompt:].copy() for ids in sequences),
         first=np.array([c.first for c in comparisons], dtype=np.int64),
         second=np.array([c.second for c in comparisons], dtype=np.int64),
         label=np.array([c.label for c in comparisons], dtype=np.float32),
@@ -80,13 +80,13 @@ def common_prefix_length(sequences: Sequence[Ids]) -> int:
 
 def forest(
     groups: Iterable[tuple[Group, Encoded]], max_answers: int, dropped: Drop, cut: Counter[str]
-) -> list[Tree]:
-    """Trees of all usable comparisons: groups with equal prompts are merged, equal answers become one leaf.
+) -> list[list[Tree]]:
+    """Trees of all usable comparisons, prompt by prompt: equal prompts are merged, equal answers one leaf.
 
     A prompt with more than ``max_answers`` distinct answers gets several trees, filled with its
     comparisons in order. ``dropped(group, reason)`` is called once for every comparison that cannot be
-    used (an answer that does not fit, sides that are identical as tokens); ``cut`` counts truncated
-    answers.
+    used (an answer that does not fit, sides that are identical as tokens) and every group without any;
+    ``cut`` counts truncated answers.
     """
     prompts: dict[str, _Prompt] = {}
     for group, encoded in groups:
@@ -94,17 +94,18 @@ def forest(
         for side, tokens in enumerate(encoded.cut):
             if tokens and any(side in (c.first, c.second) for c in group.comparisons):
                 cut["answers truncated"] += 1
+        if not group.comparisons:
+            dropped(group, "no comparison")
         for comparison in group.comparisons:
             first, second = encoded.ids[comparison.first], encoded.ids[comparison.second]
             if first is None or second is None:
-                side = comparison.first if first is None else comparison.second
-                dropped(group, encoded.reasons[side] or "not encoded")
+                dropped(group, str(encoded.reasons[comparison.first if first is None else comparison.second]))
             elif np.array_equal(first, second):
                 truncated = encoded.cut[comparison.first] or encoded.cut[comparison.second]
                 dropped(group, "identical after truncation" if truncated else "identical sides")
             else:
                 prompt.add(first, second, comparison)
-    return [tree for prompt in prompts.values() for tree in prompt.trees()]
+    return [prompt.trees() for prompt in prompts.values() if prompt.open]
 
 
 class _Prompt:
@@ -113,32 +114,30 @@ class _Prompt:
     def __init__(self, max_answers: int) -> None:
         self.max_answers = max_answers
         self.open: list[tuple[dict[bytes, int], list[Ids], list[Comparison]]] = []
+        self.holders: dict[bytes, list[int]] = {}  # trees an answer is a leaf of
 
     def add(self, first: Ids, second: Ids, comparison: Comparison) -> None:
         keys = first.tobytes(), second.tobytes()
-        best = None
-        for candidate in self.open:
-            missing = sum(key not in candidate[0] for key in keys)
-            if len(candidate[1]) + missing <= self.max_answers and (best is None or missing < best[0]):
-                best = missing, candidate
-        if best is None:
-            self.open.append(({}, [], []))
-            best = 2, self.open[-1]
-        leaves, sequences, comparisons = best[1]
+        leaves, sequences, comparisons = self.open[self._place(keys)]
         for key, ids in zip(keys, (first, second), strict=True):
             if key not in leaves:
                 leaves[key] = len(sequences)
                 sequences.append(ids)
-        comparisons.append(
-            Comparison(
-                leaves[keys[0]],
-                leaves[keys[1]],
-                comparison.label,
-                comparison.weight,
-                comparison.margin,
-                comparison.rater,
-            )
-        )
+        comparisons.append(replace(comparison, first=leaves[keys[0]], second=leaves[keys[1]]))
+
+    def _place(self, keys: tuple[bytes, bytes]) -> int:
+        """The tree that needs fewest new leaves for these answers and has room for them."""
+        candidates = {tree for key in keys for tree in self.holders.get(key, ())}
+        candidates |= {len(self.open) - 1} if self.open else set()
+        missing = {tree: sum(key not in self.open[tree][0] for key in keys) for tree in candidates}
+        room = [tree for tree in candidates if len(self.open[tree][1]) + missing[tree] <= self.max_answers]
+        place = min(room, key=lambda tree: (missing[tree], tree), default=len(self.open))
+        if place == len(self.open):
+            self.open.append(({}, [], []))
+        for key in keys:
+            if key not in self.open[place][0]:
+                self.holders.setdefault(key, []).append(place)
+        return place
 
     def trees(self) -> list[Tree]:
         return [grow(sequences, comparisons) for _, sequences, comparisons in self.open]

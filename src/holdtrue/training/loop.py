@@ -28,7 +28,7 @@ from holdtrue.losses import Loss
 from holdtrue.reward.model import Batch, RewardModel
 from holdtrue.rundir import RunDir, append_jsonl, write_json
 from holdtrue.settings import TrainingSettings
-from holdtrue.tokens.batches import fill, share
+from holdtrue.tokens.batches import share
 from holdtrue.tokens.tree import Tree
 from holdtrue.training import checkpoint, order, schedules
 from holdtrue.training.distributed import World, full_tensor, load_whole
@@ -167,9 +167,9 @@ def batches(job: Training, trees: Sequence[Tree]) -> Iterator[Batch]:
     Processes get equally many batches (sharded models need that); one that has run out of work computes
     a tree at weight 0.
     """
-    sizes = [job.model.size(tree) for tree in trees]
-    dealt = share(sizes, job.world.size)
-    packed = [fill([sizes[i] for i in part], job.settings.max_tokens_per_pass) for part in dealt]
+    dealt = share([job.model.size(tree) for tree in trees], job.world.size)
+    budget = job.settings.max_tokens_per_pass
+    packed = [job.model.pack([trees[i] for i in part], budget) for part in dealt]
     own, mine = dealt[job.world.rank], packed[job.world.rank]
     for batch in mine:
         yield job.model.batch([trees[own[i]] for i in batch])

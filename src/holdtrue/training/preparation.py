@@ -26,14 +26,16 @@ class Prepared:
     Attributes:
         groups: every group read for this split.
         trees: what is trained or validated on.
-        dropped, cut: reasons and how many comparisons (answers) they concern.
-        lengths: tokens of every conversation kept.
+        dropped, cut, repaired: reasons and how many comparisons (answers, conversations) they concern.
+        prompts: distinct prompts among the trees.
     """
 
     groups: list[Group]
     trees: list[Tree] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     cut: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+    prompts: int = 0
     dropped_rows: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -45,12 +47,13 @@ class Prepared:
         """Counts as they stand in ``run.json``."""
         return {
             "comparisons": sum(len(tree.first) for tree in self.trees),
-            "prompts": len({group.prompt_key for group in self.groups}),
+            "prompts": self.prompts,
             "trees": len(self.trees),
             "tokens_unique": sum(tree.tokens for tree in self.trees),
             "tokens_real": sum(tree.real_tokens for tree in self.trees),
             "dropped": dict(self.dropped),
             "cut": dict(self.cut),
+            "repaired": dict(self.repaired),
         }
 
 
@@ -110,8 +113,12 @@ def prepare(groups: list[Group], encoder: Encoder, max_answers: int, split: str)
             }
         )
 
+    before = encoder.repaired.copy()
     pairs = zip(groups, encoder.encode(groups), strict=True)
-    prepared.trees = forest(pairs, max_answers, dropped, prepared.cut)
+    by_prompt = forest(pairs, max_answers, dropped, prepared.cut)
+    prepared.trees = [tree for trees in by_prompt for tree in trees]
+    prepared.prompts = len(by_prompt)
+    prepared.repaired = encoder.repaired - before
     return prepared
 
 

@@ -87,7 +87,9 @@ def set_up(
         loaded.model.recompute_activations()
     counts = {"train": train.summary(), "eval": held_out.summary()}
     for name, report in reports.items():
-        counts[name] |= report.as_json()
+        read = report.as_json()
+        read["repaired"] |= counts[name]["repaired"]
+        counts[name] |= read
     return Setup(settings, loaded, encoder, train, held_out, counts)
 
 
