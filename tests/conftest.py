@@ -33,16 +33,16 @@ def shared() -> Callable[[str], Path]:
 
 @pytest.fixture
 def byte_tokenizer() -> Callable[..., Any]:
-    """Makes a tokenizer in ChatML form: one token per byte, and special tokens 0, 1 and (if there is one) pad."""
+    """Makes a ChatML tokenizer of one token per byte; turns begin with 0 and end with 1, padding is 2."""
 
     def make(**options: Any) -> Any:
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
         from transformers import PreTrainedTokenizerFast
 
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        vocabulary = {
-            symbol: i for i, symbol in enumerate(["<|pad|>", "<|im_start|>", "<|im_end|>", *alphabet])
-        }
+        padding = [] if "pad_token" in options and options["pad_token"] is None else ["<|pad|>"]
+        symbols = ["<|im_start|>", "<|im_end|>", *padding, *alphabet]
+        vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
         backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         backend.decoder = decoders.ByteLevel()

@@ -254,8 +254,9 @@ def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
             tokenizer.pad_token = tokenizer.unk_token
         else:
             tokenizer.add_special_tokens({"pad_token": "<|pad|>"})
-    # also when the token came with a saved adapter's tokenizer: its base does not have the row
-    if len(tokenizer) > classifier.get_input_embeddings().num_embeddings:
+    # Also when the token came with a saved adapter's tokenizer: its base does not have the row. Other tokens
+    # without one stay without (Gemma 3's text models name an image token): the encoder leaves such texts out.
+    if tokenizer.pad_token_id >= classifier.get_input_embeddings().num_embeddings:
         classifier.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     classifier.config.pad_token_id = tokenizer.pad_token_id
     classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
