@@ -72,3 +72,9 @@ def test_lone_surrogates_can_be_hashed() -> None:
 @given(turns, turns)
 def test_keys_are_equal_exactly_when_the_prompts_are(one: Messages, other: Messages) -> None:
     assert (Group(one, ()).prompt_key == Group(other, ()).prompt_key) == (one == other)
+
+
+def test_texts_without_a_prompt_do_not_count_as_answers_to_one_prompt() -> None:
+    one, other = (Group("", (Answer(f"{n} a"), Answer(f"{n} b"))) for n in range(2))
+    assert one.prompt_key != other.prompt_key
+    assert one.prompt_key == Group("", (Answer("0 a"), Answer("0 b"))).prompt_key

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -12,6 +13,10 @@ from holdtrue.tokens.tree import Tree, common_prefix_length, forest, grow
 
 # few distinct ids and short sequences, so that prefixes, prefixes of one another and duplicates are common
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(lambda values: np.array(values, np.int32))
+
+
+def planted(*arguments: Any) -> list[Tree]:
+    return [tree for trees in forest(*arguments) for tree in trees]
 
 
 def written_out(tree: Tree) -> list[list[int]]:
@@ -89,7 +94,7 @@ def test_every_comparison_survives_once_with_its_own_sides_or_is_reported_once(
     groups: list[tuple[Group, Encoded]], most: int
 ) -> None:
     reported: list[tuple[Group, str]] = []
-    trees = forest(groups, most, lambda group, reason: reported.append((group, reason)), Counter())
+    trees = planted(groups, most, lambda group, reason: reported.append((group, reason)), Counter())
     found = Counter()
     for tree in trees:
         leaves = [tuple(s) for s in written_out(tree)]
@@ -100,6 +105,7 @@ def test_every_comparison_survives_once_with_its_own_sides_or_is_reported_once(
         assert set(tree.first) | set(tree.second) == set(range(len(leaves)))  # no leaf without use
     expected, unusable = Counter(), Counter()
     for group, encoded in groups:
+        unusable["no comparison"] += not group.comparisons
         for c in group.comparisons:
             first, second = encoded.ids[c.first], encoded.ids[c.second]
             if first is None or second is None:
@@ -115,7 +121,7 @@ def test_every_comparison_survives_once_with_its_own_sides_or_is_reported_once(
 
 @given(encoded_groups())
 def test_equal_prompts_share_one_tree_where_the_cap_allows(groups: list[tuple[Group, Encoded]]) -> None:
-    trees = forest(groups, 100, lambda group, reason: None, Counter())
+    trees = planted(groups, 100, lambda group, reason: None, Counter())
     firsts = [written_out(tree)[0][0] for tree in trees]  # each prompt begins with a token of its own
     assert len(set(firsts)) == len(firsts)
 
@@ -125,7 +131,7 @@ def test_truncated_answers_are_counted_once_and_only_where_a_comparison_uses_the
     groups: list[tuple[Group, Encoded]],
 ) -> None:
     cut: Counter[str] = Counter()
-    forest(groups, 8, lambda group, reason: None, cut)
+    planted(groups, 8, lambda group, reason: None, cut)
     expected = sum(
         bool(tokens) and any(side in (c.first, c.second) for c in group.comparisons)
         for group, encoded in groups
@@ -140,7 +146,7 @@ def test_the_answers_of_two_rows_with_one_prompt_meet_in_one_tree() -> None:
     one = Encoded((array(1, 2, 3), array(1, 2, 4)), (None, None), (0, 0))
     other = Encoded((array(1, 2, 4), array(1, 5)), (None, None), (0, 0))
     rows = [(Group(prompt, two, (Comparison(0, 1),)), one), (Group(prompt, two, (Comparison(0, 1),)), other)]
-    (tree,) = forest(rows, 8, lambda group, reason: None, Counter())
+    (tree,) = planted(rows, 8, lambda group, reason: None, Counter())
     assert written_out(tree) == [[1, 2, 3], [1, 2, 4], [1, 5]]
     assert list(zip(tree.first, tree.second, strict=True)) == [(0, 1), (1, 2)]
     assert tree.prompt.tolist() == [1]
@@ -152,6 +158,6 @@ def test_a_full_tree_is_followed_by_another_with_the_comparison_whole() -> None:
     sequences = tuple(array(1, k) for k in range(4))
     comparisons = tuple(Comparison(a, b) for a in range(4) for b in range(a + 1, 4))
     group = Group(prompt, answers, comparisons)
-    trees = forest([(group, Encoded(sequences, (None,) * 4, (0,) * 4))], 3, lambda *_: None, Counter())
+    trees = planted([(group, Encoded(sequences, (None,) * 4, (0,) * 4))], 3, lambda *_: None, Counter())
     assert sum(len(tree.first) for tree in trees) == 6
     assert all(len(tree.answers) <= 3 for tree in trees)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,12 @@ Truncation = Literal["drop", "left", "right", "error"]
 
 PLAIN_TEMPLATE = (Path(__file__).parent / "plain.jinja").read_text(encoding="utf-8").rstrip("\n")
 _CHUNK = 1024
-_TODAY = datetime(2024, 7, 26)  # what Llama 3's templates write where no clock is given
+# Friday 26 July 2024 is what Llama 3's templates write where no clock is given
+_CLOCK = (
+    "{% macro strftime_now(format) %}{{ format | replace('%d', '26') | replace('%m', '07') | "
+    "replace('%b', 'Jul') | replace('%B', 'July') | replace('%Y', '2024') | replace('%y', '24') | "
+    "replace('%a', 'Fri') | replace('%A', 'Friday') }}{% endmacro %}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,12 +230,14 @@ class Encoder:
         return list(self._template(chats, add_generation_prompt=False))
 
     def _template(self, chats: Any, *, add_generation_prompt: bool) -> Any:
-        # a template that writes the date would make rewards depend on the day they are computed
+        template = self.tokenizer.chat_template
+        if "strftime_now" in template:  # else rewards would depend on the day they are computed
+            template = _CLOCK + template
         return self.tokenizer.apply_chat_template(
             chats,
+            chat_template=template,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
-            strftime_now=_TODAY.strftime,
         )
 
     def _render_or_refuse(self, chat: Any) -> str | _Refused:
