@@ -212,13 +212,13 @@ def _attend_tree(
     if total * (prompt + total) <= 2 * separate:
         pieces.append(attend(q[:, :, prompt:], k, v, plan.mask(tree, rule, "answers")))
         return pieces
-    start, seen = prompt, plan.mask(tree, rule, "answers")
+    start = prompt
     for length in answers:  # many answers: a joint mask would be mostly empty
         own = slice(start, start + length)
         keys = torch.cat([k[:, :, :prompt], k[:, :, own]], dim=2)
         values = torch.cat([v[:, :, :prompt], v[:, :, own]], dim=2)
-        rows = slice(start - prompt, start - prompt + length)
-        visible = torch.cat([seen[rows, :prompt], seen[rows, own]], dim=1)
+        positions = torch.arange(prompt + length, device=plan.device)
+        visible = rule(0, 0, positions[prompt:, None], positions[None, :])
         pieces.append(attend(q[:, :, own], keys, values, visible))
         start += length
     return pieces
@@ -256,7 +256,8 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: 
         mask = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
     scale = q.shape[3] ** -0.5 if scaling is None else scaling
     stacked = (q * scale).to(v.dtype).reshape(q.shape[0], heads, -1, q.shape[3])
-    logits = torch.matmul(stacked, k.to(v.dtype).transpose(2, 3)).unflatten(2, (-1, rows))
+    logits = torch.matmul(stacked, k.to(v.dtype).transpose(2, 3))
+    logits = logits.reshape(q.shape[0], heads, -1, rows, keys)
     hidden = logits.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))  # added: no backward pass
     return torch.matmul((logits + hidden).softmax(-1).flatten(2, 3), v).reshape(*q.shape[:3], v.shape[3])
 
