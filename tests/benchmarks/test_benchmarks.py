@@ -1,0 +1,54 @@
+"""Each benchmark runs at toy size; its own check that all systems compute the same numbers must pass."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("HOLDTRUE_SHARED", ROOT.parent / "shared"))
+
+pytest.importorskip("trl", reason="the peers are installed by `pip install -e .[bench]`")
+if not (SHARED / "data" / "hh_harmless").is_dir():
+    pytest.skip(f"no HH texts in {SHARED}; set HOLDTRUE_SHARED", allow_module_level=True)
+
+
+def measured(name: str, folder: Path, *arguments: str) -> Any:
+    """The raw numbers one benchmark writes."""
+    file = folder / "numbers.json"
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick", "--rounds", "1"]
+    done = subprocess.run([*command, *arguments, "--output", str(file)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(file.read_text(encoding="utf-8"))[name]
+
+
+def test_training_agrees_with_trl_in_rewards_and_counts_each_factor_apart(tmp_path: Path) -> None:
+    (qa,) = measured("training", tmp_path, "--no-memory", "--only", "qa-all-pairs")
+
+    # all pairs of four answers: each answer is in three of them
+    assert qa["all_pairs_factor"] == pytest.approx(3.0)
+    assert 2.0 < qa["sharing_factor"] < 4.0  # four answers share one long prompt
+    assert qa["reward_difference"] < 1e-5
+    assert set(qa["systems"]) == {"holdtrue", "TRL tuned"}
+    assert 1.0 <= qa["systems"]["TRL tuned"]["padding"] < 1.2
+
+
+def test_scoring_agrees_with_the_pipeline(tmp_path: Path) -> None:
+    (tldr,) = measured("scoring", tmp_path, "--only", "tldr-4")
+
+    assert tldr["reward_difference"] < 1e-5
+    assert tldr["answers"] == 12
+    assert tldr["systems"]["holdtrue fp32"]["against_same_precision"] > 0
+
+
+def test_tokenising_agrees_with_trl_id_by_id(tmp_path: Path) -> None:
+    chatml, plain = measured("tokenising", tmp_path, "--pairs", "200")
+
+    assert (chatml["template"], plain["template"]) == ("chatml", "plain")
+    assert chatml["systems"]["TRL"]["ratio"] > 0
