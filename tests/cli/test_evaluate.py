@@ -1,0 +1,124 @@
+"""``holdtrue evaluate``: one object per data set, in order, and the gate."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import toy
+from holdtrue.rundir import RunDir, read_json
+
+Run = Callable[..., Any]
+PROMISED = {"accuracy", "interval", "count", "ties", "longer_answer_accuracy", "ece", "slices"}
+
+
+@pytest.fixture
+def copied(toy_run: Path, tmp_path: Path) -> RunDir:
+    return RunDir(shutil.copytree(toy_run, tmp_path / "run"))
+
+
+def test_one_data_set_is_one_object_with_all_that_is_promised(
+    holdtrue: Run, toy_folder: Path, copied: RunDir
+) -> None:
+    done = holdtrue("evaluate", copied.path, toy_folder / "eval.jsonl", "--json")
+    assert done.code == 0 and done.value.keys() >= PROMISED
+    validated = read_json(copied.evaluation_file)["results"][0]
+    assert done.value["accuracy"] == validated["accuracy"] and done.value["count"] == 20
+
+
+def test_several_data_sets_are_results_in_the_order_given(
+    holdtrue: Run, toy_folder: Path, copied: RunDir
+) -> None:
+    paths = [toy_folder / "train.jsonl", toy_folder / "eval.jsonl"]
+    for order in (paths, paths[::-1]):
+        found = holdtrue("evaluate", copied.path, *order, "--json").value
+        assert [result["data"] for result in found["results"]] == [str(path) for path in order]
+        assert [result["count"] for result in found["results"]] == [
+            60 if path == paths[0] else 20 for path in order
+        ]
+
+
+def test_results_are_kept_in_the_run_and_replace_older_ones_on_the_same_data(
+    holdtrue: Run, toy_folder: Path, copied: RunDir
+) -> None:
+    for _ in range(2):
+        assert holdtrue("evaluate", copied.path, toy_folder / "train.jsonl").code == 0
+    names = [result["data"] for result in read_json(copied.evaluation_file)["results"]]
+    assert names == ["validation", str(toy_folder / "train.jsonl")]
+    assert str(toy_folder / "train.jsonl") in copied.report_file.read_text()
+
+
+def test_a_model_folder_is_measured_and_not_written_to(
+    holdtrue: Run, toy_folder: Path, copied: RunDir
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")}
+    assert holdtrue("evaluate", copied.model, toy_folder / "eval.jsonl").code == 0
+    assert {path: path.stat().st_mtime_ns for path in copied.path.rglob("*")} == before
+
+
+def test_slices_are_by_the_columns_asked_for(holdtrue: Run, copied: RunDir, tmp_path: Path) -> None:
+    rows = [{**row, "kind": "ab"[i % 2], "other": "cd"[i % 2]} for i, row in enumerate(toy.pairs(20))]
+    data = toy.write_pairs(tmp_path / "a.jsonl", 0, rows=rows)
+    value = holdtrue("evaluate", copied.path, data, "--slice", "kind", "--json").value
+    assert value["slices"].keys() == {"kind"}
+    assert [(part["value"], part["count"]) for part in value["slices"]["kind"]] == [("a", 10), ("b", 10)]
+
+
+@pytest.mark.parametrize("gate", [["--min-accuracy", "0.999"], ["--set", "evaluation.min_accuracy=0.999"]])
+def test_an_accuracy_below_the_gate_ends_with_4_and_the_result(
+    holdtrue: Run, toy_folder: Path, copied: RunDir, gate: list[str]
+) -> None:
+    done = holdtrue("evaluate", copied.path, toy_folder / "eval.jsonl", *gate, "--json")
+    assert done.code == 4 and done.value["accuracy"] < 0.999
+    assert holdtrue("evaluate", copied.path, toy_folder / "eval.jsonl", "--min-accuracy", "0").code == 0
+
+
+def test_one_of_several_below_the_gate_is_enough(holdtrue: Run, toy_folder: Path, copied: RunDir) -> None:
+    both = [toy_folder / "train.jsonl", toy_folder / "eval.jsonl"]
+    accuracies = [r["accuracy"] for r in holdtrue("evaluate", copied.path, *both, "--json").value["results"]]
+    assert accuracies[0] != accuracies[1]
+    between = sum(accuracies) / 2
+    assert holdtrue("evaluate", copied.path, *both, "--min-accuracy", between).code == 4
+
+
+def test_pairs_of_which_none_can_be_scored_fail_the_gate_and_are_said(
+    holdtrue: Run, copied: RunDir, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "tell " * 200, "chosen": "kind", "rejected": "rude"}]
+    data = toy.write_pairs(tmp_path / "a.jsonl", 0, rows=rows)
+    done = holdtrue("evaluate", copied.path, data, "--json", "--min-accuracy", "0.1")
+    assert done.code == 4
+    assert (done.value["accuracy"], done.value["count"]) == (None, 0)
+    assert done.value["unscored"] == {"longer than max_length": 2}
+    assert holdtrue("evaluate", copied.path, data).code == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "does not exist"),
+        ("garbage\n", "no usable rows"),
+        (json.dumps({"prompt": "a", "completions": ["b", "c"]}) + "\n", "no comparisons"),
+    ],
+)
+def test_data_that_cannot_be_used_ends_with_3(
+    holdtrue: Run, copied: RunDir, tmp_path: Path, data: str | None, message: str
+) -> None:
+    path = tmp_path / "data.jsonl"
+    if data is not None:
+        path.write_text(data)
+    done = holdtrue("evaluate", copied.path, path, "--json")
+    assert done.code == 3 and message in done.error["message"]
+
+
+def test_a_run_without_a_model_yet_is_said_to_be_unfinished(
+    holdtrue: Run, toy_folder: Path, copied: RunDir
+) -> None:
+    shutil.rmtree(copied.model)
+    done = holdtrue("evaluate", copied.path, toy_folder / "eval.jsonl", "--json")
+    assert done.code == 3 and f"holdtrue resume {copied.path}" in done.error["message"]
