@@ -41,7 +41,7 @@ class Check:
 
 
 def sample() -> list[Group]:
-    """A dozen conversations of very different lengths, with two answers each."""
+    """A dozen conversations of very different lengths, with two answers each that end differently."""
     questions = (
         "Hi",
         "What is the capital of France?",
@@ -50,10 +50,10 @@ def sample() -> list[Group]:
     )
     answers = (
         "Sure.",
-        "I am sorry, I cannot help with that.",
-        "First check the cable, then open the cover and remove the paper that is stuck behind the tray.",
+        "I am sorry, I cannot help with that!",
+        "First check the cable, then open the cover and remove the paper that is stuck behind the tray",
         "Short waves are scattered more than long ones, so blue light reaches the eye from all sides; "
-        "in the evening the light crosses more air and mostly the long, red waves are left.",
+        "in the evening the light crosses more air and mostly the long, red waves are left :)",
     )
     groups = []
     for turns in range(3):
@@ -82,8 +82,9 @@ def verify(
     Raises:
         ModelError: the model cannot be loaded at all.
     """
-    raw_config = _raw(folder, "config.json")
     loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    # others read an adapter's padding token in the configuration of its base
+    raw_config = _raw(folder, "config.json") or _raw(Path(loaded.base), "config.json")
     encoder = loaded.encoder()
     encoded = list(encoder.encode(sample()))
     usable = [ids for item in encoded for ids in item.ids if ids is not None]
@@ -91,6 +92,7 @@ def verify(
         reason = next((reason for item in encoded for reason in item.reasons if reason), "there are too few")
         raise ModelError(f"no sample conversations to score (max_length {encoder.max_length}): {reason}")
     checks = [*_head(folder, loaded, seed), *_tokens(loaded, raw_config, usable)]
+    checks.append(_beginning(encoder.repaired["doubled BOS removed"]))
     alone = np.concatenate([_score(loaded, [ids], "right") for ids in usable])
     broken = int((~np.isfinite(alone)).sum())
     if broken:
@@ -167,9 +169,13 @@ def _tokens(loaded: store.Loaded, config: dict[str, Any], usable: Sequence[Ids])
         )
     else:
         yield Check("padding token", "ok", f"id {pad}, not EOS")
-    bos = loaded.tokenizer.bos_token_id
-    doubled = bos is not None and any(len(i) > 1 and i[0] == i[1] == bos for i in usable)
-    yield Check("beginning", "fail" if doubled else "ok", "BOS is doubled" if doubled else "at most one BOS")
+
+
+def _beginning(doubled: int) -> Check:
+    if doubled:
+        text = "the template doubles BOS: removed here, but others read both"
+        return Check("beginning", "warn", text)
+    return Check("beginning", "ok", "at most one BOS")
 
 
 def _score(loaded: store.Loaded, sequences: Sequence[Ids], side: str | None = None) -> np.ndarray:
@@ -231,31 +237,37 @@ def _plain_transformers(
     folder: Path, loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool
 ) -> Check:
     """Rewards of the folder as others load it, right-padded with the padding token it declares, if any."""
-    from transformers import AutoModelForSequenceClassification
-
     name = "ours = plain transformers"
-    with store.quiet_loading():
-        if (folder / "adapter_config.json").is_file():
-            from peft import AutoPeftModelForSequenceClassification
-
-            model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1)
-        else:
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, dtype=torch.float32, trust_remote_code=trust_remote_code
-            )
-    model.eval()
+    try:
+        model = _as_others_load(folder, trust_remote_code)
+    except Exception as error:  # whatever they raise, others cannot use the folder
+        return Check(name, "fail", f"others cannot load it: {str(error).splitlines()[0][:200]}")
     pad = model.config.get_text_config().pad_token_id
-    ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
     batched = pad is not None and 0 <= pad < model.get_input_embeddings().num_embeddings
-    batches = [usable] if batched else [[ids] for ids in usable]
     theirs = []
-    for batch in batches:
+    for batch in [usable] if batched else [[ids] for ids in usable]:
         width = max(map(len, batch))
         ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in batch])
         mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in batch])
         with torch.inference_mode():
             theirs.append(model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy())
+    ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
     return _compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
+
+
+def _as_others_load(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForSequenceClassification
+
+    with store.quiet_loading():
+        if (folder / "adapter_config.json").is_file():
+            from peft import AutoPeftModelForSequenceClassification
+
+            return AutoPeftModelForSequenceClassification.from_pretrained(
+                folder, num_labels=1, dtype=torch.float32
+            ).eval()
+        return AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, dtype=torch.float32, trust_remote_code=trust_remote_code
+        ).eval()
 
 
 def _card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
