@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import toy
 from holdtrue import job as main_job
-
 from holdtrue.errors import Interrupted, QualityError
 from holdtrue.losses import Loss
 from holdtrue.losses.bradley_terry import BradleyTerry
