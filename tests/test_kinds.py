@@ -17,7 +17,7 @@ from holdtrue.losses.bradley_terry import BradleyTerry
 LOSSES = "holdtrue.losses"
 
 
-class Outside(kinds.Kind):
+class Outside(Loss):
     """A kind that is not part of holdtrue."""
 
     low: float = Field(0.0, ge=0)
@@ -89,8 +89,8 @@ def test_a_kind_outside_is_named_by_module_and_class() -> None:
         ("json:NoSuchClass", "cannot be imported"),
         (":X", "cannot be imported: Empty module name"),
         (".relative:X", "cannot be imported"),
-        ("json:JSONDecoder", "is not a subclass of holdtrue.kinds.Kind"),
-        ("json:loads", "is not a subclass of holdtrue.kinds.Kind"),
+        ("json:JSONDecoder", "is not a subclass of holdtrue.losses.Loss"),
+        ("json:loads", "is not a subclass of holdtrue.losses.Loss"),
     ],
 )
 def test_an_outside_name_that_leads_nowhere_says_why(name: str, says: str) -> None:

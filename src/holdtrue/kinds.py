@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -55,11 +57,22 @@ def names(family: str) -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
+def base_of(family: str) -> type[Kind]:
+    """The class all kinds of a family derive from: the one its package defines, else Kind."""
+    return next(_kinds_in(importlib.import_module(family)), Kind)
+
+
+def _kinds_in(module: ModuleType) -> Iterator[type[Kind]]:
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, Kind) and value.__module__ == module.__name__:
+            yield value
+
+
 def load(family: str, name: str) -> type[Kind]:
     """The kind's class.
 
     Raises:
-        SettingsError: no such kind (says the nearest), or the module holds no Kind.
+        SettingsError: no such kind (says the nearest), it is of another family, or the module holds none.
     """
     if ":" in name:
         module_name, _, class_name = name.partition(":")
@@ -67,16 +80,16 @@ def load(family: str, name: str) -> type[Kind]:
             found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise SettingsError(f"kind {name!r} cannot be imported: {error}") from error
-        if not (isinstance(found, type) and issubclass(found, Kind)):
-            raise SettingsError(f"kind {name!r} is not a subclass of holdtrue.kinds.Kind")
+        base = base_of(family)
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise SettingsError(f"kind {name!r} is not a subclass of {base.__module__}.{base.__qualname__}")
         return found
     known = names(family)
     if name not in known:
         raise SettingsError(unknown(f"{family.rpartition('.')[2]} kind", name, known))
     module = importlib.import_module(f"{family}.{name}")
-    for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, Kind) and value.__module__ == module.__name__:
-            return value
+    for found in _kinds_in(module):
+        return found
     raise SettingsError(f"{module.__name__} holds no Kind")
 
 

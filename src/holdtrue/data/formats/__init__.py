@@ -23,7 +23,6 @@ from holdtrue.data.fields import (
     number,
     show,
 )
-from holdtrue.errors import SettingsError
 from holdtrue.kinds import Kind
 from holdtrue.records import Answer, Comparison, Group, Message, Messages, flatten
 
@@ -80,8 +79,7 @@ def named(name: str) -> type[Format]:
         SettingsError: there is none.
     """
     found = kinds.load(FAMILY, name)
-    if not issubclass(found, Format):
-        raise SettingsError(f"{name!r} is not a data format (a subclass of holdtrue.data.formats.Format)")
+    assert issubclass(found, Format)  # load has seen to it
     return found
 
 
