@@ -26,6 +26,7 @@ from families import (
 )
 from holdtrue.reward.model import RewardModel
 from holdtrue.reward.store import quiet_loading
+from holdtrue.tokens import attention
 from holdtrue.tokens.batches import lay_out, pad
 from holdtrue.tokens.tree import grow
 
@@ -75,6 +76,20 @@ def test_a_tree_alone_and_in_any_company_gives_the_same_rewards(family: str) -> 
         for company in companies:
             rewards = model(lay_out([trees[i] for i in company])).rewards
             assert reward_error(rewards, torch.cat([own[i] for i in company])) <= REWARDS
+
+
+@every_tree_family
+def test_attention_as_matrix_products_is_as_exact_as_the_kernel(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, gradients = reference(family)
+    model = reward_model(family)
+    # it is chosen for bfloat16, where nothing is exact; here in float32 and in blocks of 4 rows
+    monkeypatch.setattr(attention, "_products_are_faster", lambda *_: True)
+    monkeypatch.setattr(attention, "_PRODUCT_ROWS", 4)
+    rewards = backward(model, lay_out(forest_of_all_shapes()))
+    assert reward_error(rewards, expected) <= REWARDS
+    assert gradient_error(model.classifier, gradients) <= GRADIENTS
 
 
 @every_family
@@ -267,6 +282,20 @@ def test_the_head_computes_in_float32_under_bf16_and_rewards_are_off_the_bf16_gr
     assert (out.rewards != out.rewards.bfloat16().float()).any()
     expected, _ = reference("llama")
     assert 1e-6 < reward_error(out.rewards, expected) < 0.05
+
+
+@pytest.mark.parametrize("family", [f for f in TREE_FAMILIES if "mixtral" not in f and "moe" not in f])
+def test_bf16_gradients_in_trees_are_as_near_to_float32_as_those_of_padded_sequences(family: str) -> None:
+    _, gradients = reference(family)  # not of mixtures: rounding decides which experts are asked
+    model = reward_model(family)
+    model.bf16 = True
+    errors = []
+    for batch in (lay_out(forest_of_all_shapes()), pad(forest_of_all_shapes(), 0)):
+        backward(model, batch)
+        found = {key: p.grad for key, p in model.classifier.named_parameters() if p.grad is not None}
+        scale = sum(float(g.square().sum()) for g in gradients.values()) ** 0.5
+        errors.append(sum(float((found[k] - g).square().sum()) for k, g in gradients.items()) ** 0.5 / scale)
+    assert errors[0] <= max(1.5 * errors[1], 0.03)
 
 
 def test_weights_held_in_bf16_still_read_trees() -> None:
