@@ -208,3 +208,13 @@ def test_an_allocation_that_fails_is_a_lack_of_resources(values: Values, tmp_pat
     with pytest.raises(ResourceError, match="out of memory; lower"):
         job.train(run, tell=exhausted)
     assert (run.info()["status"], run.info()["exit_code"]) == ("failed", 6)
+
+
+def test_a_run_started_with_relative_paths_knows_them_from_anywhere(
+    toy_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(toy_folder)
+    settings = build({"data": {"train": ["train.jsonl"]}, "model": {"path": "model"}})
+    values = job.start(settings, tmp_path / "run").settings()
+    assert values["data"]["train"] == [str(toy_folder / "train.jsonl")]
+    assert values["model"]["path"] == str(toy_folder / "model")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from holdtrue import kinds
 from holdtrue.errors import SettingsError
+from holdtrue.losses import Loss, LossTerms
 from holdtrue.losses.bradley_terry import BradleyTerry
 
 LOSSES = "holdtrue.losses"
@@ -30,6 +31,10 @@ class Outside(Loss):
         if self.low > self.high:
             raise ValueError("low is above high")
         return self
+
+    def __call__(self, out: Any, batch: Any) -> LossTerms:
+        """Nothing is lost."""
+        return LossTerms(out.rewards * 0, batch.weight)
 
 
 OUTSIDE = f"{__name__}:Outside"

@@ -51,7 +51,7 @@ def start(settings: Settings, output: str | Path) -> RunDir:
             f"training needs {missing}; with neither, the embedded support-desk world is used"
         )
     _require_files(settings)
-    run = RunDir.create(output, settings.dump())
+    run = RunDir.create(output, _anchored(settings))
     run.update_info(
         holdtrue=__version__,
         python=platform.python_version(),
@@ -231,6 +231,20 @@ def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
         lengths=length_quantiles(setup.train.lengths),
         data={file["path"]: file["sha256"] for file in setup.counts["train"]["files"]},
     )
+
+
+def _anchored(settings: Settings) -> dict[str, Any]:
+    """The settings with whole paths, so that a run can be resumed from anywhere."""
+
+    def anchor(path: str | None) -> str | None:
+        return str(Path(path).absolute()) if path and Path(path).exists() else path
+
+    values = settings.dump()
+    for split in ("train", "eval"):
+        values["data"][split] = [anchor(path) for path in values["data"][split]]
+    for key in ("path", "chat_template_path"):
+        values["model"][key] = anchor(values["model"][key])
+    return values
 
 
 def _require_files(settings: Settings) -> None:

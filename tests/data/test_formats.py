@@ -61,7 +61,7 @@ def test_a_module_names_every_column_its_layout_reads(found: type[Format]) -> No
 def test_layouts_are_found_by_the_names_of_their_files() -> None:
     assert [found.name() for found in EVERY] == ["completion", "completions", "hh", "preference"]
     assert formats.named("hh") is HH
-    with pytest.raises(SettingsError, match="is not a subclass of holdtrue.data.formats.Format"):
+    with pytest.raises(SettingsError, match=r"is not a subclass of holdtrue\.data\.formats\.Format"):
         formats.named("holdtrue.losses.bradley_terry:BradleyTerry")
     assert kinds.load(formats.FAMILY, "preference") is Preference
 
