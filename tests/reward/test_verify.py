@@ -193,3 +193,10 @@ def test_the_verb_ends_with_4_where_something_is_off_and_0_where_not(saved: Path
     bad = verb.command(saved)
     assert bad.exit_code == 4 and not bad.value["ok"]
     assert {c["name"] for c in bad.value["checks"] if c["status"] == "fail"} == failed(saved)
+
+
+def test_a_real_decoder_passes_once_it_is_a_reward_model(
+    shared: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = build(shared("models/stories260K"), tmp_path / "stories")
+    assert failed(folder, seed=SEED) == set()  # its BOS is its EOS, it has no template, its lengths are short
