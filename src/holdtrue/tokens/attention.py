@@ -27,7 +27,7 @@ from transformers.masking_utils import causal_mask_function, sdpa_mask
 
 NAME = "holdtrue_tree"
 FLEX = "holdtrue_tree_flex"
-_PRODUCT_LIMIT = 1024  # keys; beyond it the saved weights would outgrow a layer's other activations
+_PRODUCT_LIMIT = 2048  # keys; beyond it the saved weights would outgrow a layer's other activations
 _PRODUCT_ROWS = 256
 
 Rule = Callable[[Any, Any, Any, Any], Any]
