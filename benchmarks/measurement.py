@@ -122,7 +122,7 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) 
         table.add_column(column, justify="left" if isinstance(rows[0].get(column), str) else "right")
     for row in rows:
         table.add_row(*(_text(row.get(column)) for column in columns))
-    Console(width=max(120, Console().width)).print(table)
+    Console(width=max(140, Console().width)).print(table)
 
 
 def _text(value: Any) -> str:

@@ -48,7 +48,7 @@ def test_scoring_agrees_with_the_pipeline(tmp_path: Path) -> None:
 
 
 def test_tokenising_agrees_with_trl_id_by_id(tmp_path: Path) -> None:
-    chatml, plain = measured("tokenising", tmp_path, "--pairs", "200")
+    chatml, plain = measured("tokenising", tmp_path, "--pairs", "500")
 
     assert (chatml["template"], plain["template"]) == ("chatml", "plain")
     assert chatml["systems"]["TRL"]["ratio"] > 0
