@@ -213,3 +213,9 @@ def test_settings_need_no_torch() -> None:
         "import sys; from holdtrue.settings import build; build({}).dump(); sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_pass_is_small_on_the_cpu_and_large_on_a_gpu_unless_said() -> None:
+    assert built().training.tokens_per_pass("cpu") == 2048
+    assert built().training.tokens_per_pass("cuda:1") == 16384
+    assert built("training.max_tokens_per_pass=100").training.tokens_per_pass("cuda") == 100

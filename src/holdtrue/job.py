@@ -187,7 +187,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     judged = setup.eval if setup.eval.trees else setup.train
     name = "validation" if setup.eval.trees else "training pairs (nothing was held out)"
     loaded.model.bf16 = False
-    scorer = RewardScorer(loaded, setup.encoder, settings.training.max_tokens_per_pass)
+    scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
     scored = list(scorer.stream(judged.groups))
     rewards = [item.rewards for item in scored]
     result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored))

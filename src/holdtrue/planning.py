@@ -82,7 +82,7 @@ def measure(setup: Setup) -> Probe:
         seed=settings.seed,
         learning_rate=0.0,
     )
-    budget = settings.training.max_tokens_per_pass
+    budget = settings.training.tokens_per_pass(loaded.model.device.type)
     before = _peak_memory(loaded)
     step.plain(loaded.model, settings.loss, loop.batches(fixed, _take(by_size, budget)))
     grown = max(_peak_memory(loaded) - before, 0)

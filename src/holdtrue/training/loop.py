@@ -168,7 +168,7 @@ def batches(job: Training, trees: Sequence[Tree]) -> Iterator[Batch]:
     a tree at weight 0.
     """
     dealt = share([job.model.size(tree) for tree in trees], job.world.size)
-    budget = job.settings.max_tokens_per_pass
+    budget = job.settings.tokens_per_pass(job.model.device.type)
     packed = [job.model.pack([trees[i] for i in part], budget) for part in dealt]
     own, mine = dealt[job.world.rank], packed[job.world.rank]
     for batch in mine:
