@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import make_metrics, make_result
 
+from conftest import make_metrics, make_result
 from holdtrue.report import figures
 
 

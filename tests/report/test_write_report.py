@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import INFO, make_metrics, make_result
 
+from conftest import INFO, make_metrics, make_result
 from holdtrue.errors import DataError
 from holdtrue.report import write_report
 from holdtrue.report.page import as_script_data
