@@ -25,7 +25,7 @@ from holdtrue.records import Group
 from holdtrue.reward.scorer import RewardScorer
 from workloads import SIZES, Size, classifier, hh, layer_parameters, loaded, reward_model, tldr, tokenizer
 
-PROMPTS = {1: 64, 4: 24, 16: 8}
+PROMPTS = {1: 32, 4: 12, 16: 4}
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BATCH_SIZES = (1, 8, 16)
 WORKLOADS: dict[str, Callable[[int], list[Group]]] = {

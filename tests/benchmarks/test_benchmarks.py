@@ -43,7 +43,7 @@ def test_scoring_agrees_with_the_pipeline(tmp_path: Path) -> None:
     (tldr,) = measured("scoring", tmp_path, "--only", "tldr-4")
 
     assert tldr["reward_difference"] < 1e-5
-    assert tldr["answers"] == 12
+    assert tldr["answers"] == 8
     assert tldr["systems"]["holdtrue fp32"]["against_same_precision"] > 0
 
 
