@@ -25,7 +25,7 @@ from holdtrue.errors import (
     ResourceError,
     SettingsError,
 )
-from holdtrue.rundir import RunDir, disk_errors, write_json, write_text
+from holdtrue.rundir import RunDir, disk_errors, read_json, write_json, write_text
 from holdtrue.settings import Settings, build
 
 if TYPE_CHECKING:
@@ -195,7 +195,8 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     with disk_errors(run.model):
         card = _card(setup, result)
         store.publish(loaded, run.model, card, merge=lora is not None and lora.merge)
-        write_json(run.evaluation_file, {"model_hash": card.weights_sha256, "results": [result]})
+        results = [result, *_other_results(run, name, card.weights_sha256)]
+        write_json(run.evaluation_file, {"model_hash": card.weights_sha256, "results": results})
         run.update_info(
             status="finished",
             finished=now(),
@@ -209,6 +210,15 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
         write_report(run)
     tell("finished", {"result": result, "report": str(run.report_file), "model": str(run.model)})
     return result
+
+
+def _other_results(run: RunDir, name: str, model_hash: str) -> list[dict[str, Any]]:
+    """What was measured on other data with this very model before, when a finished run is taken up again."""
+    if not run.evaluation_file.exists():
+        return []
+    before = read_json(run.evaluation_file)
+    same = before["model_hash"] == model_hash
+    return [result for result in before["results"] if same and result["data"] != name]
 
 
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:

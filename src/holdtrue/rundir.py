@@ -16,6 +16,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,10 +48,14 @@ class RunDir:
     def create(cls, path: str | Path, settings: Mapping[str, Any]) -> RunDir:
         """A new run directory with its settings in it.
 
+        What a run left that failed before its first step is replaced.
+
         Raises:
-            SettingsError: the directory exists and is not empty.
+            SettingsError: the directory exists and holds anything else.
         """
         run = cls(path)
+        if run.failed_at_start():
+            shutil.rmtree(run.path)
         if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
             hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
             raise SettingsError(f"{path} already exists and is not empty; choose another --output{hint}")
@@ -59,6 +64,14 @@ class RunDir:
             run.checkpoints.mkdir(exist_ok=True)
             write_text(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
         return run
+
+    def failed_at_start(self) -> bool:
+        """Whether here is a run, and nothing else, that ended in an error before it had trained at all."""
+        own = {self.settings_file, self.info_file, self.rejected_file, self.dropped_file, self.checkpoints}
+        if not self.settings_file.is_file() or not set(self.path.iterdir()) <= own | {self.path / ".lock"}:
+            return False
+        trained = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
+        return not trained and self.info().get("status") == "failed"
 
     @classmethod
     def open(cls, path: str | Path) -> RunDir:

@@ -138,3 +138,45 @@ def test_another_number_of_processes_is_refused_where_it_would_change_the_steps(
     RunDir.open(output).update_info(processes=2)
     assert holdtrue(["resume", str(output)]) == 2
     assert "started with 2 processes" in capsys.readouterr().err
+
+
+def test_a_run_that_failed_before_its_first_step_makes_room_for_the_next(
+    base_model: Base, pairs: Path, tmp_path: Path
+) -> None:
+    output, broken = tmp_path / "run", tmp_path / "broken.jsonl"
+    broken.write_text("not,json\n")
+    base = base_model()
+    assert train(base, broken, output) == 3
+    assert train(base, pairs, output) == 0
+    assert train(base, pairs, output) == 2  # but a run that trained stays
+
+
+def test_taking_up_a_finished_run_again_keeps_what_was_measured_on_other_data(
+    base_model: Base, pairs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    assert train(base_model(), pairs, output) == 0
+    assert holdtrue(["evaluate", str(output), str(pairs)]) == 0
+    assert holdtrue(["resume", str(output)]) == 0
+    results = read_json(output / "evaluation.json")["results"]
+    assert [result["data"] for result in results] == ["validation", str(pairs)]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft reads it
+def test_an_adapter_is_loaded_by_the_lines_in_its_readme(
+    base_model: Base, pairs: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "run"
+    assert train(base_model(), pairs, output, "--set", "model.lora.r=2") == 0
+    text = (output / "model" / "README.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0].replace("PATH", str(output / "model"))
+    found: dict[str, Any] = {}
+    exec(code, found)  # the lines a reader would paste
+
+    from holdtrue.records import Answer, Group, Message
+    from holdtrue.reward import store
+    from holdtrue.reward.scorer import RewardScorer
+
+    group = Group((Message("user", "..."),), (Answer((Message("assistant", "..."),)),))
+    (ours,) = RewardScorer(store.load_trained(output / "model")).score([group])
+    assert found["reward"] == pytest.approx(float(ours[0]), rel=1e-5)

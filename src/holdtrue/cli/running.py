@@ -33,8 +33,8 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     else:
         with stoppable() as stop, Narrator() as narrator:
             job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
-    if int(os.environ.get("RANK", "0")):
-        return None  # the first process speaks for all
+    if int(os.environ.get("RANK", "0")) or _STOP_FILE in os.environ:
+        return None  # the first process speaks for all, and for those it was started for their parent
     from rich.console import Group
 
     from holdtrue.evaluation.summary import render
@@ -136,7 +136,7 @@ def _what_ended(run: RunDir) -> HoldtrueError:
     if info["status"] == "running":
         return ResourceError(again)
     if info["status"] == "interrupted":
-        return Interrupted(again)
+        return Interrupted(message)
     error = HoldtrueError(message)
     error.exit_code = int(info.get("exit_code") or 1)  # type: ignore[misc]
     return error

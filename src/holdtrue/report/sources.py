@@ -62,12 +62,13 @@ def read_sources(run: RunDir) -> Sources:
 
 def _left_out(run: RunDir, data: dict[str, Any]) -> list[LeftOut]:
     """Counts from run.json, or where it has none yet, from the files themselves."""
-    examples: dict[tuple[str, str], list[str]] = defaultdict(list)
+    examples: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     found: Counter[tuple[str, str, str]] = Counter()
     for what, file in (("rejected", run.rejected_file), ("dropped", run.dropped_file)):
         for row in _rows(file):
-            found[row.get("split", "both"), what, row["reason"]] += 1
-            places = examples[what, row["reason"]]
+            key = row.get("split", "both"), what, row["reason"]
+            found[key] += 1
+            places = examples[key]
             if len(places) < _MOST_EXAMPLES:
                 places.append(_place(row))
     counts = {
@@ -77,7 +78,13 @@ def _left_out(run: RunDir, data: dict[str, Any]) -> list[LeftOut]:
         for reason, count in (report.get(what) or {}).items()
     }
     return [
-        LeftOut(split, _LEFT_OUT[what], reason, count, tuple(examples[what, reason]))
+        LeftOut(
+            split,
+            _LEFT_OUT[what],
+            reason,
+            count,
+            tuple(examples.get((split, what, reason)) or examples.get(("both", what, reason)) or ()),
+        )
         for (split, what, reason), count in sorted((counts or found).items(), key=_most_first)
     ]
 

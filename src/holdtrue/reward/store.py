@@ -93,6 +93,8 @@ def load(
     with quiet_loading():
         config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
         _refuse_other_kinds(config, base)
+        if Path(path).is_dir() and not adapted and not _has_tokenizer(path):
+            raise ModelError(f"{path} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
         tokenizer = _from(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
@@ -173,7 +175,8 @@ def _adapter_base(path: str) -> str | None:
 
 
 def _has_tokenizer(path: str) -> bool:
-    return not Path(path).is_dir() or (Path(path) / "tokenizer_config.json").is_file()
+    files = (Path(path) / name for name in ("tokenizer_config.json", "tokenizer.json"))
+    return not Path(path).is_dir() or any(file.is_file() for file in files)
 
 
 def _from(kind: Any, path: str, **options: Any) -> Any:
@@ -324,7 +327,7 @@ from {package} import {loader}
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {loader}.from_pretrained("PATH", dtype=torch.float32)
+model = {loader}.from_pretrained("PATH", {"num_labels=1, " if adapter else ""}dtype=torch.float32)
 chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
 ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
 reward = model(**ids).logits[0, 0].item()

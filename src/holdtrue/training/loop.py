@@ -129,7 +129,10 @@ def train(job: Training) -> State:
         if state.step % save_every == 0 or last or improved or stopping or state.stopped_early:
             save(job, state, parameters, optimizer)
         if stopping and not last:
-            raise Interrupted(f"stopped after step {state.step} of {len(plan)}; everything is saved")
+            raise Interrupted(
+                f"stopped after step {state.step} of {len(plan)}, everything is saved; "
+                f"continue with: holdtrue resume {job.run.path}"
+            )
     if settings.load_best_model_at_end and state.best_step not in (None, state.step):
         load_best(job, state, parameters)
     model.eval()
