@@ -75,9 +75,7 @@ def test_a_name_gives_the_class_and_the_class_its_name() -> None:
 
 
 def test_a_wrong_name_is_answered_with_the_nearest() -> None:
-    with pytest.raises(
-        SettingsError, match="unknown losses kind 'bradly_terry'; did you mean 'bradley_terry'"
-    ):
+    with pytest.raises(SettingsError, match="unknown loss 'bradly_terry'; did you mean 'bradley_terry'"):
         kinds.load(LOSSES, "bradly_terry")
 
 
@@ -120,12 +118,12 @@ def test_a_kind_is_chosen_by_name_or_by_its_fields(value: Any, built: kinds.Kind
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (3, "a losses kind is a name or a mapping with 'kind', got 3"),
+        (3, "a loss is a name or a mapping with 'kind', got 3"),
         (None, "got None"),
         ({"kind": None}, "got {'kind': None}"),
         ({"kind": "bradley_terry", "centre": 1}, "field of bradley_terry 'centre'; did you mean 'center'"),
-        ({"center": -1}, "bradley_terry.center: Input should be greater than or equal to 0, got -1"),
-        ({"center": float("nan")}, "bradley_terry.center: Input should be a finite number, got nan"),
+        ({"center": -1}, "bradley_terry.center: should be greater than or equal to 0, got -1"),
+        ({"center": float("nan")}, "bradley_terry.center: should be a finite number, got nan"),
         ({"kind": OUTSIDE, "low": 2}, f"{OUTSIDE}: low is above high$"),
     ],
 )  # fmt: skip

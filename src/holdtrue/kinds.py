@@ -86,11 +86,17 @@ def load(family: str, name: str) -> type[Kind]:
         return found
     known = names(family)
     if name not in known:
-        raise SettingsError(unknown(f"{family.rpartition('.')[2]} kind", name, known))
+        raise SettingsError(unknown(_one_of(family), name, known))
     module = importlib.import_module(f"{family}.{name}")
     for found in _kinds_in(module):
         return found
     raise SettingsError(f"{module.__name__} holds no Kind")
+
+
+def _one_of(family: str) -> str:
+    """``loss`` for ``holdtrue.losses``, ``format`` for ``holdtrue.data.formats``."""
+    name = family.rpartition(".")[2]
+    return name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s")
 
 
 def choose(family: str, value: Any, default: str) -> Any:
@@ -104,9 +110,7 @@ def choose(family: str, value: Any, default: str) -> Any:
     if isinstance(fields, dict):
         fields = {"kind": default, **fields}
     if not isinstance(fields, dict) or not isinstance(fields["kind"], str):
-        raise SettingsError(
-            f"a {family.rpartition('.')[2]} kind is a name or a mapping with 'kind', got {value!r}"
-        )
+        raise SettingsError(f"a {_one_of(family)} is a name or a mapping with 'kind', got {value!r}")
     cls = load(family, fields["kind"])
     given = {key: item for key, item in fields.items() if key != "kind"}
     for key in given:
@@ -123,7 +127,8 @@ def explain(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     place = ".".join([where, *map(str, first["loc"])]).strip(".")
     seen = "" if isinstance(first["input"], (dict, BaseModel)) else f", got {first['input']!r}"
-    return f"{place}: {first['msg'].removeprefix('Value error, ')}{seen}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{place}: {message}{seen}"
 
 
 def chosen(family: str, default: str) -> Any:

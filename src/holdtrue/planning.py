@@ -96,11 +96,11 @@ def measure(setup: Setup) -> Probe:
 
 
 def example(encoder: Encoder, groups: list[Group]) -> dict[str, Any]:
-    """The first conversation that fits, as the model reads it, with the token that is read."""
+    """The first conversation of a group that fits, as the model reads it, with the token that is read."""
     for group in groups:
         encoded = next(encoder.encode([group]))
         ids = encoded.ids[0]
-        if ids is None:
+        if ids is None or any(other is None for other in encoded.ids):
             continue
         start, end = encoder.answer_span(group, 0) if not encoded.cut[0] else (0, len(ids))
         return {

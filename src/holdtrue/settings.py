@@ -102,7 +102,7 @@ class TrainingSettings(Section):
     lr_scheduler_type: Literal["constant", "linear", "cosine", "step", "cyclical"] = "cosine"
     """Course of the rate after warm-up."""
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
-    """Share of the steps over which the rate rises linearly from 0."""
+    """Share of the steps over which the rate rises linearly to its peak; the first step is not at 0."""
     lr_step_size: float = Field(0.3, gt=0, le=1)
     """``step``: share of the steps between two decays. ``cyclical``: length of a cycle as a share."""
     lr_gamma: float = Field(0.3, gt=0, lt=1)
@@ -232,13 +232,21 @@ def read(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, An
         try:
             loaded = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise SettingsError(f"{path} is not valid YAML: {str(error).splitlines()[0]}") from error
+            raise SettingsError(f"{path} is not valid YAML: {_what_is_wrong(error)}") from error
         if loaded is not None and not isinstance(loaded, dict):
             raise SettingsError(f"{path} holds a {type(loaded).__name__}, expected a mapping of settings")
         values = loaded or {}
     for override in overrides:
         put(values, *parse_override(override))
     return values
+
+
+def _what_is_wrong(error: yaml.YAMLError) -> str:
+    """Cause and place of a YAML error in one line."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error).splitlines()[0]
+    return f"{getattr(error, 'problem', 'error')} at line {mark.line + 1}, column {mark.column + 1}"
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -26,7 +26,7 @@ def test_the_text_shows_a_conversation_with_the_token_that_is_read(
     for words in (
         "5,168 parameters",
         "token trees",
-        "GiB",
+        "MiB",
         "(measured)",
         "left out: nothing",
         "at most 128 fit",

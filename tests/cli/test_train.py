@@ -101,12 +101,12 @@ def test_data_that_cannot_be_used_ends_with_3(
 @pytest.mark.parametrize(
     ("extra", "code", "message"),
     [
-        (["--set", "training.max_steps=abc"], 2, "training.max_steps: Input should be a valid integer"),
+        (["--set", "training.max_steps=abc"], 2, "training.max_steps: should be a valid integer"),
         (["--set", "training.maxsteps=3"], 2, "did you mean 'training.max_steps'?"),
         (["--set", "training.max_steps"], 2, "--set takes key=value"),
-        (["--set", "loss=nonsense"], 2, "unknown losses kind 'nonsense'"),
+        (["--set", "loss=nonsense"], 2, "unknown loss 'nonsense'"),
         (["--set", "loss.centre=1"], 2, "centre"),
-        (["--set", "data.format=nonsense"], 2, "unknown formats kind 'nonsense'"),
+        (["--set", "data.format=nonsense"], 2, "unknown format 'nonsense'"),
         (["--set", "training.gradient_accumulation_steps=2"], 2, "per_device_train_batch_size"),
         (["--set", "data.max_length=4096"], 2, "more than the 128 tokens the model can take"),
         (["--column", "margin"], 2, "--column takes KEY=NAME"),
@@ -132,7 +132,7 @@ def test_mistakes_have_their_exit_code_and_one_json_value(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("training: [a: b: c", "not valid YAML"),
+        ("training: [a: b: c", "not valid YAML: expected ',' or ']', but got ':' at line 1, column 16"),
         ("- 1\n", "expected a mapping"),
         ("training: 3\n", "training"),
     ],

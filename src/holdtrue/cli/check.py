@@ -139,7 +139,8 @@ def render(audit: Audit) -> RenderableType:
         parts.append(_findings(audit.findings))
         counts = {severity: sum(f.severity == severity for f in audit.findings) for severity in _STYLES}
         summary = ", ".join(f"{count} {severity}" for severity, count in counts.items() if count)
-        parts += ["", Text(f"{len(audit.findings)} findings: {summary}")]
+        found = "1 finding" if len(audit.findings) == 1 else f"{len(audit.findings)} findings"
+        parts += ["", Text(f"{found}: {summary}")]
     else:
         parts.append(Text("Nothing suspicious found.", style="green"))
     return Stack(*parts)

@@ -59,15 +59,16 @@ def _text(plan: dict[str, Any]) -> str:
         cut = "".join(f"; {n:,} {reason}" for reason, n in counts["cut"].items())
         lines.append(f"{split:<9} {counts['comparisons']:,} comparisons; left out: {left_out}{cut}")
     lengths = ", ".join(f"{name} {value}" for name, value in plan["lengths"].items())
-    gib = {name: f"{value / 2**30:.2f}" for name, value in memory.items()}
+    unit, size = ("GiB", 2**30) if memory["total"] >= 2**30 else ("MiB", 2**20)
+    parts = {name: f"{value / size:.2f}" for name, value in memory.items()}
     example = plan["example"]
     start, end = example["answer_tokens"]
     lines += [
         f"lengths   {lengths} tokens; at most {model['max_length']} fit",
         f"steps     {plan['steps']:,} of {plan['comparisons_per_step']} comparisons, peak learning rate "
         f"{model['learning_rate']:.2g}",
-        f"memory    {gib['total']} GiB: weights {gib['weights']}, gradients {gib['gradients']}, "
-        f"optimizer {gib['optimizer']}, activations {gib['activations']} (measured)",
+        f"memory    {parts['total']} {unit}: weights {parts['weights']}, gradients {parts['gradients']}, "
+        f"optimizer {parts['optimizer']}, activations {parts['activations']} (measured)",
         f"time      {_duration(plan['seconds'])} for {plan['tokens']:,} tokens at "
         f"{plan['tokens_per_second']:,.0f} tokens/s (measured), plus validation and checkpoints",
         f"example   {example['tokens']} tokens, the answer is {start} to {end - 1}; "

@@ -168,9 +168,10 @@ class Narrator:
 
     def _prepared(self, info: dict[str, Any]) -> None:
         model = info["model"]
+        part = "" if model["trainable"] == model["parameters"] else f" ({model['trainable']:,} trained)"
         self.console.print(
-            f"model    {model['architecture']}, {model['parameters']:,} parameters, {model['precision']}, "
-            f"{model['device']}, up to {model['max_length']} tokens"
+            f"model    {model['architecture']}, {model['parameters']:,} parameters{part}, "
+            f"{model['precision']}, {model['device']}, up to {model['max_length']} tokens"
         )
         if model["layout"] == "padded":
             self.console.print(f"         padded batches: {model['layout_reason']}")
@@ -182,6 +183,8 @@ class Narrator:
             shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
             lost = {**counts.get("rejected", {}), **counts["dropped"]}
             left_out = ", ".join(f"{n:,} {reason}" for reason, n in lost.items()) or "nothing"
+            if listed := [f"{what}.jsonl" for what in ("rejected", "dropped") if counts.get(what)]:
+                left_out += f" (see {', '.join(listed)})"
             cut = "".join(f"; {n:,} {reason}" for reason, n in counts["cut"].items())
             self.console.print(
                 f"{split:<8} {counts['comparisons']:,} comparisons of {counts['prompts']:,} prompts, "

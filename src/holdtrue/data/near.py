@@ -8,7 +8,8 @@ or when at least 70 % of their runs of five words are shared:
 One changed word spoils five runs, so 0.7 forgives about one word in thirty, while texts that only
 share a template or a quotation stay apart. J is estimated from the 64 smallest hashes of each text
 (exact for texts of up to 68 words, standard error about 0.06 beyond; Broder, 1997). A text is compared
-with the earlier texts that were the first to have most of its hashes, at most four.
+with at most four earlier texts: those that were the first to have most of its hashes, where a hash that
+few texts have counts for more, so that twins are found below a template that all texts share.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ THRESHOLD = 0.7
 SKETCH = 64
 
 _CANDIDATES = 4
+_RARE = 0.1  # of a text's hashes: what twins have to themselves, whatever they share with others
 _WORD = re.compile(r"\w+")
 _MIX = np.array([pow(0x9E3779B97F4A7C15, j + 1, 2**64) for j in range(RUN)], dtype=np.uint64)
 _SPREAD = np.uint64(0x94D049BB133111EB)
@@ -101,15 +103,20 @@ def _matches(sketches: Sequence[Hashes]) -> list[tuple[int, int]]:
     count = len(sketches)
     sizes = np.array([len(sketch) for sketch in sketches])
     document = np.repeat(np.arange(count), sizes)
-    _, first, inverse = np.unique(np.concatenate(sketches), return_index=True, return_inverse=True)
+    _, first, inverse, holders = np.unique(
+        np.concatenate(sketches), return_index=True, return_inverse=True, return_counts=True
+    )
     owner = document[first][inverse]
     borrowed = owner < document
-    keys, shared = np.unique(document[borrowed] * count + owner[borrowed], return_counts=True)
+    keys, pair, shared = np.unique(
+        document[borrowed] * count + owner[borrowed], return_inverse=True, return_counts=True
+    )
+    rarity = np.bincount(pair, weights=1 / (holders[inverse][borrowed] - 1), minlength=len(keys))
     later, earlier = keys // count, keys % count
-    likely = shared >= THRESHOLD / 2 * sizes[later]
+    likely = (shared >= THRESHOLD / 2 * sizes[later]) | (rarity >= _RARE * sizes[later])
     found: list[tuple[int, int]] = []
     tried, matched = np.zeros(count, dtype=int), np.zeros(count, dtype=bool)
-    order = np.lexsort((-shared[likely], later[likely]))
+    order = np.lexsort((-shared[likely], -rarity[likely], later[likely]))
     for one, other in zip(later[likely][order].tolist(), earlier[likely][order].tolist(), strict=True):
         if matched[one] or tried[one] == _CANDIDATES:
             continue

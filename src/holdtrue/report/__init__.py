@@ -38,6 +38,7 @@ def _contents(sources: Sources) -> dict[str, Any]:
         "results": results,
         "tiles": _tiles(sources, results[0]["result"] if results else None),
         "left_out": sources.left_out,
+        "left_out_files": [file.name for file in sources.left_out_files],
         "counted": bool(sources.info.get("data")),
         "settings": list(_flatten(sources.settings)),
         "facts": list(_facts(sources)),
@@ -109,8 +110,12 @@ def _compact(number: int) -> str:
 
 
 def _facts(sources: Sources) -> Any:
-    """(name, value) of versions, hashes and files: everything in run.json that is not a count of rows."""
-    info = {key: value for key, value in sources.info.items() if key != "data"}
+    """(name, value) of versions, hashes and files: what run.json says besides the counts of rows."""
+    info = {
+        key: value
+        for key, value in sources.info.items()
+        if key not in ("data", "launch") and value is not None
+    }
     yield from _flatten(info)
     for split, report in (sources.info.get("data") or {}).items():
         for key in ("rows", "kept", "comparisons", "prompts", "trees", "tokens_unique", "tokens_real"):

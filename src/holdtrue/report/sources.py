@@ -41,6 +41,7 @@ class Sources:
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     left_out: list[LeftOut]
+    left_out_files: list[Path]
 
 
 def read_sources(run: RunDir) -> Sources:
@@ -57,6 +58,7 @@ def read_sources(run: RunDir) -> Sources:
         metrics=run.metrics(),
         evaluation=read_json(run.evaluation_file) if run.evaluation_file.exists() else None,
         left_out=_left_out(run, info.get("data") or {}),
+        left_out_files=[file for file in (run.rejected_file, run.dropped_file) if file.exists()],
     )
 
 

@@ -63,9 +63,11 @@ class Loaded:
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Keep transformers from writing bars and notices to the terminal; real failures raise."""
-    level = transformers_logging.get_verbosity()
+    hub = logging.getLogger("huggingface_hub")
+    level, hub_level = transformers_logging.get_verbosity(), hub.level
     bars = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity(logging.ERROR)
+    hub.setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -75,6 +77,7 @@ def quiet_loading() -> Iterator[None]:
             yield
     finally:
         transformers_logging.set_verbosity(level)
+        hub.setLevel(hub_level)
         if bars:
             transformers_logging.enable_progress_bar()
 
@@ -188,7 +191,9 @@ def _from(kind: Any, path: str, **options: Any) -> Any:
         raise
     except Exception as error:  # a broken folder makes its readers raise anything
         lines = [line for line in str(error).splitlines() if line.strip()]
-        raise ModelError(f"model {path} cannot be loaded: {lines[0][:300] if lines else error!r}") from error
+        where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the hub)"
+        said = lines[0][:300] if lines else repr(error)
+        raise ModelError(f"model {path} cannot be loaded{where}: {said}") from error
 
 
 def _refuse_other_kinds(config: Any, path: str) -> None:

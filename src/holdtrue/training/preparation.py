@@ -77,7 +77,7 @@ def read_groups(
     reader.report.require_rows()
     if not any(group.comparisons for group in groups):
         raise DataError(
-            f"{', '.join(paths)}: rows hold answers but no comparisons (chosen, rejected) to learn from"
+            f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
         )
     return groups, reader.report
 
