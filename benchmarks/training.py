@@ -14,9 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -26,7 +24,6 @@ from measurement import Sample, Stopwatch, alternate, linear_rate, machine, midd
 import torch
 
 from holdtrue.losses.bradley_terry import BradleyTerry
-from holdtrue.rundir import RunDir
 from holdtrue.settings import TrainingSettings
 from holdtrue.training import loop, order
 from holdtrue.training.step import plain
@@ -85,16 +82,6 @@ class HoldtrueTraining:
             train_batch_size=len(workload.steps[0]), num_train_epochs=1, **limits
         )
         self._loss = BradleyTerry()
-        self._job = loop.Training(
-            self.model,
-            self._loss,
-            workload.trees,
-            [],
-            self._settings,
-            RunDir(Path(tempfile.gettempdir())),
-            seed=0,
-            learning_rate=1e-4,
-        )
 
     def rewards(self, trees: list[Any]) -> torch.Tensor:
         """Rewards of the trees' answers in float32."""
@@ -108,12 +95,12 @@ class HoldtrueTraining:
     def run(self, seed: int) -> Sample:
         """Train one epoch."""
         named = dict(self.model.named_parameters())
-        optimizer = loop.adamw(named, self._job)
+        optimizer = loop.adamw(named, self._settings)
         counts = [len(tree.first) for tree in self.workload.trees]
         with Stopwatch() as watch:
             for step in order.steps(counts, self._settings, 1, seed):
                 trees = [self.workload.trees[i] for i in step.trees]
-                sums = plain(self.model, self._loss, loop.batches(self._job, trees))
+                sums = plain(self.model, self._loss, loop.batches(self.model, trees, self._settings))
                 norm = loop.update(list(named.values()), optimizer, sums, 1e-4, self._settings.max_grad_norm)
                 assert norm is not None, "a step was not finite"
         return Sample(watch.cpu, watch.wall, self.workload.unique_tokens)

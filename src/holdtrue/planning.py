@@ -72,24 +72,16 @@ def measure(setup: Setup) -> Probe:
     """Train-shaped passes (forward and backward, no update) over the longest trees and some typical ones."""
     settings, loaded = setup.settings, setup.loaded
     by_size = sorted(setup.train.trees, key=lambda tree: tree.tokens, reverse=True)
-    fixed = loop.Training(
-        model=loaded.model,
-        loss=settings.loss,
-        trees=[],
-        eval_trees=[],
-        settings=settings.training,
-        run=None,  # type: ignore[arg-type]  # nothing is written
-        seed=settings.seed,
-        learning_rate=0.0,
-    )
     budget = settings.training.tokens_per_pass(loaded.model.device.type)
     before = _peak_memory(loaded)
-    step.plain(loaded.model, settings.loss, loop.batches(fixed, _take(by_size, budget)))
+    step.plain(
+        loaded.model, settings.loss, loop.batches(loaded.model, _take(by_size, budget), settings.training)
+    )
     grown = max(_peak_memory(loaded) - before, 0)
     loaded.model.zero_grad(set_to_none=True)
     typical = _take(by_size[:: max(1, len(by_size) // 64)], _PROBED_TOKENS)
     started = time.perf_counter()
-    step.plain(loaded.model, settings.loss, loop.batches(fixed, typical))
+    step.plain(loaded.model, settings.loss, loop.batches(loaded.model, typical, settings.training))
     seconds = time.perf_counter() - started
     loaded.model.zero_grad(set_to_none=True)
     return Probe(sum(tree.tokens for tree in typical) / seconds, grown)

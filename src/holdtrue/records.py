@@ -71,6 +71,13 @@ class Comparison:
     margin: float | None = None
     rater: str | None = None
 
+    @property
+    def preferred(self) -> tuple[int, int] | None:
+        """The preferred answer and the other; None for a tie."""
+        if self.label == 0.5:
+            return None
+        return (self.first, self.second) if self.label > 0.5 else (self.second, self.first)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -79,6 +86,9 @@ class Source:
     file: str
     line: int
     offset: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True, slots=True)

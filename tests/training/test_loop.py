@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import toy
 from holdtrue import job as main_job
+from holdtrue.data.splits import read_splits
 from holdtrue.errors import Interrupted, QualityError
 from holdtrue.losses import Loss
 from holdtrue.losses.bradley_terry import BradleyTerry
@@ -23,7 +24,7 @@ from holdtrue.rundir import RunDir, read_json
 from holdtrue.settings import DataSettings, ModelSettings, Settings, TrainingSettings, build
 from holdtrue.tokens.tree import Tree
 from holdtrue.training import checkpoint, loop, schedules, step
-from holdtrue.training.preparation import prepare, read_splits
+from holdtrue.training.preparation import prepare
 from holdtrue.training.setup import hold_master_weights
 
 Make = Callable[..., loop.Training]
@@ -103,7 +104,7 @@ def test_the_first_loss_is_that_of_the_untrained_model_on_the_first_step(make: M
     first = order.steps([len(tree.first) for tree in job.trees], job.settings, 1, job.seed)[0]
     with torch.no_grad():
         sums = step.Sums()
-        for batch in loop.batches(job, [job.trees[i] for i in first.trees]):
+        for batch in loop.batches(job.model, [job.trees[i] for i in first.trees], job.settings):
             out = job.model(batch)
             sums.add(step.measure(out, batch, job.loss(out, batch.comparisons)))
     loop.train(job)
@@ -161,7 +162,7 @@ def test_an_update_that_is_not_finite_changes_nothing(gradient: float, loss: flo
 def test_only_matrices_of_the_backbone_decay(make: Make) -> None:
     job = make(weight_decay=0.3)
     named = dict(job.model.named_parameters())
-    decayed, others = loop.adamw(named, job).param_groups
+    decayed, others = loop.adamw(named, job.settings).param_groups
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.3, 0.0)
     names = {id(p): name for name, p in named.items()}
     assert {names[id(p)].rpartition(".")[0].rpartition(".")[2] for p in others["params"]} == {
@@ -287,7 +288,7 @@ def passes_through_layers(job: loop.Training) -> int:
 
     loop.training_mode(job.model, job.settings)
     handle = job.model.backbone.layers[0].mlp.register_forward_pre_hook(count)  # recomputing stops inside it
-    step.plain(job.model, job.loss, loop.batches(job, job.trees))
+    step.plain(job.model, job.loss, loop.batches(job.model, job.trees, job.settings))
     handle.remove()
     return calls
 

@@ -13,14 +13,14 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForSequenceClassification
 
 import toy
+from holdtrue.data.splits import read_splits
 from holdtrue.losses.bradley_terry import BradleyTerry
 from holdtrue.reward import store
 from holdtrue.reward.model import RewardModel
-from holdtrue.rundir import RunDir
 from holdtrue.settings import ModelSettings, TrainingSettings
 from holdtrue.tokens.tree import Tree
 from holdtrue.training import loop, step
-from holdtrue.training.preparation import prepare, read_splits
+from holdtrue.training.preparation import prepare
 
 ROWS = [
     {**row, "weight": [1.0, 2.5, 0.5][i % 3], "label": [1.0, 0.8, 0.5][i % 3], "margin": i % 2}
@@ -50,9 +50,8 @@ def grown(loaded: store.Loaded, path: Path, max_answers: int = 8) -> list[Tree]:
 def gradient(model: RewardModel, trees: Sequence[Tree], max_tokens_per_pass: int = 8192) -> dict[str, Tensor]:
     """The gradient as the loop takes it: summed pass by pass, divided once."""
     settings = TrainingSettings(max_tokens_per_pass=max_tokens_per_pass)
-    job = loop.Training(model, BradleyTerry(), trees, [], settings, RunDir("unused"), 0, 1e-3)
     model.zero_grad()
-    sums = step.plain(model, job.loss, loop.batches(job, trees))
+    sums = step.plain(model, BradleyTerry(), loop.batches(model, trees, settings))
     return {
         name.removeprefix("classifier."): p.grad / sums.weight
         for name, p in model.named_parameters()

@@ -61,9 +61,9 @@ def command(
 
 
 def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
+    from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate
     from holdtrue.reward.scorer import count_reasons
-    from holdtrue.training.preparation import read_groups
 
     groups, report = read_groups([path], data, None)
     scored = list(scorer.stream(groups))

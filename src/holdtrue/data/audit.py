@@ -101,11 +101,10 @@ def longer_answer(groups: Iterable[Group]) -> dict[str, Any]:
     for group in groups:
         sizes = [len(answer.text) for answer in group.answers]
         for comparison in group.comparisons:
-            if comparison.label == 0.5:
+            if comparison.preferred is None:
                 continue
-            gap = sizes[comparison.first] - sizes[comparison.second]
-            if comparison.label < 0.5:
-                gap = -gap
+            better, worse = comparison.preferred
+            gap = sizes[better] - sizes[worse]
             count += 1
             equal += gap == 0
             right += 0.5 if gap == 0 else float(gap > 0)
@@ -129,7 +128,7 @@ def _counts(rows: Sequence[Row], report: ReadReport | None) -> dict[str, Any]:
         "prompts": len({row.prompt for row in rows}),
         "answers": sum(len(row.answers) for row in rows),
         "comparisons": len(comparisons),
-        "ties": sum(c.label == 0.5 for c in comparisons),
+        "ties": sum(c.preferred is None for c in comparisons),
         "soft_labels": sum(c.label not in (0.0, 0.5, 1.0) for c in comparisons),
         "margins": sum(c.margin is not None for c in comparisons),
         "turns": {str(n): k for n, k in sorted(Counter(_turns(row.group) for row in rows).items())},
@@ -149,8 +148,7 @@ def _lengths(groups: Sequence[Group]) -> dict[str, dict[str, float]]:
         if not group.comparisons:
             lengths["answer"] += sizes
         for c in group.comparisons:
-            if c.label != 0.5:
-                first, second = sizes[c.first], sizes[c.second]
-                lengths["preferred"].append(first if c.label > 0.5 else second)
-                lengths["other"].append(second if c.label > 0.5 else first)
+            if c.preferred is not None:
+                for side, answer in zip(("preferred", "other"), c.preferred, strict=True):
+                    lengths[side].append(sizes[answer])
     return {name: quantiles(values) for name, values in lengths.items() if values}

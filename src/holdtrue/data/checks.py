@@ -115,7 +115,7 @@ def fit(
     places: list[str] = []
     refused_places: list[str] = []
     for group, counts in zip(groups, count_tokens(groups), strict=True):
-        place = f"{group.source.file}:{group.source.line}" if group.source else split
+        place = str(group.source or split)
         known = [count for count in counts if isinstance(count, int)]
         reasons = [count for count in counts if isinstance(count, str)]
         tokens += known
@@ -196,12 +196,10 @@ def _claims(row: Row, number: Callable[[int], int] = int) -> list[Hashable]:
 
 
 def _claim(prompt: int, answers: Sequence[int], comparison: Comparison) -> Hashable:
-    first, second = answers[comparison.first], answers[comparison.second]
-    if comparison.label == 0.5:
-        return (prompt, min(first, second), max(first, second), "tie")
-    if comparison.label < 0.5:
-        first, second = second, first
-    return (prompt, first, second, "over")
+    if comparison.preferred is None:
+        return (prompt, *sorted((answers[comparison.first], answers[comparison.second])), "tie")
+    better, worse = comparison.preferred
+    return (prompt, answers[better], answers[worse], "over")
 
 
 def _duplicates(corpus: Corpus) -> list[Finding]:
@@ -282,7 +280,7 @@ def _contradictions(corpus: Corpus) -> list[Finding]:
         row
         for row in corpus.rows
         for comparison in row.group.comparisons
-        if comparison.label != 0.5
+        if comparison.preferred is not None
         and row.answers[comparison.first] != row.answers[comparison.second]
         and _claim(row.prompt, row.answers, _reversed(comparison)) in claims
     ]

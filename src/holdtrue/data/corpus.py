@@ -23,8 +23,7 @@ class Row:
     @property
     def place(self) -> str:
         """``file:line``, as examples give it."""
-        source = self.group.source
-        return f"{source.file}:{source.line}" if source else self.split
+        return str(self.group.source or self.split)
 
 
 @dataclass(frozen=True)

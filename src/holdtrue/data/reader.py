@@ -23,7 +23,7 @@ from holdtrue.data import files, formats
 from holdtrue.data.fields import BadRow
 from holdtrue.data.formats import Format
 from holdtrue.errors import DataError, SettingsError, unknown
-from holdtrue.records import Group, Source, content_hash
+from holdtrue.records import Group, Source
 from holdtrue.rundir import disk_errors
 
 
@@ -210,34 +210,3 @@ def _rejection(path: str, raw: files.RawRow, fault: BadRow) -> str:
         "text": text,
     }
     return json.dumps(row, ensure_ascii=False) + "\n"
-
-
-def split_by_prompt(groups: Sequence[Group], fraction: float) -> tuple[list[Group], list[Group]]:
-    """(train, held out): about ``fraction`` of the prompts, chosen by hash of the prompt, are held out.
-
-    A prompt's side depends on nothing but the prompt, so it stays when rows are added, reordered or
-    read by another run; all groups of a prompt are on one side. With ``fraction`` strictly between 0
-    and 1 and at least two prompts neither side is empty. Rows without a prompt are told apart by
-    their answers.
-
-    Raises:
-        ValueError: ``fraction`` is not within [0, 1].
-    """
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    places = [_place(group) for group in groups]
-    cut = fraction
-    if 0 < fraction < 1 and len(distinct := sorted(set(places))) > 1:
-        cut = min(max(fraction, distinct[1]), distinct[-1])
-    train = [group for group, place in zip(groups, places, strict=True) if place >= cut]
-    held_out = [group for group, place in zip(groups, places, strict=True) if place < cut]
-    return train, held_out
-
-
-def _place(group: Group) -> float:
-    """Where in [0, 1) the group's prompt lies."""
-    key = group.prompt_key
-    if not group.prompt:
-        key = min(content_hash(answer.content) for answer in group.answers)
-    # Hashed again, so that files which were themselves split by hash are not all on one side.
-    return int.from_bytes(hashlib.sha256(f"held out:{key}".encode()).digest()[:6]) / 2**48

@@ -80,9 +80,8 @@ def collect(groups: Sequence[Group], rewards: Sequence[Floats], lengths: Sequenc
             continue
         prompt = prompts.setdefault(group.prompt_key, len(prompts))
         for comparison in group.comparisons:
-            i, j, label = comparison.first, comparison.second, comparison.label
-            if label < 0.5:
-                i, j, label = j, i, 1 - label
+            i, j = comparison.preferred or (comparison.first, comparison.second)
+            label = max(comparison.label, 1 - comparison.label)
             gap = float(rewards[index][i] - rewards[index][j])
             if np.isnan(gap):
                 unscored += 1

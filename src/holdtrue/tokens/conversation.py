@@ -191,7 +191,7 @@ class Encoder:
         if over <= 0:
             return full, None, 0
         if self.truncation == "error":
-            where = f"{group.source.file}:{group.source.line}: " if group.source else ""
+            where = f"{group.source}: " if group.source else ""
             raise DataError(
                 f"{where}conversation of {len(full)} tokens is longer than max_length {self.max_length}; "
                 "raise data.max_length or choose data.truncation: drop, left or right"

@@ -89,7 +89,7 @@ def train(job: Training) -> State:
     settings, world, model = job.settings, job.world, job.model
     torch.manual_seed(job.seed)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimizer = adamw(parameters, job)
+    optimizer = adamw(parameters, settings, fused=not world.sharded)
     plan = order.steps([len(tree.first) for tree in job.trees], settings, world.size, job.seed)
     every = max(1, round(len(plan) / 10))
     eval_every, save_every = settings.eval_steps or every, settings.save_steps or every
@@ -98,16 +98,17 @@ def train(job: Training) -> State:
     while state.step < len(plan) and not state.stopped_early:
         started = time.perf_counter()
         step = plan[state.step]
-        sums = job.gradient_step(model, job.loss, batches(job, [job.trees[i] for i in step.trees]))
+        trees = [job.trees[i] for i in step.trees]
+        sums = job.gradient_step(model, job.loss, batches(model, trees, settings, world))
         *totals, stopping = world.total([*sums.values(), float(job.stop())])
         sums = Sums(*totals)
         world.sum_gradients(list(parameters.values()))
         rate = job.learning_rate * schedules.factor(state.step, len(plan), settings)
         norm = update(list(parameters.values()), optimizer, sums, rate, settings.max_grad_norm)
         if norm is None:
-            skip(job, state, step.trees)
+            skip(job, state, trees)
         state.step += 1
-        state.tokens += sum(job.trees[i].tokens for i in step.trees)
+        state.tokens += sum(tree.tokens for tree in trees)
         state.comparisons += int(sums.comparisons)
         seconds = time.perf_counter() - started
         state.seconds += seconds
@@ -118,7 +119,7 @@ def train(job: Training) -> State:
             "comparisons": state.comparisons,
             "skipped": state.skipped,
             "seconds": round(state.seconds, 3),
-            "tokens_per_second": round(sum(job.trees[i].tokens for i in step.trees) / seconds, 1),
+            "tokens_per_second": round(sum(tree.tokens for tree in trees) / seconds, 1),
         }
         last = state.step == len(plan)
         if state.step % settings.logging_steps == 0 or last:
@@ -151,33 +152,36 @@ def training_mode(model: RewardModel, settings: TrainingSettings) -> None:
             module.training = True
 
 
-def adamw(parameters: dict[str, nn.Parameter], job: Training) -> torch.optim.AdamW:
-    """AdamW (fused); matrices of the backbone decay, biases, norms and the head do not."""
+def adamw(
+    parameters: dict[str, nn.Parameter], settings: TrainingSettings, *, fused: bool = True
+) -> torch.optim.AdamW:
+    """AdamW; matrices of the backbone decay, biases, norms and the head do not. Each step sets the rate."""
     decayed = [p for name, p in parameters.items() if p.ndim > 1 and ".score." not in name]
     others = [p for name, p in parameters.items() if p.ndim <= 1 or ".score." in name]
-    settings = job.settings
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=job.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
-        fused=not job.world.sharded,
+        fused=fused,
     )
 
 
-def batches(job: Training, trees: Sequence[Tree]) -> Iterator[Batch]:
+def batches(
+    model: RewardModel, trees: Sequence[Tree], settings: TrainingSettings, world: World | None = None
+) -> Iterator[Batch]:
     """This process's share of the trees as batches of bounded size.
 
     Processes get equally many batches (sharded models need that); one that has run out of work computes
     a tree at weight 0.
     """
-    dealt = share([job.model.size(tree) for tree in trees], job.world.size)
-    budget = job.settings.tokens_per_pass(job.model.device.type)
-    packed = [job.model.pack([trees[i] for i in part], budget) for part in dealt]
-    own, mine = dealt[job.world.rank], packed[job.world.rank]
+    world = world or World()
+    dealt = share([model.size(tree) for tree in trees], world.size)
+    budget = settings.tokens_per_pass(model.device.type)
+    packed = [model.pack([trees[i] for i in part], budget) for part in dealt]
+    own, mine = dealt[world.rank], packed[world.rank]
     for batch in mine:
-        yield job.model.batch([trees[own[i]] for i in batch])
+        yield model.batch([trees[own[i]] for i in batch])
     for _ in range(max(map(len, packed)) - len(mine)):
-        idle = job.model.batch([min(trees, key=job.model.size)])
+        idle = model.batch([min(trees, key=model.size)])
         idle.comparisons.weight.zero_()
         yield idle
 
@@ -204,15 +208,14 @@ def update(
     return norm if finite else None
 
 
-def skip(job: Training, state: State, trees: Sequence[int]) -> None:
+def skip(job: Training, state: State, trees: Sequence[Tree]) -> None:
     """Count a non-finite step, keep its token ids for inspection, stop when there were too many."""
     state.skipped += 1
     if job.world.main:
         folder = job.run.path / "nonfinite"
         folder.mkdir(exist_ok=True)
         kept = [
-            {"prompt": tree.prompt.tolist(), "answers": [a.tolist() for a in tree.answers]}
-            for tree in (job.trees[i] for i in trees)
+            {"prompt": tree.prompt.tolist(), "answers": [a.tolist() for a in tree.answers]} for tree in trees
         ]
         write_json(folder / f"step-{state.step + 1:08d}.json", kept)
     if state.skipped >= job.settings.max_nonfinite_steps:
@@ -228,7 +231,7 @@ def validate(job: Training, state: State, epoch: float) -> None:
     started = time.perf_counter()
     job.model.eval()
     sums = Sums()
-    for batch in batches(job, job.eval_trees):
+    for batch in batches(job.model, job.eval_trees, job.settings, job.world):
         out = job.model(batch)
         sums.add(measure(out, batch, job.loss(out, batch.comparisons)))
     sums = Sums(*job.world.total(sums.values()))

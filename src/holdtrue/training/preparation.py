@@ -1,4 +1,4 @@
-"""From files to trees: read, hold out, encode, and count whatever is left out on the way."""
+"""From groups to trees: encode, and count whatever is left out on the way."""
 
 from __future__ import annotations
 
@@ -10,11 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from holdtrue.data.reader import Reader, ReadReport, split_by_prompt
-from holdtrue.errors import DataError
 from holdtrue.records import Group
 from holdtrue.rundir import append_jsonl
-from holdtrue.settings import DataSettings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.tree import Tree, forest
 
@@ -55,46 +52,6 @@ class Prepared:
             "cut": dict(self.cut),
             "repaired": dict(self.repaired),
         }
-
-
-def read_groups(
-    paths: Sequence[str], settings: DataSettings, rejected: Path | None
-) -> tuple[list[Group], ReadReport]:
-    """All readable groups that hold a comparison, and the report of the reading.
-
-    Raises:
-        DataError: no row could be used.
-    """
-    reader = Reader(
-        paths,
-        format=settings.format,
-        columns=settings.columns,
-        on_bad_row=settings.on_bad_row,
-        plain_text=settings.plain_text,
-        rejected=rejected,
-    )
-    groups = list(reader)
-    reader.report.require_rows()
-    if not any(group.comparisons for group in groups):
-        raise DataError(
-            f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
-        )
-    return groups, reader.report
-
-
-def read_splits(
-    settings: DataSettings, rejected: Path | None
-) -> tuple[list[Group], list[Group], dict[str, ReadReport]]:
-    """Training groups, validation groups (named files, or prompts held out of training) and the reports."""
-    train, report = read_groups(settings.train, settings, rejected)
-    reports = {"train": report}
-    if settings.eval:
-        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
-    elif settings.eval_fraction:
-        train, held_out = split_by_prompt(train, settings.eval_fraction)
-    else:
-        held_out = []
-    return train, held_out, reports
 
 
 def prepare(groups: list[Group], encoder: Encoder, max_answers: int, split: str) -> Prepared:

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from holdtrue.data.splits import read_splits
 from holdtrue.errors import DataError
 from holdtrue.reward import store
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
-from holdtrue.training.preparation import Prepared, prepare, read_splits
+from holdtrue.training.preparation import Prepared, prepare
 
 
 @dataclass
