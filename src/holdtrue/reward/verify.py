@@ -127,7 +127,7 @@ def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Chec
     if not weight.any():
         yield Check("head trained", "fail", "all head weights are 0: every reward is equal")
     elif seed is not None:
-        moved = (weight - initial_head(weight.shape[1], seed)).norm() / weight.norm()
+        moved = (weight - initial_head(weight.shape[0], weight.shape[1], seed)).norm() / weight.norm()
         status: Status = "ok" if moved > 1e-6 else "fail"
         yield Check("head trained", status, f"moved by {float(moved):.1e} of its length since initialisation")
 
