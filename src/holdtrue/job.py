@@ -223,15 +223,16 @@ def _other_results(run: RunDir, name: str, model_hash: str) -> list[dict[str, An
 
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     """What the saved model's card says."""
-    from holdtrue.reward.card import RewardCard, read_token
+    from holdtrue.reward.card import READS, RewardCard, read_token
     from holdtrue.training.preparation import length_quantiles
 
     data, reward = setup.settings.data, result["reward"]
     fitted = setup.eval.trees and result["temperature"] and not result["temperature_bounded"]
+    pool = setup.loaded.model.pool
     last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
     return RewardCard(
         base_model=setup.loaded.base,
-        pooled=read_token(last, setup.loaded.tokenizer),
+        pooled=read_token(last, setup.loaded.tokenizer) if pool == "last" else {"policy": READS[pool]},
         plain_text=data.plain_text,
         max_length=setup.encoder.max_length,
         truncation=data.truncation,

@@ -16,6 +16,8 @@ import torch
 from holdtrue.errors import DataError
 from holdtrue.records import Group
 from holdtrue.reward import store
+from holdtrue.reward.card import READS
+from holdtrue.reward.pools import Pool
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.tree import Tree
@@ -64,7 +66,7 @@ def plan(settings: Settings, trust_remote_code: bool = False) -> dict[str, Any]:
         "tokens": tokens,
         "tokens_per_second": round(probe.tokens_per_second, 1),
         "seconds": round(tokens / probe.tokens_per_second, 1),
-        "example": example(setup.encoder, setup.train.groups),
+        "example": example(setup.encoder, setup.train.groups, setup.loaded.model.pool),
     }
 
 
@@ -87,8 +89,11 @@ def measure(setup: Setup) -> Probe:
     return Probe(sum(tree.tokens for tree in typical) / seconds, grown)
 
 
-def example(encoder: Encoder, groups: list[Group]) -> dict[str, Any]:
-    """The first conversation of a group that fits, as the model reads it, with the token that is read."""
+def example(encoder: Encoder, groups: list[Group], pool: Pool) -> dict[str, Any]:
+    """The first conversation of a group that fits, as the model reads it, with the token that is read.
+
+    For encoders, which read no single token, that is ``None``.
+    """
     for group in groups:
         encoded = next(encoder.encode([group]))
         ids = encoded.ids[0]
@@ -96,8 +101,9 @@ def example(encoder: Encoder, groups: list[Group]) -> dict[str, Any]:
             continue
         start, end = encoder.answer_span(group, 0) if not encoded.cut[0] else (0, len(ids))
         return {
-            "text": encoder.tokenizer.decode(ids[:-1]),
-            "read_token": encoder.tokenizer.convert_ids_to_tokens(int(ids[-1])),
+            "text": encoder.tokenizer.decode(ids[:-1] if pool == "last" else ids),
+            "read_token": encoder.tokenizer.convert_ids_to_tokens(int(ids[-1])) if pool == "last" else None,
+            "read": READS[pool],
             "tokens": len(ids),
             "answer_tokens": [start, end],
         }

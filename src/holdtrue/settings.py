@@ -52,6 +52,14 @@ class ModelSettings(Section):
     kind: kinds.chosen("holdtrue.reward.kinds", "scalar") | None = None  # type: ignore[valid-type]
     """How the reward is produced (``holdtrue list kinds``). By default as the model was saved, and
     ``scalar`` for one without a head."""
+    pool: Literal["auto", "last", "cls", "mean", "max"] = "auto"
+    """State the head reads. ``last``: the last token's, for decoders and only for them. ``cls``: what
+    transformers' classifier of an encoder reads. ``mean``, ``max``: over all tokens of an encoder, with a
+    linear head of ours. ``auto``: as saved, as sentence-transformers says, else ``last`` or ``cls``."""
+    input: Literal["auto", "text", "pair"] = "auto"
+    """How an encoder is given a conversation: ``pair``, prompt and answer as the tokenizer's two texts, or
+    ``text``, all turns as one text. ``auto``: as saved, else ``pair`` where the tokenizer parts two texts.
+    Decoders read their chat template."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of every weight."""
 

@@ -24,8 +24,8 @@ from families import (
     sequences_of,
     split,
 )
+from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.model import RewardModel
-from holdtrue.reward.store import quiet_loading
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import lay_out, pad
 from holdtrue.tokens.tree import grow

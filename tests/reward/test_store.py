@@ -19,8 +19,9 @@ from holdtrue.errors import DataError, HoldtrueError, ModelError, SettingsError
 from holdtrue.records import as_json
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard, read_card
+from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.scorer import RewardScorer
-from holdtrue.reward.store import Loaded, quiet_loading
+from holdtrue.reward.store import Loaded
 from holdtrue.reward.verify import sample
 from holdtrue.settings import LoraSettings, ModelSettings
 

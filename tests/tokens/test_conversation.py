@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Answer, Comparison, Group, Message, Source, as_json
-from holdtrue.reward.store import quiet_loading
+from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.tokens.conversation import PLAIN_TEMPLATE, Encoder, model_max_length, prepare_tokenizer
 from holdtrue.tokens.tree import forest
 

@@ -62,7 +62,7 @@ def _text(plan: dict[str, Any]) -> str:
     unit, size = ("GiB", 2**30) if memory["total"] >= 2**30 else ("MiB", 2**20)
     parts = {name: f"{value / size:.2f}" for name, value in memory.items()}
     example = plan["example"]
-    start, end = example["answer_tokens"]
+    (start, end), token = example["answer_tokens"], example["read_token"]
     lines += [
         f"lengths   {lengths} tokens; at most {model['max_length']} fit",
         f"steps     {plan['steps']:,} of {plan['comparisons_per_step']} comparisons, peak learning rate "
@@ -72,9 +72,9 @@ def _text(plan: dict[str, Any]) -> str:
         f"time      {_duration(plan['seconds'])} for {plan['tokens']:,} tokens at "
         f"{plan['tokens_per_second']:,.0f} tokens/s (measured), plus validation and checkpoints",
         f"example   {example['tokens']} tokens, the answer is {start} to {end - 1}; "
-        f"read: {example['read_token']!r}",
+        f"read: {example['read'] if token is None else repr(token)}",
         "",
-        example["text"] + f" >>>{example['read_token']}<<<",
+        example["text"] + ("" if token is None else f" >>>{token}<<<"),
     ]
     return "\n".join(lines)
 

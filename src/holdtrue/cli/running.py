@@ -173,6 +173,8 @@ class Narrator:
             f"model    {model['architecture']}, {model['parameters']:,} parameters{part}, "
             f"{model['precision']}, {model['device']}, up to {model['max_length']} tokens"
         )
+        if len(model["fresh"]) > 1:
+            self.console.print(f"         not in its folder, so drawn at random: {', '.join(model['fresh'])}")
         if model["layout"] == "padded":
             self.console.print(f"         padded batches: {model['layout_reason']}")
         for split in ("train", "eval"):

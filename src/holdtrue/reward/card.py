@@ -19,6 +19,12 @@ from holdtrue.rundir import read_json, write_json
 from holdtrue.tokens.conversation import Truncation
 
 NAME = "reward_card.json"
+READS = {
+    "last": "last real token, by position or attention mask",
+    "cls": "what the encoder's own classifier reads",
+    "mean": "mean of all real tokens",
+    "max": "largest of all real tokens, dimension by dimension",
+}
 
 
 @dataclass
@@ -28,8 +34,10 @@ class RewardCard:
     Attributes:
         kind: how the reward is produced, a :class:`~holdtrue.reward.kinds.RewardKind` with its fields.
         base_model: what it was trained from.
-        template: name (``own``, ``file`` or ``plain``) and SHA-256 of the chat template.
-        pooled: which token is read (``policy``), and the token most conversations end with.
+        template: name (``own``, ``file`` or ``plain``) and SHA-256 of the chat template; for encoders the
+            name is what they are given, ``text`` or ``pair``.
+        pool: what the head reads (``last``, ``cls``, ``mean``, ``max``).
+        pooled: that in words (``policy``), and for decoders the token most conversations end with.
         plain_text: what plain strings are taken for, ``chat`` turns or ``raw`` text with EOS appended.
         max_length, truncation: as trained.
         loss: the loss and its hyperparameters.
@@ -43,6 +51,7 @@ class RewardCard:
     kind: dict[str, Any] = field(default_factory=lambda: {"kind": "scalar"})
     base_model: str = ""
     template: dict[str, str] = field(default_factory=dict)
+    pool: str = "last"
     pooled: dict[str, Any] = field(default_factory=dict)
     plain_text: Literal["chat", "raw"] = "chat"
     max_length: int = 0
@@ -90,6 +99,8 @@ def read_card(folder: Path) -> RewardCard | None:
             raise DataError(f"{path}: {name} is {value!r}, expected a {type(card[name]).__name__}")
     if values.get("truncation", "drop") not in get_args(Truncation) or values.get("max_length", 0) < 0:
         raise DataError(f"{path}: max_length or truncation is not one that training can have had")
+    if values.get("pool", "last") not in READS:
+        raise DataError(f"{path}: pool is {values['pool']!r}, expected one of {', '.join(READS)}")
     return RewardCard(**values)
 
 
@@ -97,7 +108,7 @@ def read_token(last: Sequence[int], tokenizer: Any) -> dict[str, Any]:
     """The token most conversations end with, and their share; ``last`` holds each one's last id."""
     common, count = Counter(last).most_common(1)[0]
     return {
-        "policy": "last real token, by position or attention mask",
+        "policy": READS["last"],
         "id": common,
         "text": tokenizer.convert_ids_to_tokens(common),
         "share": round(count / len(last), 4),
@@ -110,17 +121,17 @@ def text_hash(text: str) -> str:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a folder's safetensors files.
+    """SHA-256 over the names and bytes of a folder's safetensors files, those in folders of it included.
 
     Raises:
         DataError: there are none.
     """
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.rglob("*.safetensors"))
     if not files:
         raise DataError(f"{folder} holds no .safetensors file; other weight formats are not read")
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.encode())
+        digest.update(file.relative_to(folder).as_posix().encode())
         with open(file, "rb") as stream:
             while chunk := stream.read(1 << 22):
                 digest.update(chunk)

@@ -1,11 +1,11 @@
 """The reward model: backbone, pool and head; its kind makes the reward of what the head gives.
 
-    logits = W · h(last real token)          [reward units, free offset and scale]
+    logits = W · pool(h)                     [reward units, free offset and scale]
 
-The backbone and the bias-free head ``score`` are those of transformers' ``...ForSequenceClassification``,
-so a saved model is loaded by anything that loads those. Here the state is pooled at the last real
-token by position or attention mask, never by comparing ids with the padding token, and the head runs
-in float32 whatever the backbone's precision.
+Backbone and head are those of transformers' ``...ForSequenceClassification``, so a saved model is loaded by
+anything that loads those. A decoder's state is pooled at the last real token by position or attention
+mask, never by comparing ids with the padding token; an encoder's classifier is run as it is up to its last
+linear layer. That layer runs in float32 whatever the backbone's precision.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from holdtrue.errors import ModelError
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
+from holdtrue.reward.pools import POOLS, Pool, answer_tokens, classifier_input, head_name
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import PaddedBatch, TreeBatch, fill, fill_rectangles, lay_out, pad
 from holdtrue.tokens.tree import Tree, grow
@@ -52,12 +52,14 @@ class RewardOutput:
 
 
 class RewardModel(nn.Module):
-    """A decoder with a linear head.
+    """A decoder or an encoder with a linear head.
 
     Args:
-        classifier: a transformers sequence classifier with a ``score`` head (or a peft model around one).
+        classifier: a transformers sequence classifier (or a peft model around one), or a pooled encoder.
         pad_id: padding token of the padded layout.
         kind: how the reward is made; the head has as many outputs as it has labels.
+        pool: what the head reads.
+        separator: token after which token types are 1, where the model is given token types.
 
     Attributes:
         layout: ``tree`` where the model reads token trees exactly, else ``padded``.
@@ -65,11 +67,24 @@ class RewardModel(nn.Module):
         bf16: compute the backbone under bfloat16 autocast.
     """
 
-    def __init__(self, classifier: Any, pad_id: int, kind: RewardKind | None = None) -> None:
+    def __init__(
+        self,
+        classifier: Any,
+        pad_id: int,
+        kind: RewardKind | None = None,
+        pool: Pool = "last",
+        separator: int | None = None,
+    ) -> None:
         super().__init__()
         self.classifier = classifier
         self.kind = kind or Scalar()
         self.pad_id = pad_id
+        self.pool = pool
+        self.head_name = head_name(self.inner)
+        accepted = inspect.signature(self._reader.forward).parameters
+        self.separator = separator if "token_type_ids" in accepted else None
+        self._accepts_positions = "position_ids" in accepted and pool == "last"
+        self._accepts_cache = "use_cache" in accepted or pool == "last"
         self.bf16 = False
         self.layout: Literal["tree", "padded"] = "padded"
         self.layout_reason: str | None = "not examined"
@@ -89,9 +104,14 @@ class RewardModel(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The bias-free linear map from the pooled state to the reward."""
-        head: nn.Module = self.inner.score
+        """The linear map from the pooled state to the kind's outputs."""
+        head: nn.Module = self.inner.get_submodule(self.head_name)
         return head
+
+    @property
+    def _reader(self) -> Any:
+        """What a padded batch is given to."""
+        return self.inner if self.pool == "cls" else self.backbone
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +131,7 @@ class RewardModel(nn.Module):
         """Trees laid out as this model takes them, on its device."""
         if self.layout == "tree":
             return lay_out(trees, self.device)
-        return pad(trees, self.pad_id, self.device, side)
+        return pad(trees, self.pad_id, self.device, side, self.separator)
 
     def pack(self, trees: Sequence[Tree], budget: int) -> list[list[int]]:
         """Indices of trees dealt into batches of at most ``budget`` tokens in this model's layout."""
@@ -138,6 +158,9 @@ class RewardModel(nn.Module):
         (or the model refuses) the padded layout is kept and ``layout_reason`` says why.
         """
         self.layout, self.layout_reason = "padded", None
+        if self.pool != "last":
+            self.layout_reason = f"{type(self.backbone).__name__}: an encoder reads in both directions"
+            return
         name = attention.FLEX if flex else attention.NAME
         original = self.inner.config._attn_implementation
         try:
@@ -178,14 +201,17 @@ class RewardModel(nn.Module):
                 ).last_hidden_state
             pooled: Tensor = hidden[0, batch.answer_rows if self.kind.tokenwise else batch.rows]
             return pooled
-        accepted = inspect.signature(self.backbone.forward).parameters
-        extra = {"position_ids": batch.position_ids} if "position_ids" in accepted else {}
-        hidden = self.backbone(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **extra
-        ).last_hidden_state
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        inputs |= {"position_ids": batch.position_ids} if self._accepts_positions else {}
+        inputs |= {"use_cache": False} if self._accepts_cache else {}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        if self.pool == "cls":
+            return classifier_input(self.inner, self.head, inputs)
+        hidden = self.backbone(**inputs).last_hidden_state
         if self.kind.tokenwise:
             return answer_tokens(hidden, batch.attention_mask, batch.targets.length)
-        return last_real_token(hidden, batch.attention_mask)
+        return POOLS[self.pool](hidden, batch.attention_mask)
 
     @torch.no_grad()
     def _tree_error(self) -> float:
@@ -213,34 +239,13 @@ class RewardModel(nn.Module):
         return error / tolerance if error == error else float("inf")
 
 
-def last_real_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """(N, L, D) and (N, L) to (N, D): the state at the right-most 1 of each mask row."""
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-    last = (attention_mask * positions).argmax(1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
-
-
-def answer_tokens(hidden: Tensor, attention_mask: Tensor, length: Tensor) -> Tensor:
-    """(N, L, D), (N, L) and (N,) to (Σ length, D): the last ``length`` real tokens of each row, in order."""
-    left = attention_mask.flip(1).cumsum(1).flip(1)  # real tokens from here on
-    inside: Tensor = (attention_mask > 0) & (left <= length[:, None])
-    return hidden[inside]
-
-
-def renew_head(classifier: Any, outputs: int, seed: int) -> None:
-    """Fresh head: w ~ N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B), float32.
-
-    Raises:
-        ModelError: the model has no linear head ``score`` of so many outputs.
-    """
-    head = getattr(classifier, "score", None)
-    if not isinstance(head, nn.Linear) or head.out_features != outputs:
-        raise ModelError(
-            f"{type(classifier).__name__} has no linear head 'score'; only decoders are supported"
-        )
+def renew_head(head: nn.Linear, seed: int) -> None:
+    """Fresh head: w ~ N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B), any bias 0, float32."""
     head.float()
     with torch.no_grad():
-        head.weight.copy_(initial_head(outputs, head.in_features, seed))
+        head.weight.copy_(initial_head(head.out_features, head.in_features, seed))
+        if head.bias is not None:
+            head.bias.zero_()
 
 
 def initial_head(outputs: int, width: int, seed: int) -> Tensor:

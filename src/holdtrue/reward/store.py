@@ -7,41 +7,45 @@ Safetensors only; code from a model folder runs only where the caller says ``tru
 
 from __future__ import annotations
 
-import json
-import logging
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoTokenizer
 
 from holdtrue.errors import ModelError, SettingsError
+from holdtrue.reward import adapters, pools
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
-from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.classifiers import from_pretrained, load_classifier, quiet_loading
 from holdtrue.reward.kinds.scalar import Scalar
-from holdtrue.reward.model import RewardModel, renew_head
-from holdtrue.settings import LoraSettings, ModelSettings
+from holdtrue.reward.model import RewardModel
+from holdtrue.reward.readme import readme
+from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
+from holdtrue.tokens.sentences import SentenceEncoder, parts_pairs, separator
 
 
 @dataclass
 class Loaded:
-    """A reward model with its tokenizer and what is known of both."""
+    """A reward model with its tokenizer and what is known of both.
+
+    Attributes:
+        template: which chat template a decoder has; what an encoder is given, ``text`` or ``pair``.
+        fresh: modules that were not in the folder and were drawn at random, among them the head.
+    """
 
     model: RewardModel
     tokenizer: Any
     template: str
     card: RewardCard | None
     base: str
-    fresh_head: bool
+    fresh: list[str]
+
+    @property
+    def fresh_head(self) -> bool:
+        """Whether rewards are random, as the head was not in the folder."""
+        return bool(self.fresh)
 
     def encoder(self, max_length: int | None = None, truncation: Truncation | None = None) -> Encoder:
         """Encoder with the limits given, else the card's, else what the model can take.
@@ -49,7 +53,11 @@ class Loaded:
         Raises:
             SettingsError: ``max_length`` is more than the model can take, or nothing says how much that is.
         """
-        limit = model_max_length(self.model.inner.config, self.tokenizer)
+        limits = [
+            model_max_length(self.model.inner.config, self.tokenizer),
+            pools.positions(self.model.inner),
+        ]
+        limit = min((limit for limit in limits if limit is not None), default=None)
         embeddings = self.model.inner.get_input_embeddings().num_embeddings
         wanted = max_length or (self.card.max_length if self.card else None) or limit
         if wanted is None:
@@ -59,60 +67,51 @@ class Loaded:
         if limit is not None and wanted > limit:
             raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
-        return Encoder(self.tokenizer, wanted, truncation or card_truncation, embeddings)
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Keep transformers from writing bars and notices to the terminal; real failures raise."""
-    hub = logging.getLogger("huggingface_hub")
-    level, hub_level = transformers_logging.get_verbosity(), hub.level
-    bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(logging.ERROR)
-    hub.setLevel(logging.ERROR)
-    transformers_logging.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            # peft calls transformers by names that are deprecated there
-            warnings.simplefilter("ignore", FutureWarning)
-            warnings.filterwarnings("ignore", "Setting `save_embedding_layers`", UserWarning)
-            yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        hub.setLevel(hub_level)
-        if bars:
-            transformers_logging.enable_progress_bar()
+        options = self.tokenizer, wanted, truncation or card_truncation, embeddings
+        if self.model.pool == "last":
+            return Encoder(*options)
+        return SentenceEncoder(*options, input="pair" if self.template == "pair" else "text")
 
 
 def load(
     settings: ModelSettings, *, seed: int = 0, device: str = "cpu", trust_remote_code: bool = False
 ) -> Loaded:
-    """A reward model from a folder: a causal LM (fresh head), a sequence classifier or a saved adapter.
+    """A reward model from a folder: a language model or encoder (fresh head), a classifier or an adapter.
 
     Raises:
         ModelError: nothing is there, it cannot be read, or it is of a kind that cannot be a reward model.
+        SettingsError: what is set is for the other family, decoders or encoders.
     """
     path = str(settings.path)
-    adapted = _adapter_base(path)
+    adapted = adapters.base_of(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
     kind = settings.kind or (card.made_by if card else None) or Scalar()
     with quiet_loading():
-        config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
-        _refuse_other_kinds(config, base)
+        config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
+        pool = pools.choose(settings.pool, config, base, card.pool if card else None)
+        if kind.tokenwise and pool != "last":
+            raise ModelError(
+                f"{base} is an encoder asked for {kind.name()}: only decoders give values of tokens"
+            )
         if Path(path).is_dir() and not adapted and not _has_tokenizer(path):
             raise ModelError(f"{path} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
-        tokenizer = _from(
+        tokenizer = from_pretrained(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
-        classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code)
-        template = prepare_tokenizer(tokenizer, settings.chat_template_path)
+        trained = card is not None and card.pool == pool and not adapted
+        classifier, fresh = load_classifier(
+            base, config, kind, pool, settings.dtype, seed=seed, trust=trust_remote_code, trained=trained
+        )
+        template = _reading(tokenizer, settings, pool, card)
         _give_pad_token(classifier, tokenizer)
         if adapted:
-            classifier, fresh = _with_saved_adapter(classifier, path), False
+            classifier, fresh = adapters.with_saved(classifier, path), []
         elif settings.lora is not None:
-            classifier = _with_new_adapter(classifier, settings.lora, seed)
-    model = RewardModel(classifier, tokenizer.pad_token_id, kind)
+            heads = pools.outside_backbone(classifier, fresh)
+            classifier = adapters.with_new(classifier, settings.lora, seed, heads)
+    types = separator(tokenizer) if template == "pair" else None
+    model = RewardModel(classifier, tokenizer.pad_token_id, kind, pool, types)
     model.head.float()
     model.to(device)
     model.eval()
@@ -120,6 +119,24 @@ def load(
     if card is not None and template == "own":
         template = card.template.get("name", template)
     return Loaded(model, tokenizer, template, card, base, fresh)
+
+
+def _reading(tokenizer: Any, settings: ModelSettings, pool: pools.Pool, card: RewardCard | None) -> str:
+    """How conversations are read: the name of a decoder's chat template, or an encoder's input."""
+    if pool == "last":
+        if settings.input != "auto":
+            raise SettingsError(
+                f"model.input {settings.input} is for encoders; a decoder reads its chat template"
+            )
+        return prepare_tokenizer(tokenizer, settings.chat_template_path)
+    if settings.chat_template_path is not None:
+        raise SettingsError(
+            "model.chat_template_path is for decoders; an encoder reads text or pair (model.input)"
+        )
+    saved = card.template.get("name") if card else None
+    if settings.input == "auto":
+        return saved or ("pair" if parts_pairs(tokenizer) else "text")
+    return settings.input
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
@@ -149,7 +166,7 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
     config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     config.problem_type = "regression"
     config.use_cache = False
-    config.value_head_prefix = "score"
+    config.value_head_prefix = loaded.model.head_name.partition(".")[0]
     config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
     with quiet_loading():
         classifier.save_pretrained(folder)
@@ -157,111 +174,20 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
             config.save_pretrained(folder / "base_config")
         loaded.tokenizer.save_pretrained(folder)
     card.kind = loaded.model.kind.model_dump(mode="json")
+    card.pool = loaded.model.pool
     card.base_model = card.base_model or loaded.base
     card.template = {"name": loaded.template, "sha256": text_hash(loaded.tokenizer.chat_template or "")}
     for file in folder.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors makes them readable by their owner only
     card.weights_sha256 = weights_hash(folder)
     card.write(folder)
-    (folder / "README.md").write_text(_readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
+    (folder / "README.md").write_text(readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
     loaded.card = card
-
-
-def _adapter_base(path: str) -> str | None:
-    file = Path(path) / "adapter_config.json"
-    if not file.is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file} is not an adapter's configuration: {error}") from error
-    if not isinstance(base, str):
-        raise ModelError(f"{file} does not say which model the adapter belongs to")
-    if not (file.parent / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{path} holds no adapter_model.safetensors; other weight formats are not read")
-    return base
 
 
 def _has_tokenizer(path: str) -> bool:
     files = (Path(path) / name for name in ("tokenizer_config.json", "tokenizer.json"))
     return not Path(path).is_dir() or any(file.is_file() for file in files)
-
-
-def _from(kind: Any, path: str, **options: Any) -> Any:
-    if path.startswith((".", "/", "~")) and not Path(path).exists():
-        raise ModelError(f"model {path} does not exist")
-    try:
-        return kind.from_pretrained(path, **options)
-    except MemoryError:
-        raise
-    except Exception as error:  # a broken folder makes its readers raise anything
-        lines = [line for line in str(error).splitlines() if line.strip()]
-        where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the hub)"
-        said = lines[0][:300] if lines else repr(error)
-        raise ModelError(f"model {path} cannot be loaded{where}: {said}") from error
-
-
-def _refuse_other_kinds(config: Any, path: str) -> None:
-    if getattr(config, "is_encoder_decoder", False):
-        raise ModelError(f"{path} is an encoder-decoder ({config.model_type}); a decoder is needed")
-    names = config.architectures or []
-    if any(n.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")) for n in names):
-        raise ModelError(f"{path} is a {names[0]}; a causal LM or a sequence classifier is needed")
-
-
-def _classifier(
-    base: str, config: Any, kind: RewardKind, dtype: str, seed: int, trust: bool
-) -> tuple[Any, bool]:
-    outputs = len(kind.labels)
-    saved_as_classifier = any(
-        "SequenceClassification" in n or n == "RewardModel" for n in config.architectures or []
-    )
-    if saved_as_classifier and config.num_labels != outputs:
-        raise ModelError(
-            f"{base} has {config.num_labels} outputs; a {kind.name()} reward model has {outputs}"
-        )
-    classifier, info = _from(
-        AutoModelForSequenceClassification,
-        base,
-        num_labels=outputs,
-        dtype=getattr(torch, dtype),
-        use_safetensors=True,
-        ignore_mismatched_sizes=True,  # they are refused below, with the shapes
-        output_loading_info=True,
-        trust_remote_code=trust,
-    )
-    for name, saved, expected in sorted(info["mismatched_keys"]):
-        raise ModelError(
-            f"{base}: {name} is {tuple(saved)} in the file and {tuple(expected)} by its config.json"
-        )
-    missing = sorted(str(key) for key in info["missing_keys"])
-    lost = [key for key in missing if not key.startswith("score.")]
-    if lost:
-        raise ModelError(f"{base} lacks weights its architecture needs: {', '.join(lost[:3])}")
-    fresh = bool(missing)
-    if fresh and saved_as_classifier:
-        raise ModelError(f"{base} calls itself a classifier but its head score.weight is not in the file")
-    if saved_as_classifier and info["unexpected_keys"]:
-        extra = ", ".join(sorted(map(str, info["unexpected_keys"]))[:3])
-        raise ModelError(f"{base} holds weights its architecture has no place for: {extra}")
-    if fresh:
-        renew_head(classifier, outputs, seed)
-    elif not isinstance(getattr(classifier, "score", None), torch.nn.Linear):
-        raise ModelError(
-            f"{type(classifier).__name__} has no linear head 'score'; only decoders are supported"
-        )
-    elif dtype != "float32":
-        _restore_head(classifier.score, base)
-    return classifier, fresh
-
-
-def _restore_head(head: torch.nn.Linear, folder: str) -> None:
-    """The head as it was saved, in float32: loading rounded it to the backbone's type."""
-    head.float()
-    for file in sorted(Path(folder).glob("*.safetensors")):
-        with safe_open(file, "pt") as opened:
-            if "score.weight" in opened.keys():  # noqa: SIM118
-                head.weight.data.copy_(opened.get_tensor("score.weight"))
 
 
 def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
@@ -281,37 +207,6 @@ def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
     tokenizer.padding_side = "right"
 
 
-def _with_new_adapter(classifier: Any, lora: LoraSettings, seed: int) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,  # keeps the head trained and saved in full
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in classifier.modules()),
-        modules_to_save=["score"],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return get_peft_model(classifier, config)
-        except ValueError as error:
-            raise ModelError(f"LoRA cannot be applied: {str(error).splitlines()[0][:300]}") from error
-
-
-def _with_saved_adapter(classifier: Any, path: str) -> Any:
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(classifier, path, is_trainable=True)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
-
-
 def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
     """:func:`save` beside the folder, then swap it in, so that a reader never meets half a model."""
     building = folder.with_name(f".{folder.name}.building")
@@ -319,39 +214,3 @@ def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = Fal
     save(loaded, building, card, merge=merge)
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
-
-
-def _readme(card: RewardCard, adapter: bool) -> str:
-    loader = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
-    package = "peft" if adapter else "transformers"
-    labels = f"num_labels={len(card.made_by.labels)}, " if adapter else ""
-    temperature = card.calibration.get("temperature")
-    calibration = (
-        f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
-        "fitted on validation pairs.\n\n"
-        if temperature
-        else ""
-    )
-    return f"""# Reward model
-
-Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
-Only differences between answers to the same prompt mean something.
-
-```python
-import torch
-from {package} import {loader}
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {loader}.from_pretrained("PATH", {labels}dtype=torch.float32)
-chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
-reward = model(**ids).logits[0, 0].item()
-```
-
-- Read token: {card.pooled.get("policy", "last real token")}, usually `{card.pooled.get("text", "?")}`.
-- Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
-- Loss: `{json.dumps(card.loss)}`.
-
-{calibration}`reward_card.json` holds the rest: template hash, reference mean and std, data hashes.
-"""

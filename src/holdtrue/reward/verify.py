@@ -20,6 +20,7 @@ from holdtrue.errors import ModelError
 from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import store
 from holdtrue.reward.card import text_hash, weights_hash
+from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.rundir import read_json
@@ -258,7 +259,7 @@ def _plain_transformers(
 def _as_others_load(folder: Path, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForSequenceClassification
 
-    with store.quiet_loading():
+    with quiet_loading():
         if (folder / "adapter_config.json").is_file():
             from peft import AutoPeftModelForSequenceClassification
 

@@ -90,12 +90,15 @@ class PaddedBatch:
 
     Attributes:
         input_ids, attention_mask, position_ids: (N, L) int64.
+        token_type_ids: (N, L) int64, 0 for the first text of a pair and 1 for the second, where the model
+            is told.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     targets: Targets
+    token_type_ids: Tensor | None = None
 
 
 def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBatch:
@@ -127,9 +130,16 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
 
 
 def pad(
-    trees: Sequence[Tree], pad_id: int, device: torch.device | str = "cpu", side: str = "right"
+    trees: Sequence[Tree],
+    pad_id: int,
+    device: torch.device | str = "cpu",
+    side: str = "right",
+    separator: int | None = None,
 ) -> PaddedBatch:
-    """Sequences of the trees as a rectangle; positions count real tokens whatever the side."""
+    """Sequences of the trees as a rectangle; positions count real tokens whatever the side.
+
+    ``separator`` is the token after whose first occurrence token types are 1, where there are types.
+    """
     sequences = [np.concatenate([tree.prompt, answer]) for tree in trees for answer in tree.answers]
     width = max(map(len, sequences))
     input_ids = np.full((len(sequences), width), pad_id, dtype=np.int64)
@@ -139,11 +149,14 @@ def pad(
         input_ids[row, place] = ids
         mask[row, place] = 1
     positions = np.maximum(mask.cumsum(1) - 1, 0)
+    ends = input_ids == separator
+    types = ((ends.cumsum(1) - ends > 0) & (mask > 0)).astype(np.int64)
     return PaddedBatch(
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(mask).to(device),
         position_ids=torch.from_numpy(positions).to(device),
         targets=_targets(trees, device),
+        token_type_ids=None if separator is None else torch.from_numpy(types).to(device),
     )
 
 

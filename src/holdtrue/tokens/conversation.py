@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdtrue.errors import DataError, ModelError
-from holdtrue.records import Group, Messages, as_json
+from holdtrue.records import Answer, Group, Messages, as_json
 
 Ids = NDArray[np.int32]
 Truncation = Literal["drop", "left", "right", "error"]
@@ -97,6 +97,7 @@ class Encoder:
         self.max_length = max_length
         self.truncation = truncation
         self.repaired: Counter[str] = Counter()
+        self._literal = False  # whether special tokens that stand in a text are read as ordinary text
         self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._backend = tokenizer.backend_tokenizer
         self._bos = _leading_bos(tokenizer)
@@ -115,7 +116,7 @@ class Encoder:
             DataError: the chat template refuses the conversation.
         """
         rendered = self._render_all([conversation])[0]
-        if isinstance(rendered, _Refused):
+        if isinstance(rendered, Refused):
             raise DataError(rendered.reason)
         return rendered
 
@@ -145,44 +146,46 @@ class Encoder:
             return ""
 
     def _encode_chunk(self, groups: Sequence[Group]) -> Iterator[Encoded]:
-        conversations = [g.conversation(k) for g in groups for k in range(len(g.answers))]
-        texts = self._render_all(conversations)
         pieces: list[str] = []
-        plan: list[list[int] | _Refused] = []  # per conversation: which pieces make up its ids
-        at = 0
-        for group in groups:
-            own = texts[at : at + len(group.answers)]
-            at += len(group.answers)
-            rendered = [text for text in own if isinstance(text, str)]
-            head = self._shared_head(rendered)
-            shared = [len(pieces)] if head else []
-            pieces += [head] if head else []
-            for text in own:
-                if isinstance(text, _Refused):
+        plan: list[list[int] | Refused] = []  # per conversation: which pieces make up its ids
+        for head, rests in self._texts(groups):
+            shared = [] if head is None else [len(pieces)]
+            pieces += [] if head is None else [head]
+            for text in rests:
+                if isinstance(text, Refused):
                     plan.append(text)
                 else:
                     plan.append([*shared, len(pieces)])
-                    pieces.append(text[len(head) :])
+                    pieces.append(text)
         self._backend.no_padding()  # calling the tokenizer itself may have switched these on
         self._backend.no_truncation()
+        self._backend.encode_special_tokens = self._literal
         encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-        results = iter(zip(plan, conversations, strict=True))
+        plans = iter(plan)
         for group in groups:
-            fitted = [self._fit(ids, *next(results), group) for _ in group.answers]
+            fitted = [self._fit(ids, next(plans), group, answer) for answer in group.answers]
             yield Encoded(
                 tuple(own for own, _, _ in fitted),
                 tuple(reason for _, reason, _ in fitted),
                 tuple(cut for _, _, cut in fitted),
             )
 
+    def _texts(self, groups: Sequence[Group]) -> Iterator[tuple[str | None, list[str | Refused]]]:
+        """Per group the text its conversations begin with, if any, and how each goes on."""
+        texts = iter(self._render_all([g.conversation(k) for g in groups for k in range(len(g.answers))]))
+        for group in groups:
+            own = [next(texts) for _ in group.answers]
+            head = self._shared_head([text for text in own if isinstance(text, str)])
+            yield head or None, [t[len(head) :] if isinstance(t, str) else t for t in own]
+
     def _fit(
-        self, ids: list[Ids], plan: list[int] | _Refused, conversation: Messages | str, group: Group
+        self, ids: list[Ids], plan: list[int] | Refused, group: Group, answer: Answer
     ) -> tuple[Ids | None, str | None, int]:
-        if isinstance(plan, _Refused):
+        if isinstance(plan, Refused):
             return None, plan.reason, 0
-        joined = ids[plan[0]] if len(plan) == 1 else np.concatenate([ids[i] for i in plan])
-        full = self._finish(joined, raw=isinstance(conversation, str))
+        parts = [ids[i] for i in plan]
+        full = self._joined(parts, raw=isinstance(group.prompt, str) or isinstance(answer.content, str))
         over = len(full) - self.max_length
         if not len(full):
             return None, "no tokens", 0
@@ -198,10 +201,16 @@ class Encoder:
             )
         if self.truncation == "drop":
             return None, "longer than max_length", 0
+        return self._shortened(parts, full, over), None, over
+
+    def _joined(self, parts: list[Ids], *, raw: bool) -> Ids:
+        return self._finish(parts[0] if len(parts) == 1 else np.concatenate(parts), raw=raw)
+
+    def _shortened(self, parts: list[Ids], full: Ids, over: int) -> Ids:
         if self.truncation == "right":
-            return full[: self.max_length], None, over
+            return full[: self.max_length]
         keep = 1 if full[0] == self._bos_id else 0
-        return np.concatenate([full[:keep], full[over + keep :]]), None, over
+        return np.concatenate([full[:keep], full[over + keep :]])
 
     def _finish(self, ids: Ids, *, raw: bool) -> Ids:
         if raw:
@@ -215,8 +224,8 @@ class Encoder:
         eos = self.tokenizer.eos_token_id
         return np.append(ids, np.int32(eos)) if raw and eos is not None else ids
 
-    def _render_all(self, conversations: Sequence[Messages | str]) -> list[str | _Refused]:
-        rendered: list[str | _Refused] = [c if isinstance(c, str) else "" for c in conversations]
+    def _render_all(self, conversations: Sequence[Messages | str]) -> list[str | Refused]:
+        rendered: list[str | Refused] = [c if isinstance(c, str) else "" for c in conversations]
         chats = [i for i, c in enumerate(conversations) if not isinstance(c, str)]
         try:
             texts = self._apply_template([as_json(conversations[i]) for i in chats]) if chats else []
@@ -224,7 +233,7 @@ class Encoder:
             texts = [self._render_or_refuse(as_json(conversations[i])) for i in chats]
         for i, text in zip(chats, texts, strict=True):
             rendered[i] = text
-        return [_encodable(text) for text in rendered]
+        return [encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
         return list(self._template(chats, add_generation_prompt=False))
@@ -240,12 +249,12 @@ class Encoder:
             add_generation_prompt=add_generation_prompt,
         )
 
-    def _render_or_refuse(self, chat: Any) -> str | _Refused:
+    def _render_or_refuse(self, chat: Any) -> str | Refused:
         try:
             return str(self._apply_template([chat])[0])
         except Exception as error:
             said = str(error).splitlines() or [type(error).__name__]
-            return _Refused(f"chat template refuses the conversation: {said[0][:120]}")
+            return Refused(f"chat template refuses the conversation: {said[0][:120]}")
 
     def _shared_head(self, texts: list[str]) -> str:
         """Part of the texts' common prefix that may be encoded once.
@@ -260,16 +269,19 @@ class Encoder:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refused:
+class Refused:
+    """A conversation that cannot be read, and why."""
+
     reason: str
 
 
-def _encodable(text: str | _Refused) -> str | _Refused:
+def encodable(text: str | Refused) -> str | Refused:
+    """The text, or why no tokenizer takes it."""
     if isinstance(text, str) and not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError:
-            return _Refused("lone surrogates in the text")
+            return Refused("lone surrogates in the text")
     return text
 
 

@@ -38,10 +38,10 @@ class Setup:
 
     @property
     def learning_rate(self) -> float:
-        """Peak rate: as set, or 0.04 / width, ten times that for adapters."""
+        """Peak rate: as set, or 0.04 / width (2e-5 for encoders), ten times that for adapters."""
         if self.settings.training.learning_rate is not None:
             return self.settings.training.learning_rate
-        rate = 0.04 / _width(self.loaded)
+        rate = 0.04 / _width(self.loaded) if self.loaded.model.pool == "last" else 2e-5
         return float(rate * (10 if self.settings.model.lora else 1))
 
     def describe(self) -> dict[str, Any]:
@@ -59,6 +59,8 @@ class Setup:
             "precision": "bf16 autocast" if model.bf16 else "fp32",
             "max_length": self.encoder.max_length,
             "chat_template": self.loaded.template,
+            "pool": model.pool,
+            "fresh": self.loaded.fresh,
             "device": str(model.device),
             "learning_rate": self.learning_rate,
         }

@@ -253,7 +253,7 @@ class SupportWorld:
         Raises:
             SettingsError: ``flip`` is not in [0, 0.5), or more prompts are wanted than there are.
         """
-        from holdtrue.reward.store import quiet_loading
+        from holdtrue.reward.classifiers import quiet_loading
 
         start = perf_counter()
         folder = Path(folder)

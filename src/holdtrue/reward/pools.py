@@ -1,0 +1,158 @@
+"""Pools: from the states of all tokens to the one state the head reads.
+
+    last   the right-most real token's, for decoders
+    cls    whatever transformers' classifier of an encoder gives its last linear layer
+    mean   Σ mask·h / Σ mask        max   largest h where mask is 1        (float32)
+
+Sentence encoders such as MiniLM are trained by their mean; their first token's state never was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+
+from holdtrue.errors import ModelError
+from holdtrue.rundir import read_json
+
+Pool = Literal["last", "cls", "mean", "max"]
+
+
+def is_encoder(config: Any) -> bool:
+    """Whether a text is read in both directions, so that no prompt can be shared between answers."""
+    return bool(getattr(config, "is_encoder_decoder", False)) or type(config) in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def choose(wanted: str, config: Any, folder: str, saved: str | None) -> Pool:
+    """The pool of a model: as wanted, as saved, as sentence-transformers wrote down, or the family's.
+
+    Raises:
+        ModelError: the model cannot be pooled so.
+    """
+    encoder = is_encoder(config)
+    found = saved if wanted == "auto" else wanted
+    pool: Any = found or ((_written_down(Path(folder)) or "cls") if encoder else "last")
+    family = f"{folder} ({config.model_type})"
+    if not encoder and pool != "last":
+        raise ModelError(
+            f"{family} is a decoder: it is read at its last token (model.pool: last), not by {pool}"
+        )
+    if encoder and pool == "last":
+        raise ModelError(f"{family} is an encoder: model.pool is cls, mean or max, not last")
+    if getattr(config, "is_encoder_decoder", False) and pool != "cls":
+        raise ModelError(
+            f"{family} is an encoder-decoder: only its own classifier can be read (model.pool: cls)"
+        )
+    return pool  # type: ignore[no-any-return]
+
+
+def _written_down(folder: Path) -> str | None:
+    """The pool in a sentence-transformers folder (``modules.json`` and its pooling module), if it is one."""
+    if not (folder / "modules.json").is_file():
+        return None
+    modules = read_json(folder / "modules.json")
+    paths = [str(module["path"]) for module in modules if str(module["type"]).endswith(".Pooling")]
+    if not paths:
+        return None
+    config = read_json(folder / paths[0] / "config.json")
+    chosen = [
+        key.removeprefix("pooling_mode_") for key, on in config.items() if on is True and "_mode_" in key
+    ]
+    modes = [mode.removesuffix("_tokens").removesuffix("_token") for mode in chosen]
+    modes = modes or [config["pooling_mode"]]
+    if len(modes) != 1 or modes[0] not in ("cls", "mean", "max"):
+        raise ModelError(
+            f"{folder} is pooled by {' and '.join(map(str, modes))}; set model.pool: cls, mean or max"
+        )
+    return str(modes[0])
+
+
+def last_real_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """(N, L, D) and (N, L) to (N, D): the state at the right-most 1 of each mask row."""
+    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+    last = (attention_mask * positions).argmax(1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def answer_tokens(hidden: Tensor, attention_mask: Tensor, length: Tensor) -> Tensor:
+    """(N, L, D), (N, L) and (N,) to (Σ length, D): the last ``length`` real tokens of each row, in order."""
+    left = attention_mask.flip(1).cumsum(1).flip(1)  # real tokens from here on
+    inside: Tensor = (attention_mask > 0) & (left <= length[:, None])
+    return hidden[inside]
+
+
+def mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """(N, L, D) and (N, L) to (N, D) float32: the mean over the 1s of each mask row."""
+    weights = attention_mask[:, :, None].float()
+    return (hidden.float() * weights).sum(1) / weights.sum(1)
+
+
+def largest(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """(N, L, D) and (N, L) to (N, D) float32: the largest over the 1s of each mask row."""
+    return hidden.float().masked_fill(attention_mask[:, :, None] == 0, -torch.inf).amax(1)
+
+
+POOLS = {"last": last_real_token, "mean": mean, "max": largest}
+
+
+def classifier_input(classifier: Any, head: nn.Module, inputs: dict[str, Any]) -> Tensor:
+    """(N, D) float32: what the classifier's own forward gives its last linear layer."""
+    seen: list[Tensor] = []
+
+    def take(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
+        seen.append(args[0].float())
+        return (seen[-1],)  # the head's weights are float32, whatever comes before it
+
+    handle = head.register_forward_pre_hook(take)
+    try:
+        classifier(**inputs)
+    finally:
+        handle.remove()
+    return seen[-1]
+
+
+def head_name(classifier: Any) -> str:
+    """Where a classifier has its last linear layer: ``score``, ``classifier``, ``classifier.out_proj``.
+
+    Raises:
+        ModelError: it has none.
+    """
+    if not is_encoder(classifier.config):
+        if "score" in dict(classifier.named_children()):
+            return "score"
+        raise ModelError(f"{type(classifier).__name__} is neither an encoder nor has a linear head 'score'")
+    found: list[str] = [
+        name
+        for name, module in classifier.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == classifier.config.num_labels
+        and not name.startswith(f"{classifier.base_model_prefix}.")
+        and "original_module" not in name  # what an adapter keeps of the head it began with
+    ]
+    if not found:
+        raise ModelError(f"{type(classifier).__name__} has no linear head")
+    return found[-1]
+
+
+def outside_backbone(classifier: Any, fresh: Sequence[str]) -> list[str]:
+    """Modules trained and saved in full beside adapters: all behind the backbone, and what is fresh in it."""
+    own = classifier.base_model_prefix
+    behind = [
+        name
+        for name, module in classifier.named_children()
+        if name != own and next(module.parameters(), None) is not None
+    ]
+    return behind + [name for name in fresh if name.partition(".")[0] == own]
+
+
+def positions(classifier: Any) -> int | None:
+    """Most tokens of an encoder that counts positions on from its padding token (RoBERTa), else ``None``."""
+    for name, module in classifier.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return int(module.num_embeddings - module.padding_idx - 1)
+    return None

@@ -1,0 +1,70 @@
+"""The README of a saved reward model: how others get the same number out of it."""
+
+from __future__ import annotations
+
+import json
+
+from holdtrue.reward.card import RewardCard
+
+
+def readme(card: RewardCard, adapter: bool) -> str:
+    """The text, with code that others can run."""
+    temperature = card.calibration.get("temperature")
+    calibration = (
+        f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
+        "fitted on validation pairs.\n\n"
+        if temperature
+        else ""
+    )
+    usually = f", usually `{card.pooled['text']}`" if "text" in card.pooled else ""
+    return f"""# Reward model
+
+Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
+Only differences between answers to the same prompt mean something.
+
+{_code(card, adapter)}
+
+- Read: {card.pooled.get("policy", "last real token")}{usually}.
+- Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
+- Loss: `{json.dumps(card.loss)}`.
+
+{calibration}`reward_card.json` holds the rest: template hash, reference mean and std, data hashes.
+"""
+
+
+def _code(card: RewardCard, adapter: bool) -> str:
+    texts = (
+        '"prompt", "answer"'
+        if card.template.get("name") == "pair"
+        else '"User: prompt\\n\\nAssistant: answer"'
+    )
+    if card.pool in ("mean", "max"):
+        if adapter:
+            return (
+                "Only holdtrue loads this adapter: no library has a classifier that pools so. Trained with "
+                "`model.lora.merge: true` it would be\na folder that sentence-transformers loads."
+            )
+        return f"""transformers has no such classifier; this is a model of sentence-transformers, the head its last module.
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("PATH")
+reward = model.encode([[{texts}]])[0, 0]
+```"""
+    loader = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
+    labels = f"num_labels={len(card.made_by.labels)}, " if adapter else ""
+    chat = 'chat = [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]\n'
+    ids = 'tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)'
+    if card.pool == "cls":
+        chat, ids = "", f'tokenizer({texts}, return_tensors="pt")'
+    return f"""```python
+import torch
+from {"peft" if adapter else "transformers"} import {loader}
+from transformers import AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("PATH")
+model = {loader}.from_pretrained("PATH", {labels}dtype=torch.float32).eval()
+{chat}ids = {ids}
+reward = model(**ids).logits[0, 0].item()
+```"""
