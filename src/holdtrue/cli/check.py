@@ -108,18 +108,24 @@ def token_counter(model: str, max_length: int | None) -> tuple[TokenCounts, int,
         raise ModelError(f"model folder {model} does not exist")
     from transformers import AutoConfig, AutoTokenizer
 
+    from holdtrue.reward.pools import is_encoder
     from holdtrue.tokens.conversation import Encoder, model_max_length, prepare_tokenizer
+    from holdtrue.tokens.sentences import SentenceEncoder, parts_pairs
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+        config = AutoConfig.from_pretrained(model, local_files_only=True)
         if max_length is None:
-            config = AutoConfig.from_pretrained(model, local_files_only=True)
             max_length = model_max_length(config, tokenizer) or sys.maxsize
     except (OSError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise ModelError(f"{model} cannot be read as a model with its tokenizer: {first}") from error
-    prepare_tokenizer(tokenizer)
-    encoder = Encoder(tokenizer, sys.maxsize)
+    encoder: Encoder
+    if is_encoder(config):
+        encoder = SentenceEncoder(tokenizer, sys.maxsize, input="pair" if parts_pairs(tokenizer) else "text")
+    else:
+        prepare_tokenizer(tokenizer)
+        encoder = Encoder(tokenizer, sys.maxsize)
 
     def count(groups: Sequence[Group]) -> Iterator[list[int | str]]:
         for encoded in encoder.encode(groups):

@@ -44,7 +44,7 @@ def _code(card: RewardCard, adapter: bool) -> str:
                 "Only holdtrue loads this adapter: no library has a classifier that pools so. Trained with "
                 "`model.lora.merge: true` it would be\na folder that sentence-transformers loads."
             )
-        return f"""transformers has no such classifier; this is a model of sentence-transformers, the head its last module.
+        return f"""transformers has no such classifier; for sentence-transformers the head is the last module.
 
 ```python
 from sentence_transformers import SentenceTransformer

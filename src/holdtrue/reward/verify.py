@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,13 +20,15 @@ from safetensors import safe_open
 from holdtrue.errors import ModelError
 from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import store
-from holdtrue.reward.card import text_hash, weights_hash
+from holdtrue.reward.card import RewardCard, text_hash, weights_hash
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
+from holdtrue.tokens.batches import pad
 from holdtrue.tokens.conversation import Ids
+from holdtrue.tokens.sentences import SentenceEncoder
 from holdtrue.tokens.tree import grow
 
 Status = Literal["ok", "warn", "fail", "skip"]
@@ -92,8 +95,12 @@ def verify(
     if len(usable) < 2:
         reason = next((reason for item in encoded for reason in item.reasons if reason), "there are too few")
         raise ModelError(f"no sample conversations to score (max_length {encoder.max_length}): {reason}")
-    checks = [*_head(folder, loaded, seed), *_tokens(loaded, raw_config, usable)]
-    checks.append(_beginning(encoder.repaired["doubled BOS removed"]))
+    checks = [*_head(folder, loaded, seed)]
+    if isinstance(encoder, SentenceEncoder):
+        checks += [_special_tokens(encoder, usable), _padding(loaded, raw_config, special(encoder))]
+    else:
+        checks += [_read_token(loaded, usable), _padding(loaded, raw_config, {_most_common(usable)})]
+        checks.append(_beginning(encoder.repaired["doubled BOS removed"]))
     alone = np.concatenate([_score(loaded, [ids], "right") for ids in usable])
     broken = int((~np.isfinite(alone)).sum())
     if broken:
@@ -101,7 +108,7 @@ def verify(
     else:
         checks += _numbers(loaded, usable, alone)
         checks.append(_reloaded(loaded, usable, trust_remote_code))
-        checks.append(_plain_transformers(folder, loaded, usable, trust_remote_code))
+        checks.append(_elsewhere(folder, loaded, usable, trust_remote_code))
     checks += _card(folder, loaded)
     return checks
 
@@ -116,15 +123,19 @@ def _raw(folder: Path, name: str) -> dict[str, Any]:
 
 def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Check]:
     names = {key for file in folder.glob("*.safetensors") for key in _keys(file)}
+    where = loaded.model.head_name.replace(".modules_to_save.default", "")
     # an adapter keeps the head it was initialised with beside the trained one
     heads = dict(loaded.model.head.named_parameters())
     weight = next(p.detach().float().cpu() for name, p in heads.items() if "original_module" not in name)
-    if (folder / "adapter_config.json").is_file() and not any("score" in name for name in names):
-        yield Check("head saved", "fail", "the adapter holds no 'score' weights: rewards use a random head")
+    if (folder / "adapter_config.json").is_file() and not any(f".{where}." in name for name in names):
+        yield Check(
+            "head saved", "fail", f"the adapter holds no {where!r} weights: rewards use a random head"
+        )
     elif loaded.fresh_head:
-        yield Check("head saved", "fail", "the folder holds no head 'score.weight': rewards would be random")
+        lost = f"the folder holds no head '{where}.weight': rewards would be random"
+        yield Check("head saved", "fail", lost)
     else:
-        yield Check("head saved", "ok", f"score.weight {tuple(weight.shape)} is in the file")
+        yield Check("head saved", "ok", f"{where}.weight {tuple(weight.shape)} is in the file")
     if not weight.any():
         yield Check("head trained", "fail", "all head weights are 0: every reward is equal")
     elif seed is not None:
@@ -138,38 +149,61 @@ def _keys(file: Path) -> list[str]:
         return list(opened.keys())
 
 
-def _tokens(loaded: store.Loaded, config: dict[str, Any], usable: Sequence[Ids]) -> Iterator[Check]:
+def _most_common(usable: Sequence[Ids]) -> int:
     last = [int(ids[-1]) for ids in usable]
-    common = max(set(last), key=last.count)
+    return max(set(last), key=last.count)
+
+
+def _read_token(loaded: store.Loaded, usable: Sequence[Ids]) -> Check:
+    common = _most_common(usable)
     text = loaded.tokenizer.convert_ids_to_tokens(common)
-    if last.count(common) == len(last):
-        yield Check("read token", "ok", f"always the last real token, {text!r} (id {common})")
-    else:
-        share = last.count(common) / len(last)
-        yield Check(
-            "read token",
-            "fail",
-            f"differs with the answer ({share:.0%} {text!r}): no EOS or end of turn is read",
+    share = sum(int(ids[-1]) == common for ids in usable) / len(usable)
+    if share == 1:
+        return Check("read token", "ok", f"always the last real token, {text!r} (id {common})")
+    return Check(
+        "read token",
+        "fail",
+        f"differs with the answer ({share:.0%} {text!r}): no EOS or end of turn is read",
+    )
+
+
+def special(encoder: SentenceEncoder) -> set[int]:
+    """Ids of the special tokens an encoder's texts stand between."""
+    return {int(token) for mark in encoder.marks for token in mark}
+
+
+def _special_tokens(encoder: SentenceEncoder, usable: Sequence[Ids]) -> Check:
+    names = " ".join(
+        text
+        for mark, text in zip(
+            encoder.marks, ["prompt", "answer", ""] if encoder.input == "pair" else ["text", ""], strict=True
         )
+        for text in [*encoder.tokenizer.convert_ids_to_tokens(mark.tolist()), text]
+    ).strip()
+    expected = sum(map(len, encoder.marks))
+    found = {int(np.isin(ids, list(special(encoder))).sum()) for ids in usable}
+    if not expected:
+        return Check("special tokens", "warn", "the tokenizer sets none: nothing marks beginning and end")
+    if found == {expected}:
+        return Check("special tokens", "ok", f"each once: {names}")
+    return Check(
+        "special tokens", "fail", f"{min(found)} to {max(found)} in a text, expected {expected}: {names}"
+    )
+
+
+def _padding(loaded: store.Loaded, config: dict[str, Any], read: set[int]) -> Check:
+    name = "padding token"
     pad = config.get("pad_token_id", loaded.tokenizer.pad_token_id)
     known = loaded.model.inner.get_input_embeddings().num_embeddings
     if pad is None or not 0 <= pad < known:
         named = "none" if pad is None else f"{pad}, which is no token"
-        yield Check(
-            "padding token", "warn", f"config.json names {named}: others can only score one text at a time"
-        )
-    elif pad == common:
-        yield Check(
-            "padding token",
-            "fail",
-            f"{text!r} is both padding and the token read: others read the one before",
-        )
-    elif pad == loaded.tokenizer.eos_token_id:
-        yield Check(
-            "padding token", "warn", "equals EOS; texts that end in EOS are read one token early elsewhere"
-        )
-    else:
-        yield Check("padding token", "ok", f"id {pad}, not EOS")
+        return Check(name, "warn", f"config.json names {named}: others can only score one text at a time")
+    if pad in read:
+        text = loaded.tokenizer.convert_ids_to_tokens(pad)
+        return Check(name, "fail", f"{text!r} is both padding and the token read: others read the one before")
+    if pad == loaded.tokenizer.eos_token_id:
+        return Check(name, "warn", "equals EOS; texts that end in EOS are read one token early elsewhere")
+    return Check(name, "ok", f"id {pad}, not EOS")
 
 
 def _beginning(doubled: int) -> Check:
@@ -200,7 +234,8 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
     layout = "token trees" if loaded.model.layout == "tree" else f"padding ({loaded.model.layout_reason})"
     yield _compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
     yield _compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
-    yield _compare("alone = left padding", alone, _score(loaded, usable, "left"), spread)
+    if loaded.model.pool == "last":  # encoders count positions from the left of the batch
+        yield _compare("alone = left padding", alone, _score(loaded, usable, "left"), spread)
     before = loaded.model.bf16
     loaded.model.bf16 = True
     try:
@@ -221,8 +256,6 @@ def _compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Ch
 
 
 def _reloaded(loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool) -> Check:
-    from holdtrue.reward.card import RewardCard
-
     with tempfile.TemporaryDirectory() as folder:
         store.save(replace(loaded), Path(folder) / "model", RewardCard())
         again = store.load(
@@ -234,41 +267,64 @@ def _reloaded(loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bo
     )
 
 
-def _plain_transformers(
-    folder: Path, loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool
-) -> Check:
+def _elsewhere(folder: Path, loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool) -> Check:
     """Rewards of the folder as others load it, right-padded with the padding token it declares, if any."""
-    name = "ours = plain transformers"
+    own_head = loaded.model.pool in ("mean", "max")
+    name = f"ours = {'sentence-transformers' if own_head else 'plain transformers'}"
+    if own_head and (folder / "adapter_config.json").is_file():
+        return Check(name, "skip", f"an adapter with {loaded.model.pool} pooling is loaded by holdtrue alone")
+    if own_head and find_spec("sentence_transformers") is None:
+        return Check(name, "skip", "sentence-transformers is not installed")
+    load = _sentence_transformer if own_head else _as_others_load
     try:
-        model = _as_others_load(folder, trust_remote_code)
+        model, config = load(folder, len(loaded.model.kind.labels), trust_remote_code)
+        pad_id = config.get_text_config().pad_token_id
+        known = loaded.model.inner.get_input_embeddings().num_embeddings
+        batched = pad_id is not None and 0 <= pad_id < known
+        theirs = [
+            _rewards_elsewhere(loaded, model, sequences, pad_id if batched else 0)
+            for sequences in ([usable] if batched else [[ids] for ids in usable])
+        ]
     except Exception as error:  # whatever they raise, others cannot use the folder
-        return Check(name, "fail", f"others cannot load it: {str(error).splitlines()[0][:200]}")
-    pad = model.config.get_text_config().pad_token_id
-    batched = pad is not None and 0 <= pad < model.get_input_embeddings().num_embeddings
-    theirs = []
-    for batch in [usable] if batched else [[ids] for ids in usable]:
-        width = max(map(len, batch))
-        ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in batch])
-        mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in batch])
-        with torch.inference_mode():
-            theirs.append(model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy())
+        return Check(name, "fail", f"others cannot use it: {str(error).splitlines()[0][:200]}")
     ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
     return _compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
 
 
-def _as_others_load(folder: Path, trust_remote_code: bool) -> Any:
+def _rewards_elsewhere(loaded: store.Loaded, model: Any, sequences: Sequence[Ids], pad_id: int) -> np.ndarray:
+    batch = pad([grow([ids]) for ids in sequences], pad_id, separator=loaded.model.separator)
+    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    if batch.token_type_ids is not None:
+        inputs["token_type_ids"] = batch.token_type_ids
+    with torch.inference_mode():
+        sentences = loaded.model.pool in ("mean", "max")
+        logits = (model(inputs)["sentence_embedding"] if sentences else model(**inputs).logits).float()
+        return np.asarray(loaded.model.kind.read(logits, logits, torch.arange(len(logits))).rewards)
+
+
+def _sentence_transformer(folder: Path, outputs: int, trust_remote_code: bool) -> tuple[Any, Any]:
+    with quiet_loading():
+        from sentence_transformers import SentenceTransformer
+
+        model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=trust_remote_code).eval()
+    return model, model[0].auto_model.config
+
+
+def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification
 
     with quiet_loading():
         if (folder / "adapter_config.json").is_file():
             from peft import AutoPeftModelForSequenceClassification
 
-            return AutoPeftModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, dtype=torch.float32
-            ).eval()
-        return AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, dtype=torch.float32, trust_remote_code=trust_remote_code
-        ).eval()
+            model = AutoPeftModelForSequenceClassification.from_pretrained(
+                folder, num_labels=outputs, dtype=torch.float32
+            )
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(
+                folder, num_labels=outputs, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
+    return model.eval(), model.config
 
 
 def _card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
@@ -280,10 +336,14 @@ def _card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
     yield Check(
         "weights", "ok" if same else "fail", "as saved" if same else "changed since the card was written"
     )
-    template = text_hash(loaded.tokenizer.chat_template or "") == card.template.get("sha256")
-    yield Check(
-        "chat template", "ok" if template else "fail", "as trained" if template else "differs from training's"
-    )
-    scorer = RewardScorer(loaded)
-    limit = scorer.encoder.max_length
+    if loaded.model.pool == "last":
+        yield _template(loaded, card)
+    limit = RewardScorer(loaded).encoder.max_length
     yield Check("length", "ok", f"conversations up to {limit} tokens, longer ones: {card.truncation}")
+
+
+def _template(loaded: store.Loaded, card: RewardCard) -> Check:
+    same = text_hash(loaded.tokenizer.chat_template or "") == card.template.get("sha256")
+    return Check(
+        "chat template", "ok" if same else "fail", "as trained" if same else "differs from training's"
+    )

@@ -13,6 +13,7 @@ was killed goes on as if nothing had happened.
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -36,6 +37,7 @@ from holdtrue.training.step import GradientStep, Sums, measure
 
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)
+_HEAD = re.compile(r"^classifier\.(base_model\.model\.)?(score|classifier|classification_head)\.")
 
 
 @dataclass
@@ -158,8 +160,8 @@ def adamw(
     parameters: dict[str, nn.Parameter], settings: TrainingSettings, *, fused: bool = True
 ) -> torch.optim.AdamW:
     """AdamW; matrices of the backbone decay, biases, norms and the head do not. Each step sets the rate."""
-    decayed = [p for name, p in parameters.items() if p.ndim > 1 and ".score." not in name]
-    others = [p for name, p in parameters.items() if p.ndim <= 1 or ".score." in name]
+    decayed = [p for name, p in parameters.items() if p.ndim > 1 and not _HEAD.search(name)]
+    others = [p for name, p in parameters.items() if p.ndim <= 1 or _HEAD.search(name)]
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
         betas=(settings.adam_beta1, settings.adam_beta2),
