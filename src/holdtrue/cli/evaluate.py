@@ -54,8 +54,6 @@ def command(
     from holdtrue.reward.scorer import RewardScorer
     from holdtrue.training.distributed import default_device
 
-    chosen = _chosen(benchmark, data or [], slices or [])
-    folder = find_model(model)
     settings = frame.settings_from(
         [],
         format=format,
@@ -63,6 +61,8 @@ def command(
         flags={"evaluation.slices": slices, "evaluation.min_accuracy": min_accuracy},
         overrides=overrides,
     )
+    chosen = _chosen(benchmark, data or [], settings.evaluation)
+    folder = find_model(model)
     loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
     rows = settings.data
     if loaded.card is not None and "plain_text" not in rows.model_fields_set:
@@ -92,7 +92,7 @@ def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationS
     return result | {"rejected": dict(report.rejected)}
 
 
-def _chosen(name: str | None, data: list[str], slices: list[str]) -> Any:
+def _chosen(name: str | None, data: list[str], evaluation: EvaluationSettings) -> Any:
     """The benchmark of that name, and that the arguments make sense with it, or without one."""
     from holdtrue import kinds
     from holdtrue.evaluation.benchmarks import FAMILY
@@ -101,7 +101,7 @@ def _chosen(name: str | None, data: list[str], slices: list[str]) -> Any:
         if not data:
             raise SettingsError("nothing to evaluate on: give DATA, or --benchmark NAME")
         return None
-    if slices:
+    if evaluation.slices:
         raise SettingsError("--slice is for plain data; a benchmark has subsets of its own")
     found: Any = kinds.load(FAMILY, name)()
     if not data and found.hub is None:

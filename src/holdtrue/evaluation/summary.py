@@ -30,10 +30,12 @@ def render_benchmark(result: dict[str, Any]) -> Group:
     rows = [
         ("score", f"{_rate(result, 'score', 'interval')}, {result['interval_method']}"),
         ("items", f"{result['count']} of {result['prompts']} prompts"),
-        ("equal rewards", f"in {result['ties']} items. {result['tie_rule']}"),
+        ("equal rewards", f"{result['ties']} of {result['count']} items. {result['tie_rule']}"),
     ]
     if result["unscored_items"]:
-        rows.append(("no reward", f"{result['unscored_items']} items. {result['unscored_rule']}"))
+        rows.append(
+            ("no reward", f"{result['unscored_items']} of {result['count']} items. {result['unscored_rule']}")
+        )
         rows += [("", f"{count} answers: {_plain(reason)}") for reason, count in result["unscored"].items()]
     rows += [
         ("not read", f"{count} rows: {_plain(reason)}")

@@ -214,11 +214,12 @@ def _measure(
     1 / Σ share² / prompts.
     """
     items = [item for name in shares for item in present[name]]
-    prompts = {name: len({item.prompt for item in present[name]}) for name in shares}
+    prompts = len({item.prompt for item in items})
     score = sum(share * _mean([item.credit for item in present[name]]) for name, share in shares.items())
     draws = sum((share * drawn[name] for name, share in shares.items()), np.zeros(1))
-    if sum(prompts.values()) < FEWEST_PROMPTS or np.ptp(draws) == 0:
-        worth = 1 / sum(share**2 / prompts[name] for name, share in shares.items())
+    if prompts < FEWEST_PROMPTS or np.ptp(draws) == 0:
+        distinct = {name: len({item.prompt for item in present[name]}) for name in shares}
+        worth = 1 / sum(share**2 / distinct[name] for name, share in shares.items())
         low, high = wilson(min(max(score, 0.0), 1.0) * worth, worth, confidence)
         method = "wilson over prompts"
     else:
@@ -229,7 +230,7 @@ def _measure(
         "interval": [low, high],
         "interval_method": method,
         "count": len(items),
-        "prompts": sum(prompts.values()),
+        "prompts": prompts,
         "ties": sum(item.tied for item in items),
         "unscored_items": sum(item.unscored for item in items),
     }

@@ -16,7 +16,6 @@ _SUBSETS = ("harmless", "helpful", "honest", "other")
 
 class HHH(Benchmark):
     """HHH alignment: accuracy on pairs in harmless, helpful, honest and other; the score is their mean.
-
     Rows are pairs with a column ``subset``.
     """
 

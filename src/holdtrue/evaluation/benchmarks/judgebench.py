@@ -23,7 +23,6 @@ _CATEGORIES = {
 
 class JudgeBench(Benchmark):
     """JudgeBench: accuracy on pairs in knowledge, reasoning, math and coding, and over all pairs.
-
     The score counts each pair once, whatever its category. A reward model judges an answer by itself, so
     both orders of a pair give the same verdict, and equal rewards a net vote of 0, which is not right.
     Rows have a question, responses A and B, a label and a column ``source``; the hub's are the 350

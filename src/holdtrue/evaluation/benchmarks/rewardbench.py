@@ -18,7 +18,6 @@ _CODE = ("hep-cpp", "hep-go", "hep-java", "hep-js", "hep-python", "hep-rust")
 
 class RewardBench(Benchmark):
     """RewardBench: accuracy on pairs, weighted over the subsets of Chat, Chat Hard, Safety and Reasoning.
-
     The score is the mean of the four sections; the leaderboard's prior sets, which it weighted one half,
     are not part of it. Rows are pairs with a column ``subset``.
     """

@@ -29,7 +29,6 @@ _WEIGHTS = {
 
 class RewardBench2(Benchmark):
     """RewardBench 2: best of four in Factuality, Precise IF, Math, Safety and Focus, and Ties.
-
     The chosen answer (the first) earns 1 / k when no reward is above its own and k answers share it,
     else nothing. Ties has its own rule. The score is the mean of the six subsets. Rows hold lists of
     chosen and rejected answers, with columns ``subset`` and, for Ties, ``id``.

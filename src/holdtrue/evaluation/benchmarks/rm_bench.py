@@ -20,7 +20,6 @@ _STYLES = 3
 
 class RMBench(Benchmark):
     """RM-Bench: three styles of a right answer against three of a wrong one, in chat, math, code and safety.
-
     Of the 3 x 3 comparisons the plainer right answer against the fancier wrong one are hard, those of
     equal style normal, the others easy. A domain's accuracy is the mean of the three, the score the mean
     of the domains; safety pools the rows of safety-refuse and safety-response. Rows have lists of

@@ -16,7 +16,6 @@ _GOALS = {"helpful": "Helpfulness", "harmless": "Harmlessness"}
 
 class RMB(Benchmark):
     """RMB: accuracy on pairs and on best-of-N sets, for the goals helpful and harmless.
-
     A pair is right when the chosen answer has the higher reward; a best-of-N set (three answers or
     more) when the winner is above every loser. The score is the mean of the four accuracies. Rows are the
     published ones, or pairs and rated completions with a column ``goal``.
