@@ -10,7 +10,11 @@ from holdtrue.data.formats import Format
 from holdtrue.data.formats.completion import Completion
 from holdtrue.data.formats.completions import Completions
 from holdtrue.data.formats.hh import HH
+from holdtrue.data.formats.judgebench import JudgeBench
 from holdtrue.data.formats.preference import Preference
+from holdtrue.data.formats.rewardbench2 import RewardBench2
+from holdtrue.data.formats.rm_bench import RMBench
+from holdtrue.data.formats.rmb import RMB
 from holdtrue.errors import SettingsError
 from holdtrue.records import Group, Message, Messages
 
@@ -59,7 +63,7 @@ def test_a_module_names_every_column_its_layout_reads(found: type[Format]) -> No
 
 
 def test_layouts_are_found_by_the_names_of_their_files() -> None:
-    assert [found.name() for found in EVERY] == ["completion", "completions", "hh", "preference"]
+    assert [found.name() for found in EVERY] == kinds.names(formats.FAMILY)
     assert formats.named("hh") is HH
     with pytest.raises(SettingsError, match=r"is not a subclass of holdtrue\.data\.formats\.Format"):
         formats.named("holdtrue.losses.bradley_terry:BradleyTerry")
@@ -296,6 +300,53 @@ def test_a_completion_that_cannot_be_used_says_why(row: dict[str, Any], expected
 def test_a_pair_with_messages_and_completions_beside_it_is_still_a_pair() -> None:
     row = {"prompt": "q", "chosen": "a", "rejected": "b", "messages": [], "completions": [], "completion": ""}
     assert [found for found in EVERY if found.recognises(row)] == [Preference]
+
+
+def test_lists_of_answers_are_compared_across_the_sides_only() -> None:
+    row = {"prompt": "q", "chosen": ["a", "b"], "rejected": ["c", "", "a"], "subset": "Ties"}
+    group = RewardBench2().parse(row)
+    assert [answer.text for answer in group.answers] == ["a", "b", "c", "", "a"]
+    pairs = [comparison.preferred for comparison in group.comparisons]
+    assert pairs == [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]
+    assert RewardBench2(plain_text="raw").parse(row).prompt == "q"
+
+
+def test_a_dialogue_as_prompt_of_lists_is_no_pair() -> None:
+    row = {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": ["a"], "rejected": ["b"]}
+    assert [found for found in EVERY if found.recognises(row)] == [RewardBench2]
+
+
+@pytest.mark.parametrize(
+    ("layout", "columns", "expected"),
+    [
+        (RewardBench2, {"rejected": []}, "wrong type: rejected is [], expected a list of answers"),
+        (RewardBench2, {"chosen": "a"}, "wrong type: chosen is 'a'"),
+        (RewardBench2, {"chosen": ["a", 3]}, "wrong type: chosen[1] is 3"),
+        (RewardBench2, {"prompt": None}, "missing field: prompt is null"),
+        (RMBench, {}, "not three styles: chosen and rejected hold 1 and 1 answers"),
+        (JudgeBench, {"label": "A=B"}, "label is neither A>B nor B>A: label is 'A=B'"),
+        (JudgeBench, {"question": None}, "missing field: question is null"),
+        (JudgeBench, {"response_B": None}, "missing field: response_B is null"),
+        (RMB, {"reject": "b"}, "wrong type: reject holds 'b', expected an object with text in 'answer'"),
+        (RMB, {"bon_best": {"answer": "a"}, "loser_list": []}, "loser_list is [], expected a list"),
+    ],
+)
+def test_a_benchmark_row_that_cannot_be_used_says_why(
+    layout: type[Format], columns: dict[str, Any], expected: str
+) -> None:
+    rows: dict[type[Format], dict[str, Any]] = {
+        RewardBench2: {"prompt": "q", "chosen": ["a"], "rejected": ["b"]},
+        RMBench: {"prompt": "q", "chosen": ["a"], "rejected": ["b"], "domain": "math"},
+        JudgeBench: {"question": "q", "response_A": "a", "response_B": "b", "label": "A>B"},
+        RMB: {"conversation_input": [user("q")], "chosen": {"answer": "a"}, "reject": {"answer": "b"}},
+    }
+    assert expected in reason(layout(), rows[layout] | columns)
+
+
+def test_the_right_response_is_the_one_the_label_names() -> None:
+    row = {"question": "q", "response_A": "a", "response_B": "b"}
+    assert JudgeBench().parse({**row, "label": "A>B"}).comparisons[0].preferred == (0, 1)
+    assert JudgeBench().parse({**row, "label": "B>A"}).comparisons[0].preferred == (1, 0)
 
 
 def test_an_unknown_layout_lists_what_was_seen_and_what_is_known() -> None:

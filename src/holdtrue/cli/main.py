@@ -32,7 +32,7 @@ VERBS = {
     "report": "Write a run's report, one self-contained HTML file.",
     "resume": "Continue an interrupted run from its last checkpoint.",
     "schema": "Print the JSON Schema of the settings file.",
-    "list": "List the kinds of reward models, losses, data formats or settings.",
+    "list": "List the kinds, losses, formats, benchmarks or settings there are.",
 }
 
 

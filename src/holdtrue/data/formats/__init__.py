@@ -17,6 +17,7 @@ from holdtrue.data.fields import (
     Content,
     as_number,
     common_length,
+    content,
     dialogue,
     is_dialogue,
     messages,
@@ -174,6 +175,38 @@ def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, 
     weight = number(row, "weight", low=0.0)
     comparison = Comparison(0, 1, _label(row), 1.0 if weight is None else weight, number(row, "margin"))
     return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,))
+
+
+def has_lists(row: Mapping[str, Any]) -> bool:
+    """True when chosen or rejected is a list of answers, not one answer or a conversation."""
+    sides = (row.get("chosen"), row.get("rejected"))
+    return any(isinstance(side, list) and any(isinstance(item, str) for item in side) for side in sides)
+
+
+def set_against(
+    prompt: Any, right: Sequence[Any], wrong: Sequence[Any], plain_text: Literal["chat", "raw"]
+) -> Group:
+    """A Group in which each of the ``right`` answers is preferred to each of the ``wrong`` ones.
+
+    The right answers come first, both in the order given. Answers may be equal or empty: published sets
+    hold such rows, and each is to be scored.
+    """
+    if prompt is None:
+        raise BadRow("missing field", "prompt is null")
+    given = {f"chosen[{i}]": answer for i, answer in enumerate(right)}
+    given |= {f"rejected[{i}]": answer for i, answer in enumerate(wrong)}
+    prompt, answers = with_prompt(prompt, [content(given, place) for place in given], plain_text)
+    count = len(right)
+    comparisons = [Comparison(i, j) for i in range(count) for j in range(count, len(answers))]
+    return Group(prompt, tuple(map(Answer, answers)), tuple(comparisons))
+
+
+def answers_of(row: Mapping[str, Any], column: str) -> list[Any]:
+    """The list of answers in a column, at least one."""
+    found = row[column]
+    if not isinstance(found, list) or not found:
+        raise BadRow("wrong type", f"{column} is {show(found)}, expected a list of answers")
+    return found
 
 
 def _label(row: Mapping[str, Any]) -> float:
