@@ -11,10 +11,10 @@ or a row of PRM800K:
     labeler       optional: who judged
 
 The answer's text is its steps joined by line breaks (as the solutions of PRM800K were generated and TRL's
-``PRMTrainer`` joined them), and ``Answer.steps`` holds (end of the step in that text, value). Booleans are 0 and 1,
-numbers stay as given (PRM800K: -1, 0 and 1); a step that was not judged is in the text and has no value.
-In PRM800K the answer goes through the chosen completion of each step, else the one a labeler wrote (that
-counts as 1), else the one of the pre-generated solution; other candidates are left out. Sources:
+``PRMTrainer`` joined them), and ``Answer.steps`` holds (end of the step in that text, value). Booleans are
+0 and 1, numbers stay as given (PRM800K: -1, 0 and 1); a step that was not judged is in the text and has no
+value. In PRM800K the answer goes through the chosen completion of each step, else the one a labeler wrote
+(that counts as 1), else the one of the pre-generated solution; other candidates are left out. Sources:
 https://huggingface.co/docs/trl/v0.17.0/dataset_formats, https://github.com/openai/prm800k
 """
 
