@@ -398,3 +398,8 @@ def test_an_unknown_layout_lists_what_was_seen_and_what_is_known() -> None:
         BadRow, match=r"columns seen: question, answer; needed is one of .*preference: chosen"
     ):
         formats.recognise({"question": "?", "answer": "!"})
+    with pytest.raises(
+        BadRow, match="needed is one of shp: history, human_ref_A, human_ref_B, labels; "
+    ) as told:
+        formats.recognise({"history": "?", "human_ref_A": "!", "labels": 1})
+    assert len(str(told.value)) < 400

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from holdtrue.records import Message, Messages
 
 Content = Messages | str
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -73,7 +73,7 @@ def contents(row: Mapping[str, Any], column: str) -> list[Content]:
     return [content({f"{column}[{i}]": value}, f"{column}[{i}]") for i, value in enumerate(found)]
 
 
-def option(row: Mapping[str, Any], column: str, options: Mapping[Any, T]) -> T:
+def option(row: Mapping[str, Any], column: str, options: Mapping[Any, _T]) -> _T:
     """What the value of a column with few values stands for."""
     value = _present(row, column)
     if not isinstance(value, (str, int, float)) or value not in options:

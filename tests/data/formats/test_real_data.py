@@ -12,7 +12,7 @@ from holdtrue.data.reader import Reader
 from holdtrue.records import Group
 
 SAME = "identical sides"
-FILES = [  # file, layout, rows, rejected, answers, comparisons; counted with wc and jq
+FILES = [  # file, layout, rows (as in README.md of the data), rejected, answers, comparisons
     ("autoj_pairs_ties/train", "auto_j", 807, {SAME: 4}, 1606, 803),
     ("fine_grained_qa/train.pairs", "fine_grained", 291, {}, 4 * 291, 6 * 291),
     ("fine_grained_qa/test.pairs", "fine_grained", 70, {}, 4 * 70, 6 * 70),

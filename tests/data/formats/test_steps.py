@@ -5,10 +5,9 @@ from typing import Any
 
 import pytest
 
-from holdtrue.data import formats
 from holdtrue.data.formats.steps import Steps
 from holdtrue.records import Answer, Group
-from turns import asks, changed, reason, says
+from turns import asks, changed, says
 
 
 def test_steps_are_joined_by_line_breaks_and_their_ends_are_characters_of_the_answer() -> None:
@@ -28,36 +27,6 @@ def test_a_step_that_was_not_judged_is_in_the_text_without_a_value() -> None:
     assert (answer.text, answer.steps) == ("ab\ncd\nef", ((5, -1.0), (8, 1.0)))
 
 
-def candidate(text: str, rating: int | None) -> dict[str, Any]:
-    return {"text": text, "rating": rating, "flagged": None}
-
-
-def prm800k(*steps: dict[str, Any], solution: list[str] | None = None) -> dict[str, Any]:
-    filled = [{"chosen_completion": None, "human_completion": None, "completions": [], **s} for s in steps]
-    return {"question": {"problem": "q", "pre_generated_steps": solution}, "label": {"steps": filled}}
-
-
-def test_a_row_of_prm800k_follows_the_chosen_the_written_or_the_pre_generated_step() -> None:
-    row = prm800k(
-        {"completions": [candidate("no", -1), candidate("one", 0)], "chosen_completion": 1},
-        {"completions": [candidate("no", -1)], "human_completion": {"text": "two", "rating": None}},
-        {"completions": [candidate("only", 1)]},
-        {"completions": [candidate("other", 1), candidate("last", -1)]},
-        solution=["-", "-", "-", "last"],
-    )
-    assert formats.recognise(row) is Steps
-    (answer,) = Steps().parse(row).answers
-    assert answer.text == "one\ntwo\nonly\nlast"
-    assert answer.steps == ((3, 0.0), (7, 1.0), (12, 1.0), (17, -1.0))
-
-
-def test_the_labeler_is_the_rater() -> None:
-    group = Steps().parse(Steps.sample[2])
-    assert group == Group(
-        asks("What is 7 - 5?"), (Answer(says("7 - 5 is 3."), steps=((11, -1.0),), rater="w1"),)
-    )
-
-
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -74,24 +43,3 @@ def test_the_labeler_is_the_rater() -> None:
 )
 def test_steps_that_cannot_be_used_say_why(changes: dict[str, Any], expected: str) -> None:
     assert expected in changed("steps", changes)
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        (prm800k({"completions": [candidate("a", 1), candidate("b", 1)]}), "step not chosen: none of 2"),
-        (
-            prm800k({"completions": [candidate("a", 1)], "chosen_completion": 1}),
-            "chosen_completion is 1, of 1",
-        ),
-        (
-            prm800k({"completions": [candidate("a", 1)], "human_completion": 0}),
-            "wrong type: human_completion",
-        ),
-        (prm800k({"completions": []}), "wrong type: completions is [], expected a list of candidates"),
-        (prm800k(), "wrong type: steps is [], expected a list of steps"),
-        ({"question": {}, "label": {"steps": []}}, "missing field: problem is not there"),
-    ],
-)
-def test_rows_of_prm800k_that_cannot_be_used_say_why(row: dict[str, Any], expected: str) -> None:
-    assert expected in reason(Steps(), row)

@@ -96,7 +96,11 @@ def recognise(row: Mapping[str, Any]) -> type[Format]:
     if fitting:
         names = " and ".join(found.name() for found in fitting)
         raise BadRow("layout ambiguous", f"the columns are those of {names}; name one with --format")
-    known = "; ".join(f"{found.name()}: {', '.join(found.needs)}" for found in classes())
+    shared = {found: len(found.columns.keys() & row.keys()) for found in classes()}
+    near = [found for found in sorted(shared, key=lambda found: -shared[found])[:3] if shared[found]]
+    known = "; ".join(
+        f"{found.name()}: {', '.join(found.needs)}" for found in dict.fromkeys((*near, named("preference")))
+    )
     raise BadRow("layout not recognised", f"columns seen: {_listed(row)}; needed is one of {known}")
 
 
@@ -114,7 +118,7 @@ def holds(row: Mapping[str, Any], *columns: str) -> bool:
 
     Conversions often add ``chosen`` and ``rejected`` beside the columns they were made from.
     """
-    return not ("chosen" in row and "rejected" in row) and all(column in row for column in columns)
+    return row.keys() >= set(columns) and not ("chosen" in row and "rejected" in row)
 
 
 def _listed(row: Mapping[str, Any]) -> str:

@@ -10,22 +10,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from holdtrue.data.fields import BadRow, Content, content, messages
-from holdtrue.data.formats import ended, holds, with_prompt
+from holdtrue.data.formats import ended, with_prompt
 
 
 def layout_of(row: Mapping[str, Any]) -> str | None:
     """Name of the layout of a row with these columns; None when it has not got them."""
-    if holds(row, "messages") and ("rejected_response" in row or "rejected_messages" in row):
+    if "chosen" in row and "rejected" in row:
+        return None
+    if "messages" in row and ("rejected_response" in row or "rejected_messages" in row):
         return "ms_swift"
-    if holds(row, "prompt", "completions"):
+    if "prompt" in row and "completions" in row:
         if "pairwise" in row:
             return "fine_grained"
         if aspect_column(row):
             return "aspects"
         return "steps" if "labels" in row else "completions"
-    if holds(row, "prompt", "completion") and "errors" in row:
+    one = "prompt" in row and "completion" in row
+    if one and "errors" in row:
         return "fine_grained"
-    if holds(row, "prompt", "completion") or holds(row, "messages"):
+    if one or "messages" in row:
         if aspect_column(row):
             return "aspects"
         unpaired = "label" in row and not isinstance(row["label"], str)
@@ -35,7 +38,10 @@ def layout_of(row: Mapping[str, Any]) -> str | None:
 
 def aspect_column(row: Mapping[str, Any]) -> str | None:
     """The column that holds an object of scores by aspect."""
-    return next((name for name in ("labels", "ratings") if isinstance(row.get(name), Mapping)), None)
+    for name in ("labels", "ratings"):
+        if isinstance(row.get(name), Mapping):
+            return name
+    return None
 
 
 def one_answer(row: Mapping[str, Any], plain_text: str) -> tuple[Content, Content]:

@@ -7,7 +7,7 @@
     any other column is kept as metadata
 
 Mixtures of data sets that judge different aspects have many nulls: such an answer has no rating of that
-aspect (ArmoRM, arXiv 2406.12845, sec. 3.1). An aspect called ``rating`` is the overall rating and gives
+aspect (ArmoRM, arXiv 2406.12845). An aspect called ``rating`` is the overall rating and gives
 comparisons between the answers, as in ``completions``.
 """
 
@@ -56,8 +56,7 @@ class Aspects(Format):
         return layout_of(row) == "aspects"
 
     def parse(self, row: Mapping[str, Any]) -> Group:
-        column = aspect_column(row)
-        assert column is not None  # recognises has seen to it
+        column = aspect_column(row) or "labels"
         labels: Mapping[str, Any] = row[column]
         if "completions" not in row:
             prompt, answer = one_answer(row, self.plain_text)

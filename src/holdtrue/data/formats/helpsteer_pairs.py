@@ -5,8 +5,8 @@
     any other column is kept as metadata
 
 The strength goes from -3, the first answer is much better, over 0, about the same, to 3, the second is much
-better. Its sign becomes the label (0 is a tie). How much it should weigh differs between losses (arXiv
-2410.01257, sec. 4.1, compares it as margin and as weight), so the number itself is kept as metadata.
+better. Its sign becomes the label (0 is a tie). Whether it should be a margin, a weight or nothing is a
+choice of the loss (arXiv 2410.01257 compares them), so the number itself is kept as metadata.
 Sources: https://huggingface.co/datasets/nvidia/HelpSteer2, https://huggingface.co/datasets/nvidia/HelpSteer3
 """
 

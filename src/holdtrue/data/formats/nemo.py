@@ -4,8 +4,8 @@
     completions   objects with rank (the lowest is preferred) and completion (messages)
     any other column is kept as metadata
 
-Any two answers of different rank become a comparison, all of a row together weigh 1; NeMo-RL itself trains
-on the two best-ranked only. Source: https://docs.nvidia.com/nemo/rl/latest/guides/dpo.html#datasets
+Any two answers of different rank become a comparison, all of a row together weigh 1 (NeMo-RL itself trains
+on rows of two). Source: https://docs.nvidia.com/nemo/rl/latest/guides/dpo.html#datasets
 """
 
 from __future__ import annotations

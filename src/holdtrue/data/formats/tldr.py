@@ -6,7 +6,7 @@
     worker      optional: who chose
     any other column is kept as metadata
 
-The prompt is written out as in the paper (arXiv 2009.01325, app. B.2): ``SUBREDDIT: r/...``, ``TITLE: ...``,
+The prompt is written out as in the paper (arXiv 2009.01325): ``SUBREDDIT: r/...``, ``TITLE: ...``,
 ``POST: ...`` and ``TL;DR:`` with blank lines between; articles as ``Article:``, the text on the next line and
 ``TL;DR:``. Summaries begin with a blank and stay as they are. Source:
 https://github.com/openai/summarize-from-feedback#human-feedback-data
