@@ -1,4 +1,8 @@
+import json
+import math
 import sys
+from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -16,35 +20,14 @@ from holdtrue.data.formats.rewardbench2 import RewardBench2
 from holdtrue.data.formats.rm_bench import RMBench
 from holdtrue.data.formats.rmb import RMB
 from holdtrue.errors import SettingsError
-from holdtrue.records import Group, Message, Messages
+from holdtrue.records import Answer, Comparison, Group
+from turns import asks, assistant, reason, says, user
 
 EVERY = formats.classes()
 
 
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-def says(text: str) -> Messages:
-    return (Message("assistant", text),)
-
-
-def asks(text: str) -> Messages:
-    return (Message("user", text),)
-
-
 def sides(group: Group) -> tuple[Any, Any, Any]:
     return group.prompt, group.answers[0].content, group.answers[1].content
-
-
-def reason(layout: Format, row: dict[str, Any]) -> str:
-    with pytest.raises(BadRow) as caught:
-        layout.parse(row)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
@@ -54,6 +37,68 @@ def test_the_three_rows_of_a_sample_are_of_their_layout_alone_and_parse(found: t
         assert [other for other in EVERY if other.recognises(row)] == [found]
         group = found().parse(row)
         assert group.answers and group.prompt
+
+
+@pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
+def test_a_sample_means_the_same_after_a_round_trip_through_json(found: type[Format]) -> None:
+    for row in found.sample:
+        again = json.loads(json.dumps(row))
+        assert formats.recognise(again) is found
+        assert found().parse(again) == found().parse(row)
+
+
+JUNK: list[Any] = [None, True, -1, 7, 10**400, math.nan, "x", "", [], [None], [[]], [{}], {}, {"x": 1}]
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """Copies of a value in which one part, at any depth, is left out or replaced by junk."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        copy = value.copy()
+        del copy[key]
+        yield copy
+        for part in (*JUNK, *damaged(value[key])):
+            copy = value.copy()
+            copy[key] = part
+            yield copy
+
+
+@pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
+def test_a_damaged_row_is_read_or_refused_with_a_reason(found: type[Format]) -> None:
+    refused = 0
+    for row in found.sample:
+        for bad in damaged(dict(row)):
+            try:
+                group = formats.recognise(bad)().parse(bad)
+            except BadRow:
+                refused += 1
+            else:
+                assert group.answers
+    assert refused > 20
+
+
+def test_columns_of_two_layouts_together_are_read_as_one_or_refused_as_ambiguous() -> None:
+    for one, other in combinations(EVERY, 2):
+        row = {**one.sample[0], **other.sample[0]}
+        fitting = [found.name() for found in EVERY if found.recognises(row)]
+        if len(fitting) == 1:
+            assert formats.recognise(row).name() == fitting[0]
+        else:
+            with pytest.raises(BadRow, match="layout ambiguous"):
+                formats.recognise(row)
+
+
+def test_a_pair_is_read_as_one_whatever_it_was_made_from() -> None:
+    made = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    for found in EVERY:
+        if not {"chosen", "rejected"} & set(found.columns):
+            assert formats.recognise({**found.sample[0], **made}) is Preference
+
+
+def test_a_row_that_two_layouts_fit_says_how_to_choose() -> None:
+    row = {**formats.named("shp").sample[0], **formats.named("tldr").sample[0]}
+    with pytest.raises(BadRow, match="the columns are those of shp and tldr; name one with --format"):
+        formats.recognise(row)
+    formats.require(formats.named("shp"), row)
 
 
 @pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
@@ -68,6 +113,42 @@ def test_layouts_are_found_by_the_names_of_their_files() -> None:
     with pytest.raises(SettingsError, match=r"is not a subclass of holdtrue\.data\.formats\.Format"):
         formats.named("holdtrue.losses.bradley_terry:BradleyTerry")
     assert kinds.load(formats.FAMILY, "preference") is Preference
+
+
+def rated(*ratings: float | None, raters: tuple[str | None, ...] = ()) -> Group:
+    answers = [
+        Answer(f"{i}", {} if value is None else {"rating": value}, rater=raters[i] if raters else None)
+        for i, value in enumerate(ratings)
+    ]
+    return formats.ranked("q", answers)
+
+
+def test_ratings_of_a_prompt_give_all_pairs_that_differ_and_weigh_one_together() -> None:
+    # 3 > 1 (twice) and 3 > 2 and 2 > 1 (twice): 5 of the 6 pairs, the equal ones are left out
+    group = rated(1, 3, 1, 2)
+    assert [(c.first, c.second) for c in group.comparisons] == [(1, 0), (3, 0), (1, 2), (1, 3), (3, 2)]
+    assert {(c.label, c.weight, c.margin) for c in group.comparisons} == {(1.0, 1 / 5, None)}
+
+
+def test_equal_missing_or_single_ratings_give_no_comparison() -> None:
+    assert rated(2, 2).comparisons == rated(2).comparisons == rated(None, 1).comparisons == ()
+    assert len(rated(2).answers) == 1
+
+
+def test_ratings_of_different_raters_are_not_compared() -> None:
+    group = rated(1, 2, 1, 2, raters=("a", "a", "b", None))
+    assert group.comparisons == (Comparison(1, 0, rater="a"),)
+
+
+def test_ranks_are_ratings_turned_round() -> None:
+    row = {"prompt": "q", "completions": ["a", "b", "c", "d"], "ranks": [2, 1, 2, None], "rater": "w"}
+    group = Completions().parse(row)
+    assert [dict(a.ratings) for a in group.answers] == [{"rating": -2}, {"rating": -1}, {"rating": -2}, {}]
+    assert {answer.rater for answer in group.answers} == {"w"}
+    assert group.comparisons == (
+        Comparison(1, 0, weight=0.5, rater="w"),
+        Comparison(1, 2, weight=0.5, rater="w"),
+    )
 
 
 def test_text_becomes_turns_in_chat_and_stays_text_in_raw() -> None:
@@ -256,7 +337,7 @@ def test_completions_keep_their_ratings_and_empty_answers() -> None:
     group = Completions().parse(row)
     assert [answer.content for answer in group.answers] == [says("a"), says(""), says("c")]
     assert [dict(answer.ratings) for answer in group.answers] == [{"rating": 1.0}, {}, {"rating": 0.5}]
-    assert group.comparisons == ()
+    assert group.comparisons == (Comparison(0, 2),)  # 1 against 0.5; the second has no rating
 
 
 @pytest.mark.parametrize(
@@ -268,6 +349,12 @@ def test_completions_keep_their_ratings_and_empty_answers() -> None:
         ({"completions": ["a", 3]}, "completions[1] is 3, expected text or messages"),
         ({"completions": ["a", "b"], "ratings": [1]}, "ratings do not fit: 2 answers need as many ratings"),
         ({"completions": ["a"], "ratings": ["good"]}, "ratings is not a number"),
+        ({"completions": ["a"], "ratings": [math.nan]}, "ratings is not finite: ratings is nan"),
+        ({"completions": ["a"], "ratings": "good"}, "ratings do not fit"),
+        ({"completions": ["a", "b"], "ranks": [1]}, "ranks do not fit: 2 answers need as many ranks"),
+        ({"completions": ["a"], "ranks": [True]}, "ranks is not a number: ranks is True"),
+        ({"completions": ["a"], "ranks": [1], "ratings": [1]}, "both ratings and ranks: answers are ordered"),
+        ({"completions": ["a"], "rater": 3}, "wrong type: rater is 3, expected text"),
         ({"completions": ["a"], "prompt": None}, "missing field: prompt is null"),
     ],
 )
@@ -280,6 +367,13 @@ def test_a_completion_is_an_answer_or_the_last_turn_of_a_conversation() -> None:
     group = Completion().parse({"messages": [user("q"), assistant("a"), user("r"), assistant("b")]})
     assert group.prompt == asks("q") + says("a") + asks("r")
     assert group.answers[0].content == says("b")
+
+
+def test_a_completion_can_have_a_rating_and_a_label_in_text() -> None:
+    row = {"prompt": "q", "completion": "a", "rating": 4, "label": "fine"}
+    assert formats.recognise(row) is Completion
+    assert Completion().parse(row) == Group(asks("q"), (Answer(says("a"), {"rating": 4.0}),))
+    assert "rating is not a number: rating is 'good'" in reason(Completion(), {**row, "rating": "good"})
 
 
 @pytest.mark.parametrize(
@@ -354,3 +448,8 @@ def test_an_unknown_layout_lists_what_was_seen_and_what_is_known() -> None:
         BadRow, match=r"columns seen: question, answer; needed is one of .*preference: chosen"
     ):
         formats.recognise({"question": "?", "answer": "!"})
+    with pytest.raises(
+        BadRow, match="needed is one of shp: history, human_ref_A, human_ref_B, labels; "
+    ) as told:
+        formats.recognise({"history": "?", "human_ref_A": "!", "labels": 1})
+    assert len(str(told.value)) < 400

@@ -87,7 +87,8 @@ def set_up(
     held_out = prepare(eval_groups, encoder, most, "eval", lesson)
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
-        raise DataError(f"nothing left to learn {loss.target} from: {reasons or 'there were none'}")
+        what = "labels" if loss.target == "accepted" else loss.target
+        raise DataError(f"no usable {what} left: {reasons or 'there were none'}")
     loaded.model.bf16 = _bf16(loaded, settings)
     hold_master_weights(loaded)
     if settings.training.gradient_checkpointing:

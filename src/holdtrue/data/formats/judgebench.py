@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from holdtrue.data.fields import BadRow, content, show
-from holdtrue.data.formats import Format, with_prompt
+from holdtrue.data.formats import Format, holds, with_prompt
 from holdtrue.records import Answer, Comparison, Group
 
 _FIRST_IS_RIGHT = {"A>B": 1.0, "B>A": 0.0}
@@ -58,7 +58,7 @@ class JudgeBench(Format):
     @classmethod
     def recognises(cls, row: Mapping[str, Any]) -> bool:
         """A question with responses A and B and their label."""
-        return all(column in row for column in cls.needs)
+        return holds(row, *cls.needs)
 
     def parse(self, row: Mapping[str, Any]) -> Group:
         responses = (content(row, "response_A"), content(row, "response_B"))

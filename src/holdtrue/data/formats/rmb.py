@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from holdtrue.data.fields import BadRow, show
-from holdtrue.data.formats import Format, answers_of, set_against
+from holdtrue.data.formats import Format, answers_of, holds, set_against
 from holdtrue.records import Group
 
 
@@ -56,7 +56,7 @@ class RMB(Format):
     def recognises(cls, row: Mapping[str, Any]) -> bool:
         """A conversation with a pair or a best-of-N set."""
         pair = "chosen" in row and "reject" in row
-        return "conversation_input" in row and (pair or ("bon_best" in row and "loser_list" in row))
+        return holds(row, "conversation_input") and (pair or ("bon_best" in row and "loser_list" in row))
 
     def parse(self, row: Mapping[str, Any]) -> Group:
         if "bon_best" in row:
