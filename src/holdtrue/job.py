@@ -116,6 +116,7 @@ def _train(
     setup = set_up(settings, world.device, rejected=rejected, trust_remote_code=trust)
     if world.main:
         _record(run, setup, world)
+        _fit_baseline(run, setup)
     if setup.eval.trees:
         setup.train.groups.clear()  # their trees are all that is needed from here on
     tell("prepared", run.info())
@@ -176,9 +177,19 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
     )
 
 
+def _fit_baseline(run: RunDir, setup: Setup) -> None:
+    """The bag of words that every evaluation of the run is set beside, while the texts are at hand."""
+    from holdtrue.evaluation import bag_of_words
+
+    if not run.bag_of_words_file.exists():
+        with disk_errors(run.path):
+            bag_of_words.fit(setup.train.groups).save(run.bag_of_words_file)
+
+
 def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, Any]:
     """Measure, save and report the trained model."""
     from holdtrue.evaluation import evaluate
+    from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
     from holdtrue.reward.scorer import RewardScorer, count_reasons
@@ -190,7 +201,10 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
     scored = list(scorer.stream(judged.groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored))
+    words = (
+        BagOfWords.load(run.bag_of_words_file) if setup.eval.trees else "it was fitted on these very pairs"
+    )
+    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words)
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)

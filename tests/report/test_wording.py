@@ -15,9 +15,12 @@ def result(**values: Any) -> dict[str, Any]:
         "accuracy": 0.6134,
         "interval": [0.571, 0.653],
         "count": 1200,
-        "longer_answer_accuracy": 0.54,
-        "longer_answer_interval": [0.5, 0.58],
-        "advantage_interval": [0.01, 0.13],
+        "baselines": {
+            "longer_answer": {"accuracy": 0.54, "interval": [0.5, 0.58], "advantage_interval": [0.01, 0.13]},
+            "shorter_answer": {"accuracy": 0.46, "interval": [0.42, 0.5], "advantage_interval": [0.09, 0.2]},
+            "bag_of_words": {"accuracy": None, "interval": None, "advantage_interval": None},
+        },
+        "best_of_n": None,
         "temperature": 1.0,
         "temperature_bounded": False,
         "unscored_comparisons": 0,
@@ -26,20 +29,48 @@ def result(**values: Any) -> dict[str, Any]:
     return plain | values
 
 
-def test_the_headline_sets_accuracy_beside_the_longer_answer() -> None:
+def longer(advantage: list[float] | None) -> dict[str, Any]:
+    row = {"accuracy": 0.54, "interval": [0.5, 0.58], "advantage_interval": advantage}
+    return {"baselines": {"longer_answer": row}}
+
+
+def best(lead: list[float] | None) -> dict[str, Any]:
+    last = {"n": 12, "rating": 0.61, "interval": [0.58, 0.64], "random": 0.42, "oracle": 0.79}
+    return {"accuracy": None, "best_of_n": {"curve": [last | {"lead_interval": lead}]}}
+
+
+def test_the_headline_sets_accuracy_beside_the_best_baseline() -> None:
     assert wording.headline(result()) == (
         "It picks the preferred answer in 61.3% of 1,200 comparisons (57.1–65.3%); "
-        "always picking the longer answer gets 54.0% (50.0–58.0%)."
+        "picking the longer answer gets 54.0% (50.0–58.0%)."
     )
+    found = result()
+    found["baselines"]["bag_of_words"] |= {"accuracy": 0.6, "interval": [0.57, 0.63]}
+    assert wording.headline(found).endswith("; a bag of words gets 60.0% (57.0–63.0%).")
+
+
+def test_ratings_alone_are_told_by_the_best_of_n() -> None:
+    assert wording.headline(result(**best(None))) == (
+        "On held out: Of 12 answers, the one with the highest reward is rated 0.61 (0.58 to 0.64) on "
+        "average, a random one 0.42, the best one 0.79."
+    )
+
+
+def test_a_difference_is_given_in_points_with_its_signs() -> None:
+    assert wording.points([-0.012, 0.034]) == "−1.2 to +3.4 points"
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "better than length alone can explain"),
-        ({"advantage_interval": [-0.02, 0.1]}, "not clearly better than picking the longer answer"),
-        ({"advantage_interval": [-0.2, -0.1]}, "picking the longer answer would do better"),
-        ({"advantage_interval": None}, "too few prompts"),
+        ({}, "better than picking the longer answer, the best rule without it"),
+        (longer([-0.02, 0.1]), "not clearly better than picking the longer answer"),
+        (longer([-0.2, -0.1]), "picking the longer answer would do better"),
+        (longer(None), "too few prompts"),
+        (best([0.1, 0.2]), "That is better than picking at random"),
+        (best([-0.1, 0.2]), "not clearly better than picking at random"),
+        (best([-0.2, -0.1]), "worse than picking at random"),
+        (best(None), "too few prompts"),
         ({"interval": [0.48, 0.7]}, "reaches a coin flip"),
         ({"interval": [0.3, 0.45]}, "swapped"),
         ({"accuracy": None, "unscored_comparisons": 7, "label_ties": 2}, "7 lack one, 2 are ties"),

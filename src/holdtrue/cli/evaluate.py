@@ -14,7 +14,9 @@ from holdtrue.settings import DataSettings, EvaluationSettings
 
 def command(
     model: frame.RunOrModel,
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Preference pairs.")],
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA...", help="Preference pairs or rated completions.")
+    ],
     slices: Annotated[
         list[str] | None,
         typer.Option("--slice", metavar="COLUMN", help="Break accuracy down by this column. Repeatable."),
@@ -28,10 +30,11 @@ def command(
     overrides: frame.Overrides = None,
     trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
-    """Measure accuracy and calibration on preference pairs.
+    """Measure accuracy and calibration on preference pairs, and best of n on rated answers.
 
-    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside
-    what "the longer answer wins" would reach. The results of a RUN are kept in it and appear in its report.
+    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside what
+    the longer answer, the shorter one and a bag of words (of a RUN) would reach. Prompts with three or more
+    rated answers also give the rating of the best of n. The results of a RUN are kept in it and its report.
     """
     from rich.console import Group as Stacked
 
@@ -52,23 +55,38 @@ def command(
     rows = settings.data
     if loaded.card is not None and "plain_text" not in rows.model_fields_set:
         rows = rows.model_copy(update={"plain_text": loaded.card.plain_text})
-    scorer = RewardScorer(loaded)
-    results = [_measure(scorer, path, rows, settings.evaluation) for path in data]
+    scorer, words = RewardScorer(loaded), _bag_of_words(model)
+    results = [_measure(scorer, path, rows, settings.evaluation, words) for path in data]
     _keep(model, results)
     value = results[0] if len(results) == 1 else {"results": results}
     text = Stacked(*(render(result) for result in results))
     return frame.Result(value, text, frame.gate(results, settings.evaluation.min_accuracy))
 
 
-def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
+def _bag_of_words(path: Path) -> Any:
+    """The run's baseline, or why there is none."""
+    from holdtrue.evaluation.bag_of_words import BagOfWords
+
+    run = RunDir(path)
+    if not run.settings_file.is_file():
+        return "a model folder does not hold one, the run it is from does"
+    if not run.bag_of_words_file.is_file():
+        return f"{run.bag_of_words_file.name} is not in the run"
+    return BagOfWords.load(run.bag_of_words_file)
+
+
+def _measure(
+    scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings, bag_of_words: Any
+) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
-    from holdtrue.evaluation import evaluate
+    from holdtrue.evaluation import evaluate, require
     from holdtrue.reward.scorer import count_reasons
 
     groups, report = read_groups([path], data, None)
+    require(groups, path)
     scored = list(scorer.stream(groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored))
+    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words)
     return result | {"rejected": dict(report.rejected)}
 
 

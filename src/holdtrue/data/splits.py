@@ -15,7 +15,7 @@ from holdtrue.settings import DataSettings
 def read_groups(
     paths: Sequence[str], settings: DataSettings, rejected: Path | None
 ) -> tuple[list[Group], ReadReport]:
-    """All readable groups that hold a comparison, and the report of the reading.
+    """All readable groups, and the report of the reading.
 
     Raises:
         DataError: no row could be used.
@@ -30,26 +30,37 @@ def read_groups(
     )
     groups = list(reader)
     reader.report.require_rows()
-    if not any(group.comparisons for group in groups):
-        raise DataError(
-            f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
-        )
     return groups, reader.report
 
 
 def read_splits(
     settings: DataSettings, rejected: Path | None
 ) -> tuple[list[Group], list[Group], dict[str, ReadReport]]:
-    """Training groups, validation groups (named files, or prompts held out of training) and the reports."""
-    train, report = read_groups(settings.train, settings, rejected)
+    """Training groups, validation groups (named files, or prompts held out of training) and the reports.
+
+    Raises:
+        DataError: no row could be used, or none compares answers.
+    """
+    train, report = _read_compared(settings.train, settings, rejected)
     reports = {"train": report}
     if settings.eval:
-        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
+        held_out, reports["eval"] = _read_compared(settings.eval, settings, rejected)
     elif settings.eval_fraction:
         train, held_out = split_by_prompt(train, settings.eval_fraction)
     else:
         held_out = []
     return train, held_out, reports
+
+
+def _read_compared(
+    paths: Sequence[str], settings: DataSettings, rejected: Path | None
+) -> tuple[list[Group], ReadReport]:
+    groups, report = read_groups(paths, settings, rejected)
+    if not any(group.comparisons for group in groups):
+        raise DataError(
+            f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
+        )
+    return groups, report
 
 
 def split_by_prompt(groups: Sequence[Group], fraction: float) -> tuple[list[Group], list[Group]]:

@@ -26,10 +26,10 @@ def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["accuracy"] is None:
         rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]
     else:
-        rows = [
-            ("accuracy", f"{_rate(result, 'accuracy', 'interval')}, {result['interval_method']}"),
-            ("longer answer", _rate(result, "longer_answer_accuracy", "longer_answer_interval")),
-        ]
+        rows = [("accuracy", f"{_rate(result, result['confidence'])}, {result['interval_method']}")]
+        rows += _baselines(result)
+    if result["best_of_n"] is not None:
+        rows.append(("best of n", _best_of_n(result["best_of_n"])))
     ties = f"{result['ties']} with equal rewards (count half)"
     rows.append(("comparisons", f"{result['count']} of {result['prompts']} prompts, {ties}"))
     if result["label_ties"]:
@@ -64,9 +64,33 @@ def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
     return table
 
 
-def _rate(result: dict[str, Any], value: str, interval: str) -> str:
-    low, high = result[interval]
-    return f"{result[value]:.1%} ({result['confidence']:.0%} interval {low:.1%} – {high:.1%})"
+def _baselines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, row in result["baselines"].items():
+        if row["accuracy"] is not None:
+            text = _rate(row, result["confidence"])
+            if row.get("pairs") is not None:
+                text += f", fitted on {row['pairs']} of {row['of']} training pairs"
+            rows.append((name.replace("_", " "), text))
+        elif row.get("reason"):
+            rows.append((name.replace("_", " "), f"not measured: {row['reason']}"))
+    return rows
+
+
+def _best_of_n(best: dict[str, Any]) -> str:
+    last = best["curve"][-1]
+    bounds = "" if last["interval"] is None else " ({:.3g} – {:.3g})".format(*last["interval"])
+    left_out = f", {best['left_out']} with fewer left out" if best["left_out"] else ""
+    return (
+        f"of {last['n']}, its pick is rated {last['rating']:.3g}{bounds}; the best {last['oracle']:.3g}, "
+        f"a random one {last['random']:.3g}, the longest {last['longest']:.3g} "
+        f"({best['groups']} lists of {best['prompts']} prompts{left_out})"
+    )
+
+
+def _rate(row: dict[str, Any], confidence: float) -> str:
+    low, high = row["interval"]
+    return f"{row['accuracy']:.1%} ({confidence:.0%} interval {low:.1%} – {high:.1%})"
 
 
 def _plain(text: str) -> str:

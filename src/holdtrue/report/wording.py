@@ -18,6 +18,12 @@ def span(bounds: Sequence[float]) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
+def points(bounds: Sequence[float]) -> str:
+    """An interval of a difference of proportions as ``−1.2 to +3.4 points``."""
+    low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds)
+    return f"{low} to {high} points"
+
+
 def number(value: float | None) -> str:
     """Three significant digits, with a minus sign that is as wide as a plus."""
     if value is None:
@@ -37,20 +43,41 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+BASELINES = {
+    "longer_answer": "picking the longer answer",
+    "shorter_answer": "picking the shorter answer",
+    "bag_of_words": "a bag of words",
+}
+"""What each baseline does, in words."""
+
+
+def strongest(result: Row) -> tuple[str, Row]:
+    """Name and numbers of the baseline with the highest accuracy, the first of equal ones."""
+    measured = {name: row for name, row in result["baselines"].items() if row["accuracy"] is not None}
+    name = max(measured, key=lambda name: measured[name]["accuracy"])
+    return name, measured[name]
+
+
 def headline(result: Row) -> str:
-    """The one number, beside what a rule without any model would get."""
+    """The one number, beside what the best rule without any model would get."""
+    best = result["best_of_n"]
+    if result["accuracy"] is None and best is not None:
+        return f"On {result['data']}: {best_of_n(best)}"
     if result["accuracy"] is None:
         return f"On {result['data']} nothing could be measured."
-    longer, bounds = result["longer_answer_accuracy"], result["longer_answer_interval"]
+    name, rule = strongest(result)
     return (
         f"It picks the preferred answer in {percent(result['accuracy'])} of "
         f"{many(result['count'], 'comparison')} ({span(result['interval'])}); "
-        f"always picking the longer answer gets {percent(longer)} ({span(bounds)})."
+        f"{BASELINES[name]} gets {percent(rule['accuracy'])} ({span(rule['interval'])})."
     )
 
 
 def reading(result: Row) -> str:
     """What the headline means for somebody who wants to use the model."""
+    best = result["best_of_n"]
+    if result["accuracy"] is None and best is not None:
+        return _lead(best)
     if result["accuracy"] is None:
         return (
             f"No comparison that raters decided has a reward on both sides: "
@@ -63,14 +90,39 @@ def reading(result: Row) -> str:
         return (
             "The interval reaches a coin flip, so these comparisons do not show that it has learned anything."
         )
-    advantage = result["advantage_interval"]
+    name, rule = strongest(result)
+    advantage = rule["advantage_interval"]
     if advantage is None:
-        return "It is better than a coin flip; there are too few prompts to set it against the longer answer."
+        return (
+            f"It is better than a coin flip; there are too few prompts to set it against {BASELINES[name]}."
+        )
     if advantage[0] > 0:
-        return "It is better than a coin flip, and better than length alone can explain."
+        return f"It is better than a coin flip, and better than {BASELINES[name]}, the best rule without it."
     if advantage[1] < 0:
-        return "It is better than a coin flip, but simply picking the longer answer would do better."
-    return "It is better than a coin flip, but not clearly better than picking the longer answer."
+        return f"It is better than a coin flip, but {BASELINES[name]} would do better."
+    return f"It is better than a coin flip, but not clearly better than {BASELINES[name]}."
+
+
+def best_of_n(best: Row) -> str:
+    """What the last point of the best-of-n curve says."""
+    last = best["curve"][-1]
+    bounds = last["interval"]
+    interval = "" if bounds is None else f" ({number(bounds[0])} to {number(bounds[1])})"
+    return (
+        f"Of {last['n']} answers, the one with the highest reward is rated {number(last['rating'])}{interval}"
+        f" on average, a random one {number(last['random'])}, the best one {number(last['oracle'])}."
+    )
+
+
+def _lead(best: Row) -> str:
+    lead = best["curve"][-1]["lead_interval"]
+    if lead is None:
+        return "There are too few prompts to say whether that is better than picking at random."
+    if lead[0] > 0:
+        return "That is better than picking at random."
+    if lead[1] < 0:
+        return "That is worse than picking at random."
+    return "That is not clearly better than picking at random."
 
 
 def calibration(result: Row) -> str:
