@@ -23,18 +23,14 @@ def render(result: dict[str, Any], *, slices: bool = True) -> Group:
 
 
 def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
-    if result["accuracy"] is None:
-        rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]
-    else:
-        rows = [("accuracy", f"{_rate(result, result['confidence'])}, {result['interval_method']}")]
-        rows += _baselines(result)
-    if result["best_of_n"] is not None:
-        rows.append(("best of n", _best_of_n(result["best_of_n"])))
-    ties = f"{result['ties']} with equal rewards (count half)"
-    rows.append(("comparisons", f"{result['count']} of {result['prompts']} prompts, {ties}"))
+    best = result["best_of_n"]
+    only_rated = best is not None and not result["count"] + result["unscored_comparisons"]
+    rows = [] if only_rated else _accuracy(result)
+    if best is not None:
+        rows.append(("best of n", _best_of_n(best)))
     if result["label_ties"]:
         rows.append(("tied by raters", f"{result['label_ties']}, not in the accuracy"))
-    if result["unscored_comparisons"]:
+    if result["unscored"]:
         rows.append(("left out", f"{result['unscored_comparisons']} comparisons without both rewards"))
         rows += [("", f"{count} answers: {_plain(reason)}") for reason, count in result["unscored"].items()]
     if result["ece"] is not None:
@@ -62,6 +58,16 @@ def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
         if len(rows) > _MOST_ROWS:
             table.add_row("", f"… {len(rows) - _MOST_ROWS} more values", "", "", "")
     return table
+
+
+def _accuracy(result: dict[str, Any]) -> list[tuple[str, str]]:
+    if result["accuracy"] is None:
+        rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]
+    else:
+        rows = [("accuracy", f"{_rate(result, result['confidence'])}, {result['interval_method']}")]
+        rows += _baselines(result)
+    ties = f"{result['ties']} with equal rewards (count half)"
+    return [*rows, ("comparisons", f"{result['count']} of {result['prompts']} prompts, {ties}")]
 
 
 def _baselines(result: dict[str, Any]) -> list[tuple[str, str]]:

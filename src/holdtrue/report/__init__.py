@@ -55,7 +55,7 @@ def _section(result: dict[str, Any], index: int) -> dict[str, Any]:
         "reading": wording.reading(result),
         "calibration": wording.calibration(result) if result["ece"] is not None else None,
         "baselines": [(wording.BASELINES[name], row) for name, row in result["baselines"].items()],
-        "best_of_n": wording.best_of_n(result["best_of_n"]) if result["best_of_n"] else None,
+        "best_of_n": wording.draws(result["best_of_n"]) if result["best_of_n"] else None,
         "slices": slices,
         "slices_caption": wording.slices(result, sum(len(rows) for _, rows in slices), figures.MOST_SLICES),
     }

@@ -114,6 +114,15 @@ def best_of_n(best: Row) -> str:
     )
 
 
+def draws(best: Row) -> str:
+    """What the points of the best-of-n curve are made of."""
+    left_out = f"; {best['left_out']:,} with too few rated and scored answers are left out" if best["left_out"] else ""
+    return (
+        f"Rating of the answer picked among n, exact over all draws from "
+        f"{many(best['groups'], 'list')} of answers to {many(best['prompts'], 'prompt')}{left_out}."
+    )
+
+
 def _lead(best: Row) -> str:
     lead = best["curve"][-1]["lead_interval"]
     if lead is None:
