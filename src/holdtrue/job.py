@@ -29,6 +29,7 @@ from holdtrue.rundir import RunDir, disk_errors, read_json, write_json, write_te
 from holdtrue.settings import Settings, build
 
 if TYPE_CHECKING:
+    from holdtrue.records import Group
     from holdtrue.reward.card import RewardCard
     from holdtrue.reward.store import Loaded
     from holdtrue.training.distributed import World
@@ -307,6 +308,19 @@ def _with_world(run: RunDir, settings: Settings) -> Settings:
     values["data"] |= {"train": [str(folder / "train.jsonl")], "eval": [str(folder / "test.jsonl")]}
     values["model"] |= {"path": str(folder / "policy")}
     return build(values)
+
+
+def validation_groups(run: RunDir) -> list[Group]:
+    """What a run was validated on, read again; empty when nothing was held out.
+
+    Raises:
+        DataError: a file of the run's data is gone or no longer what it was.
+    """
+    from holdtrue.data.splits import read_splits
+
+    _, held_out, reports = read_splits(_with_world(run, build(run.settings())).data, None)
+    _refuse_changed_data(run, {split: report.as_json() for split, report in reports.items()})
+    return held_out
 
 
 def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdtrue.cli import frame
 from holdtrue.rundir import RunDir, disk_errors, find_model, read_json, write_json
-from holdtrue.settings import DataSettings, EvaluationSettings
+from holdtrue.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from holdtrue.cli.scoring import Judge
 
 
 def command(
@@ -38,12 +41,10 @@ def command(
     """
     from rich.console import Group as Stacked
 
+    from holdtrue.cli import scoring
     from holdtrue.evaluation.summary import render
-    from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.training.distributed import default_device
 
-    folder = find_model(model)
+    find_model(model)
     settings = frame.settings_from(
         [],
         format=format,
@@ -51,12 +52,8 @@ def command(
         flags={"evaluation.slices": slices, "evaluation.min_accuracy": min_accuracy},
         overrides=overrides,
     )
-    loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
-    rows = settings.data
-    if loaded.card is not None and "plain_text" not in rows.model_fields_set:
-        rows = rows.model_copy(update={"plain_text": loaded.card.plain_text})
-    scorer, words = RewardScorer(loaded), _bag_of_words(model)
-    results = [_measure(scorer, path, rows, settings.evaluation, words) for path in data]
+    judge, words = scoring.load(model, settings.data, trust_remote_code), _bag_of_words(model)
+    results = [_measure(judge, path, settings.evaluation, words) for path in data]
     _keep(model, results)
     value = results[0] if len(results) == 1 else {"results": results}
     text = Stacked(*(render(result) for result in results))
@@ -75,16 +72,13 @@ def _bag_of_words(path: Path) -> Any:
     return BagOfWords.load(run.bag_of_words_file)
 
 
-def _measure(
-    scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings, bag_of_words: Any
-) -> dict[str, Any]:
-    from holdtrue.data.splits import read_groups
+def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
     from holdtrue.evaluation import evaluate, require
     from holdtrue.reward.scorer import count_reasons
 
-    groups, report = read_groups([path], data, None)
+    groups, report = judge.read([path])
     require(groups, path)
-    scored = list(scorer.stream(groups))
+    scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
     result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words)
     return result | {"rejected": dict(report.rejected)}

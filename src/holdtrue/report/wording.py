@@ -116,7 +116,11 @@ def best_of_n(best: Row) -> str:
 
 def draws(best: Row) -> str:
     """What the points of the best-of-n curve are made of."""
-    left_out = f"; {best['left_out']:,} with too few rated and scored answers are left out" if best["left_out"] else ""
+    left_out = (
+        f"; {best['left_out']:,} with too few rated and scored answers are left out"
+        if best["left_out"]
+        else ""
+    )
     return (
         f"Rating of the answer picked among n, exact over all draws from "
         f"{many(best['groups'], 'list')} of answers to {many(best['prompts'], 'prompt')}{left_out}."
