@@ -56,8 +56,8 @@ def rank(
     names, table, lengths, prompts = _table(groups, finite(rewards))
     if len(names) < 2:
         raise DataError(f"ranking takes two policies or more, the data has {', '.join(names) or 'none'}")
-    answered = np.any(np.isfinite(table), axis=2, keepdims=True)[:, :, 0]
-    common = np.all(answered, axis=0, keepdims=True)[0]
+    answered: Bools = np.asarray(np.isfinite(table).any(axis=2))
+    common: Bools = np.asarray(answered.all(axis=0))
     means, mean_lengths = np.nanmean(table[:, common], axis=2), np.nanmean(lengths[:, common], axis=2)
     intervals = _intervals(means, confidence)
     against = _win_rates(table, answered, confidence)
