@@ -67,6 +67,11 @@ def test_without_a_common_prompt_there_is_no_win_rate_and_no_mean_reward() -> No
     assert row["against"]["b"] == {"win_rate": None, "interval": None, "prompts": 0}
 
 
+def test_a_policy_that_meets_nobody_stands_last() -> None:
+    found = run([("p", "loser", 0.0), ("p", "winner", 1.0), ("q", "alone", 9.0)])
+    assert [row["policy"] for row in found["policies"]] == ["winner", "loser", "alone"]
+
+
 def test_rank_correlations_by_hand() -> None:
     x, y = np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.0, 3.0, 2.0, 4.0])
     # 1 - 6 · (0 + 1 + 1 + 0) / (4 · 15); 5 concordant, 1 discordant of 6 pairs.

@@ -74,7 +74,7 @@ def rank(
         }
         for i, name in enumerate(names)
     ]
-    rows.sort(key=lambda row: (-1.0 if row["win_rate"] is None else -row["win_rate"], row["policy"]))
+    rows.sort(key=lambda row: (row["win_rate"] is None, -(row["win_rate"] or 0.0), row["policy"]))
     return {
         "prompts": prompts,
         "common_prompts": int(common.sum()),
