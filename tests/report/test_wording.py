@@ -34,11 +34,6 @@ def longer(advantage: list[float] | None) -> dict[str, Any]:
     return {"baselines": {"longer_answer": row}}
 
 
-def best(lead: list[float] | None) -> dict[str, Any]:
-    last = {"n": 12, "rating": 0.61, "interval": [0.58, 0.64], "random": 0.42, "oracle": 0.79}
-    return {"accuracy": None, "best_of_n": {"curve": [last | {"lead_interval": lead}]}}
-
-
 def test_the_headline_sets_accuracy_beside_the_best_baseline() -> None:
     assert wording.headline(result()) == (
         "It picks the preferred answer in 61.3% of 1,200 comparisons (57.1–65.3%); "
@@ -49,11 +44,23 @@ def test_the_headline_sets_accuracy_beside_the_best_baseline() -> None:
     assert wording.headline(found).endswith("; a bag of words gets 60.0% (57.0–63.0%).")
 
 
-def test_ratings_alone_are_told_by_the_best_of_n() -> None:
-    assert wording.headline(result(**best(None))) == (
-        "On held out: Of 12 answers, the one with the highest reward is rated 0.61 (0.58 to 0.64) on "
-        "average, a random one 0.42, the best one 0.79."
+@pytest.mark.parametrize(
+    ("lead", "words"),
+    [
+        ([0.1, 0.2], "the best one 0.79: better than picking at random."),
+        ([-0.1, 0.2], ": not clearly better than picking at random."),
+        ([-0.2, -0.1], ": worse than picking at random."),
+        (None, "the best one 0.79. Exact"),
+    ],
+)
+def test_the_best_of_n_is_set_beside_random_and_best(lead: list[float] | None, words: str) -> None:
+    last = {"n": 12, "rating": 0.61, "random": 0.42, "oracle": 0.79, "lead_interval": lead}
+    said = wording.best_of_n({"curve": [last], "groups": 51, "prompts": 17, "left_out": 3})
+    assert said.startswith(
+        "Of 12 answers, the one with the highest reward is rated 0.61 on average, a random"
     )
+    assert words in said
+    assert said.endswith("51 lists of answers to 17 prompts; 3 with fewer are left out.")
 
 
 def test_a_difference_is_given_in_points_with_its_signs() -> None:
@@ -67,10 +74,6 @@ def test_a_difference_is_given_in_points_with_its_signs() -> None:
         (longer([-0.02, 0.1]), "not clearly better than picking the longer answer"),
         (longer([-0.2, -0.1]), "picking the longer answer would do better"),
         (longer(None), "too few prompts"),
-        (best([0.1, 0.2]), "That is better than picking at random"),
-        (best([-0.1, 0.2]), "not clearly better than picking at random"),
-        (best([-0.2, -0.1]), "worse than picking at random"),
-        (best(None), "too few prompts"),
         ({"interval": [0.48, 0.7]}, "reaches a coin flip"),
         ({"interval": [0.3, 0.45]}, "swapped"),
         ({"accuracy": None, "unscored_comparisons": 7, "label_ties": 2}, "7 lack one, 2 are ties"),

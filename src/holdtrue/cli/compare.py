@@ -65,9 +65,10 @@ def _score(
 ) -> tuple[list[Group], list[Any]]:
     """The groups as one model reads them, and its rewards."""
     from holdtrue.cli import scoring
+    from holdtrue.data.splits import read_groups
 
     judge = scoring.load(Path(model), settings, trust)
-    groups = judge.read(data)[0] if same is None else same
+    groups = read_groups(data, judge.data, None)[0] if same is None else same
     return groups, judge.scorer.score(groups)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,23 +10,15 @@ from holdtrue.rundir import find_model
 from holdtrue.settings import DataSettings
 
 if TYPE_CHECKING:
-    from holdtrue.data.reader import ReadReport
-    from holdtrue.records import Group
     from holdtrue.reward.scorer import RewardScorer
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A model ready to score, and how data is read for it."""
+    """A model ready to score, and how data is read for it: plain text as when the model was trained."""
 
     scorer: RewardScorer
     data: DataSettings
-
-    def read(self, paths: Sequence[str]) -> tuple[list[Group], ReadReport]:
-        """The groups of files, plain text being what it was when the model was trained."""
-        from holdtrue.data.splits import read_groups
-
-        return read_groups(paths, self.data, None)
 
 
 def load(path: Path, data: DataSettings, trust_remote_code: bool) -> Judge:

@@ -12,7 +12,7 @@ from holdtrue.records import Group, content_hash
 from holdtrue.settings import DataSettings
 
 
-def read_groups(
+def read_rows(
     paths: Sequence[str], settings: DataSettings, rejected: Path | None
 ) -> tuple[list[Group], ReadReport]:
     """All readable groups, and the report of the reading.
@@ -33,34 +33,35 @@ def read_groups(
     return groups, reader.report
 
 
-def read_splits(
-    settings: DataSettings, rejected: Path | None
-) -> tuple[list[Group], list[Group], dict[str, ReadReport]]:
-    """Training groups, validation groups (named files, or prompts held out of training) and the reports.
+def read_groups(
+    paths: Sequence[str], settings: DataSettings, rejected: Path | None
+) -> tuple[list[Group], ReadReport]:
+    """The same, of data that is there to be compared.
 
     Raises:
         DataError: no row could be used, or none compares answers.
     """
-    train, report = _read_compared(settings.train, settings, rejected)
-    reports = {"train": report}
-    if settings.eval:
-        held_out, reports["eval"] = _read_compared(settings.eval, settings, rejected)
-    elif settings.eval_fraction:
-        train, held_out = split_by_prompt(train, settings.eval_fraction)
-    else:
-        held_out = []
-    return train, held_out, reports
-
-
-def _read_compared(
-    paths: Sequence[str], settings: DataSettings, rejected: Path | None
-) -> tuple[list[Group], ReadReport]:
-    groups, report = read_groups(paths, settings, rejected)
+    groups, report = read_rows(paths, settings, rejected)
     if not any(group.comparisons for group in groups):
         raise DataError(
             f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
         )
     return groups, report
+
+
+def read_splits(
+    settings: DataSettings, rejected: Path | None
+) -> tuple[list[Group], list[Group], dict[str, ReadReport]]:
+    """Training groups, validation groups (named files, or prompts held out of training) and the reports."""
+    train, report = read_groups(settings.train, settings, rejected)
+    reports = {"train": report}
+    if settings.eval:
+        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
+    elif settings.eval_fraction:
+        train, held_out = split_by_prompt(train, settings.eval_fraction)
+    else:
+        held_out = []
+    return train, held_out, reports
 
 
 def split_by_prompt(groups: Sequence[Group], fraction: float) -> tuple[list[Group], list[Group]]:

@@ -51,11 +51,15 @@ def evaluate(
         bag_of_words: the baseline fitted on the model's training pairs, or why there is none.
 
     Raises:
-        DataError: no group has a comparison, nor 3 answers with ratings.
+        DataError: no group has a comparison.
         SettingsError: a slice names a column that no row has.
         ValueError: rewards and groups do not match.
     """
-    require(groups, name)
+    if not any(group.comparisons for group in groups):
+        answers = sum(len(group.answers) for group in groups)
+        raise DataError(
+            f"{name} holds {answers} answers but no comparison to evaluate on; use `holdtrue score`"
+        )
     shapes = [(len(group.answers),) for group in groups]
     if [np.shape(row) for row in rewards] != shapes:
         raise ValueError(f"{name}: each group needs one reward per answer")
@@ -89,21 +93,6 @@ def evaluate(
         "unscored": _reasons(unscored, int((~known).sum())),
         "unscored_comparisons": pairs.unscored,
     }
-
-
-def require(groups: Sequence[Group], name: str) -> None:
-    """Refuse data on which nothing can be measured, before it is scored.
-
-    Raises:
-        DataError: no group has a comparison, nor 3 answers with ratings.
-    """
-    if any(group.comparisons or best_of_n.is_rated(group) for group in groups):
-        return
-    answers = sum(len(group.answers) for group in groups)
-    raise DataError(
-        f"{name} holds {answers} answers but no comparisons to evaluate on, and no prompt with 3 rated "
-        "answers; use `holdtrue score`"
-    )
 
 
 def _measure_accuracy(pairs: Pairs, confidence: float) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def interval(scores: Floats, prompt: Ints, confidence: float) -> Interval:
     prompts = len(sums)
     if prompts == count:
         return Interval(*wilson(mean * count, count, confidence), "wilson")
-    if prompts < bootstrap.FEWEST or np.ptp(sums / counts) == 0:
+    if prompts < bootstrap.FEWEST_PROMPTS or np.ptp(sums / counts) == 0:
         return Interval(*wilson(mean * prompts, prompts, confidence), "wilson over prompts")
     low, high = bootstrap.interval_of_means(sums, counts, confidence)
     return Interval(float(low), float(high), "bootstrap by prompt")
@@ -58,7 +58,7 @@ def difference(ours: Floats, theirs: Floats, prompt: Ints, confidence: float) ->
     None with fewer than 10 prompts: the bootstrap would be too narrow.
     """
     sums, counts = bootstrap.by_prompt(ours - theirs, prompt)
-    if len(sums) < bootstrap.FEWEST:
+    if len(sums) < bootstrap.FEWEST_PROMPTS:
         return None
     low, high = bootstrap.interval_of_means(sums, counts, confidence)
     return float(low), float(high)

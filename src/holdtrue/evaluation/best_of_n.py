@@ -78,11 +78,6 @@ def measure(
     }
 
 
-def is_rated(group: Group) -> bool:
-    """Whether enough answers of the group carry a rating."""
-    return sum(RATING in answer.ratings for answer in group.answers) >= _FEWEST_ANSWERS
-
-
 def curve(rewards: Floats, gold: Floats, most: int) -> Floats:
     """(most,) expected gold of the answer with the highest reward among n of the K, n = 1 to most <= K."""
     _, block, counts = np.unique(rewards, return_inverse=True, return_counts=True)
@@ -111,7 +106,7 @@ def _pool(group: Group, rewards: Floats, lengths: Ints) -> Floats:
 def _interval(values: Floats, prompt: Ints, confidence: float) -> list[list[float] | None]:
     """For each n, the interval of the mean of ``values`` (groups, n)."""
     sums, counts = bootstrap.by_prompt(values, prompt)
-    if len(sums) < bootstrap.FEWEST:
+    if len(sums) < bootstrap.FEWEST_PROMPTS:
         return [None] * values.shape[1]
     low, high = bootstrap.interval_of_means(sums, counts, confidence)
     return [list(bounds) for bounds in zip(low.tolist(), high.tolist(), strict=True)]

@@ -15,11 +15,12 @@ import numpy as np
 
 from holdtrue.evaluation.pairs import Floats, Ints
 
-FEWEST = 10
+FEWEST_PROMPTS = 10
 """With fewer prompts the percentile interval is too narrow to be given."""
 
-_SEED = 0
-_MOST_RESAMPLES, _FEWEST_RESAMPLES = 10_000, 1_000
+RESAMPLES = 10_000
+
+_FEWEST_RESAMPLES = 1_000
 _MOST_DRAWS = 20_000_000
 _DRAWS_AT_ONCE = 4_000_000
 
@@ -38,20 +39,31 @@ def interval_of_means(sums: Floats, counts: Ints, confidence: float) -> tuple[Fl
     ``sums`` (P,) or (P, M) and ``counts`` (P,) are those of the prompts; all M columns see the same
     resamples. 10,000 of them, fewer (at least 1,000) where thousands of prompts all differ.
     """
-    means = _resampled(sums.reshape(len(sums), -1), counts)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
-    return low.reshape(sums.shape[1:]), high.reshape(sums.shape[1:])
+    kinds = len(np.unique(np.column_stack([sums, counts]), axis=0))
+    resamples = int(np.clip(_MOST_DRAWS // kinds, _FEWEST_RESAMPLES, RESAMPLES))
+    return quantiles(_resampled(sums, counts, 0, resamples), confidence)
 
 
-def _resampled(sums: Floats, counts: Ints) -> Floats:
+def resampled_means(scores: Floats, prompt: Ints, seed: int) -> Floats:
+    """(10000,) means of ``scores`` (B,) when their prompts (B,) are drawn anew with replacement."""
+    return _resampled(*by_prompt(scores, prompt), seed, RESAMPLES)
+
+
+def quantiles(draws: Floats, confidence: float) -> tuple[Floats, Floats]:
+    """The middle ``confidence`` of resampled values (R,) or (R, M): the percentile bootstrap."""
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
+    return low, high
+
+
+def _resampled(sums: Floats, counts: Ints, seed: int, resamples: int) -> Floats:
+    """(resamples,) or (resamples, M) means."""
     # Prompts with the same sums and count are interchangeable, so drawing P prompts with replacement is one
     # multinomial draw over the distinct (sums, count): exact, and no slower for a million prompts.
     kinds, sizes = np.unique(np.column_stack([sums, counts]), axis=0, return_counts=True)
-    resamples = int(np.clip(_MOST_DRAWS // len(kinds), _FEWEST_RESAMPLES, _MOST_RESAMPLES))
-    share = sizes / sizes.sum()
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(seed)
     parts = []
     for start in range(0, resamples, step := max(1, _DRAWS_AT_ONCE // len(kinds))):
-        drawn = rng.multinomial(sizes.sum(), share, size=min(step, resamples - start))
+        drawn = rng.multinomial(len(sums), sizes / len(sums), size=min(step, resamples - start))
         parts.append((drawn @ kinds[:, :-1]) / (drawn @ kinds[:, -1:]))
-    return np.concatenate(parts)
+    means: Floats = np.concatenate(parts).reshape(resamples, *sums.shape[1:])
+    return means

@@ -152,7 +152,7 @@ def _win_rates(table: Floats, answered: Bools, confidence: float) -> list[list[d
 def _intervals(means: Floats, confidence: float) -> list[list[float] | None]:
     """Interval of each policy's mean over the common prompts (policies, prompts), by bootstrap over these."""
     policies, prompts = means.shape
-    if prompts < bootstrap.FEWEST:
+    if prompts < bootstrap.FEWEST_PROMPTS:
         return [None] * policies
     low, high = bootstrap.interval_of_means(means.T, np.ones(prompts, dtype=np.int64), confidence)
     return [list(bounds) for bounds in zip(low.tolist(), high.tolist(), strict=True)]
@@ -185,7 +185,7 @@ def _correlate(x: Floats, y: Floats, confidence: float) -> dict[str, Any]:
     first, second = _correlations(sx, sy)
     result: dict[str, Any] = {"spearman": first, "spearman_interval": None}
     result |= {"kendall": second, "kendall_interval": None}
-    if len(x) < bootstrap.FEWEST or first is None:
+    if len(x) < bootstrap.FEWEST_PROMPTS or first is None:
         return result
     rng = np.random.default_rng(_SEED)
     drawn = (rng.integers(0, len(x), size=len(x)) for _ in range(_RESAMPLES))

@@ -36,6 +36,7 @@ def _contents(sources: Sources) -> dict[str, Any]:
         "name": sources.name,
         "notes": wording.notes(sources.info, sources.metrics, evaluation),
         "results": results,
+        "benchmarks": (evaluation or {}).get("benchmarks", []),
         "tiles": _tiles(sources, results[0]["result"] if results else None),
         "left_out": sources.left_out,
         "left_out_files": [file.name for file in sources.left_out_files],
@@ -55,7 +56,7 @@ def _section(result: dict[str, Any], index: int) -> dict[str, Any]:
         "reading": wording.reading(result),
         "calibration": wording.calibration(result) if result["ece"] is not None else None,
         "baselines": [(wording.BASELINES[name], row) for name, row in result["baselines"].items()],
-        "best_of_n": wording.draws(result["best_of_n"]) if result["best_of_n"] else None,
+        "best_of_n": wording.best_of_n(result["best_of_n"]) if result["best_of_n"] else None,
         "slices": slices,
         "slices_caption": wording.slices(result, sum(len(rows) for _, rows in slices), figures.MOST_SLICES),
     }

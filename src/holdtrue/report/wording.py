@@ -60,9 +60,6 @@ def strongest(result: Row) -> tuple[str, Row]:
 
 def headline(result: Row) -> str:
     """The one number, beside what the best rule without any model would get."""
-    best = result["best_of_n"]
-    if result["accuracy"] is None and best is not None:
-        return f"On {result['data']}: {best_of_n(best)}"
     if result["accuracy"] is None:
         return f"On {result['data']} nothing could be measured."
     name, rule = strongest(result)
@@ -75,9 +72,6 @@ def headline(result: Row) -> str:
 
 def reading(result: Row) -> str:
     """What the headline means for somebody who wants to use the model."""
-    best = result["best_of_n"]
-    if result["accuracy"] is None and best is not None:
-        return _lead(best)
     if result["accuracy"] is None:
         return (
             f"No comparison that raters decided has a reward on both sides: "
@@ -104,38 +98,24 @@ def reading(result: Row) -> str:
 
 
 def best_of_n(best: Row) -> str:
-    """What the last point of the best-of-n curve says."""
+    """What the best-of-n curve shows, by its last point."""
     last = best["curve"][-1]
-    bounds = last["interval"]
-    interval = "" if bounds is None else f" ({number(bounds[0])} to {number(bounds[1])})"
+    rated = [number(last[key]) for key in ("rating", "random", "oracle")]
+    lists = f"{many(best['groups'], 'list')} of answers to {many(best['prompts'], 'prompt')}"
+    left_out = f"; {best['left_out']:,} with fewer are left out" if best["left_out"] else ""
     return (
-        f"Of {last['n']} answers, the one with the highest reward is rated {number(last['rating'])}{interval}"
-        f" on average, a random one {number(last['random'])}, the best one {number(last['oracle'])}."
+        f"Of {last['n']} answers, the one with the highest reward is rated {rated[0]} on average, a random "
+        f"one {rated[1]}, the best one {rated[2]}{_lead(last)}. Exact over all draws from {lists}{left_out}."
     )
 
 
-def draws(best: Row) -> str:
-    """What the points of the best-of-n curve are made of."""
-    left_out = (
-        f"; {best['left_out']:,} with too few rated and scored answers are left out"
-        if best["left_out"]
-        else ""
-    )
-    return (
-        f"Rating of the answer picked among n, exact over all draws from "
-        f"{many(best['groups'], 'list')} of answers to {many(best['prompts'], 'prompt')}{left_out}."
-    )
-
-
-def _lead(best: Row) -> str:
-    lead = best["curve"][-1]["lead_interval"]
+def _lead(last: Row) -> str:
+    lead = last["lead_interval"]
     if lead is None:
-        return "There are too few prompts to say whether that is better than picking at random."
+        return ""
     if lead[0] > 0:
-        return "That is better than picking at random."
-    if lead[1] < 0:
-        return "That is worse than picking at random."
-    return "That is not clearly better than picking at random."
+        return ": better than picking at random"
+    return ": worse than picking at random" if lead[1] < 0 else ": not clearly better than picking at random"
 
 
 def calibration(result: Row) -> str:
