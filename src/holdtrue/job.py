@@ -29,6 +29,7 @@ from holdtrue.rundir import RunDir, disk_errors, read_json, write_json, write_te
 from holdtrue.settings import Settings, build
 
 if TYPE_CHECKING:
+    from holdtrue.records import Group
     from holdtrue.reward.card import RewardCard
     from holdtrue.reward.store import Loaded
     from holdtrue.training.distributed import World
@@ -116,6 +117,7 @@ def _train(
     setup = set_up(settings, world.device, rejected=rejected, trust_remote_code=trust)
     if world.main:
         _record(run, setup, world)
+        _fit_baseline(run, setup)
     if setup.eval.trees:
         setup.train.groups.clear()  # their trees are all that is needed from here on
     tell("prepared", run.info())
@@ -176,9 +178,19 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
     )
 
 
+def _fit_baseline(run: RunDir, setup: Setup) -> None:
+    """The bag of words that every evaluation of the run is set beside, while the texts are at hand."""
+    from holdtrue.evaluation import bag_of_words
+
+    if not run.bag_of_words_file.exists():
+        with disk_errors(run.path):
+            bag_of_words.fit(setup.train.groups).save(run.bag_of_words_file)
+
+
 def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, Any]:
     """Measure, save and report the trained model."""
     from holdtrue.evaluation import evaluate
+    from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
     from holdtrue.reward.scorer import RewardScorer, count_reasons
@@ -190,7 +202,10 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
     scored = list(scorer.stream(judged.groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored))
+    words = (
+        BagOfWords.load(run.bag_of_words_file) if setup.eval.trees else "it was fitted on these very pairs"
+    )
+    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words)
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)
@@ -293,6 +308,19 @@ def _with_world(run: RunDir, settings: Settings) -> Settings:
     values["data"] |= {"train": [str(folder / "train.jsonl")], "eval": [str(folder / "test.jsonl")]}
     values["model"] |= {"path": str(folder / "policy")}
     return build(values)
+
+
+def validation_groups(run: RunDir) -> list[Group]:
+    """What a run was validated on, read again; empty when nothing was held out.
+
+    Raises:
+        DataError: a file of the run's data is gone or no longer what it was.
+    """
+    from holdtrue.data.splits import read_splits
+
+    _, held_out, reports = read_splits(_with_world(run, build(run.settings())).data, None)
+    _refuse_changed_data(run, {split: report.as_json() for split, report in reports.items()})
+    return held_out
 
 
 def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:

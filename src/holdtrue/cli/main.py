@@ -28,6 +28,8 @@ VERBS = {
     "train": "Train a reward model on preference pairs.",
     "score": "Give each answer of a data set its reward.",
     "evaluate": "Measure accuracy and calibration on preference pairs.",
+    "compare": "Compare models on the same held-out preference pairs.",
+    "rank": "Rank policies by the rewards of their answers.",
     "verify": "Prove that a model's rewards can be trusted.",
     "report": "Write a run's report, one self-contained HTML file.",
     "resume": "Continue an interrupted run from its last checkpoint.",

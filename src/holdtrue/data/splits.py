@@ -12,10 +12,10 @@ from holdtrue.records import Group, content_hash
 from holdtrue.settings import DataSettings
 
 
-def read_groups(
+def read_rows(
     paths: Sequence[str], settings: DataSettings, rejected: Path | None
 ) -> tuple[list[Group], ReadReport]:
-    """All readable groups that hold a comparison, and the report of the reading.
+    """All readable groups, and the report of the reading.
 
     Raises:
         DataError: no row could be used.
@@ -30,11 +30,23 @@ def read_groups(
     )
     groups = list(reader)
     reader.report.require_rows()
+    return groups, reader.report
+
+
+def read_groups(
+    paths: Sequence[str], settings: DataSettings, rejected: Path | None
+) -> tuple[list[Group], ReadReport]:
+    """The same, of data that is there to be compared.
+
+    Raises:
+        DataError: no row could be used, or none compares answers.
+    """
+    groups, report = read_rows(paths, settings, rejected)
     if not any(group.comparisons for group in groups):
         raise DataError(
             f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
         )
-    return groups, reader.report
+    return groups, report
 
 
 def read_splits(

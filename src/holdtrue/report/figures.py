@@ -173,6 +173,41 @@ def length(result: Row) -> Figure | None:
     return {"data": data, "layout": _layout("length of the answer (characters)", "reward", height=_HEIGHT)}
 
 
+def best_of_n(result: Row) -> Figure | None:
+    """Mean rating of the answer picked among n, against how far that moves the policy at most."""
+    best = result["best_of_n"]
+    if best is None:
+        return None
+    points = best["curve"]
+    data = []
+    for key, name, colour, dash in (
+        ("oracle", "best rated", "--grey", "dash"),
+        ("rating", "highest reward", "--chosen", "solid"),
+        ("longest", "longest", "--rejected", "solid"),
+        ("random", "random", "--grey", "dot"),
+    ):
+        trace = {
+            "type": "scatter",
+            "mode": "lines+markers" if key == "rating" else "lines",
+            "name": name,
+            **_xy([(point["kl"], point[key]) for point in points]),
+            "customdata": [point["n"] for point in points],
+            "line": {"color": colour, "width": 2 if key == "rating" else 1.5, "dash": dash},
+            "hovertemplate": "of %{customdata}: %{y:.3g}",
+        }
+        if key == "rating":
+            trace["marker"] = {"color": colour, "size": 6}
+            if points[0]["interval"] is not None:
+                trace["error_y"] = _errors([p[key] for p in points], [p["interval"] for p in points])
+        data.append(trace)
+    layout = _layout("KL from the policy, at most: log n − (n−1)/n (nats)", "mean rating", height=_HEIGHT)
+    return {"data": data, "layout": layout}
+
+
+OF_A_RESULT = (margins, rewards, reliability, forest, length, best_of_n)
+"""The charts of one evaluation; a place in the page has the function's name."""
+
+
 def length_words(row: Row) -> str:
     """A length-gap bucket in words, the preferred answer being the subject."""
     low, high = row["low"], row["high"]

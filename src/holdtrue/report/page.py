@@ -91,6 +91,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": wording.percent,
         "span": wording.span,
+        "points": wording.points,
         "many": wording.many,
         "number": wording.number,
         "shorten": shorten,

@@ -18,6 +18,12 @@ def span(bounds: Sequence[float]) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
+def points(bounds: Sequence[float]) -> str:
+    """An interval of a difference of proportions as ``−1.2 to +3.4 points``."""
+    low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds)
+    return f"{low} to {high} points"
+
+
 def number(value: float | None) -> str:
     """Three significant digits, with a minus sign that is as wide as a plus."""
     if value is None:
@@ -37,15 +43,30 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+BASELINES = {
+    "longer_answer": "picking the longer answer",
+    "shorter_answer": "picking the shorter answer",
+    "bag_of_words": "a bag of words",
+}
+"""What each baseline does, in words."""
+
+
+def strongest(result: Row) -> tuple[str, Row]:
+    """Name and numbers of the baseline with the highest accuracy, the first of equal ones."""
+    measured = {name: row for name, row in result["baselines"].items() if row["accuracy"] is not None}
+    name = max(measured, key=lambda name: measured[name]["accuracy"])
+    return name, measured[name]
+
+
 def headline(result: Row) -> str:
-    """The one number, beside what a rule without any model would get."""
+    """The one number, beside what the best rule without any model would get."""
     if result["accuracy"] is None:
         return f"On {result['data']} nothing could be measured."
-    longer, bounds = result["longer_answer_accuracy"], result["longer_answer_interval"]
+    name, rule = strongest(result)
     return (
         f"It picks the preferred answer in {percent(result['accuracy'])} of "
         f"{many(result['count'], 'comparison')} ({span(result['interval'])}); "
-        f"always picking the longer answer gets {percent(longer)} ({span(bounds)})."
+        f"{BASELINES[name]} gets {percent(rule['accuracy'])} ({span(rule['interval'])})."
     )
 
 
@@ -63,14 +84,38 @@ def reading(result: Row) -> str:
         return (
             "The interval reaches a coin flip, so these comparisons do not show that it has learned anything."
         )
-    advantage = result["advantage_interval"]
+    name, rule = strongest(result)
+    advantage = rule["advantage_interval"]
     if advantage is None:
-        return "It is better than a coin flip; there are too few prompts to set it against the longer answer."
+        return (
+            f"It is better than a coin flip; there are too few prompts to set it against {BASELINES[name]}."
+        )
     if advantage[0] > 0:
-        return "It is better than a coin flip, and better than length alone can explain."
+        return f"It is better than a coin flip, and better than {BASELINES[name]}, the best rule without it."
     if advantage[1] < 0:
-        return "It is better than a coin flip, but simply picking the longer answer would do better."
-    return "It is better than a coin flip, but not clearly better than picking the longer answer."
+        return f"It is better than a coin flip, but {BASELINES[name]} would do better."
+    return f"It is better than a coin flip, but not clearly better than {BASELINES[name]}."
+
+
+def best_of_n(best: Row) -> str:
+    """What the best-of-n curve shows, by its last point."""
+    last = best["curve"][-1]
+    rated = [number(last[key]) for key in ("rating", "random", "oracle")]
+    lists = f"{many(best['groups'], 'list')} of answers to {many(best['prompts'], 'prompt')}"
+    left_out = f"; {best['left_out']:,} with fewer are left out" if best["left_out"] else ""
+    return (
+        f"Of {last['n']} answers, the one with the highest reward is rated {rated[0]} on average, a random "
+        f"one {rated[1]}, the best one {rated[2]}{_lead(last)}. Exact over all draws from {lists}{left_out}."
+    )
+
+
+def _lead(last: Row) -> str:
+    lead = last["lead_interval"]
+    if lead is None:
+        return ""
+    if lead[0] > 0:
+        return ": better than picking at random"
+    return ": worse than picking at random" if lead[1] < 0 else ": not clearly better than picking at random"
 
 
 def calibration(result: Row) -> str:
