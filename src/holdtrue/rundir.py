@@ -162,10 +162,15 @@ class disk_errors:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that it is either the old one or the whole new one, whatever happens."""
+    write_bytes(path, text.encode("utf-8", LONE_SURROGATES))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """:func:`write_text` for bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", errors=LONE_SURROGATES) as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

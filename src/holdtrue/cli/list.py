@@ -17,16 +17,20 @@ from holdtrue.cli.frame import Result, table
 from holdtrue.cli.schema import settings_schema
 from holdtrue.errors import SettingsError, unknown
 
-FAMILIES = {"losses": "holdtrue.losses", "formats": "holdtrue.data.formats"}
+FAMILIES = {
+    "losses": "holdtrue.losses",
+    "formats": "holdtrue.data.formats",
+    "transforms": "holdtrue.data.transforms",
+}
 SETTINGS = "settings"
 
 
 def command(
-    what: Annotated[str | None, typer.Argument(help="losses, formats or settings.")] = None,
+    what: Annotated[str | None, typer.Argument(help="losses, formats, transforms or settings.")] = None,
 ) -> Result:
-    """List the losses, data formats or settings there are, each with its defaults and meaning.
+    """List the losses, data formats, transforms or settings there are, each with its defaults and meaning.
 
-    Without an argument the names of all losses and formats are listed.
+    Without an argument the names of all losses, formats and transforms are listed.
     """
     if what is None:
         found = {family: kinds.names(package) for family, package in FAMILIES.items()}

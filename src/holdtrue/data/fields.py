@@ -12,7 +12,8 @@ from holdtrue.records import Message, Messages
 Content = Messages | str
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+ROLES = {"Human": "user", "Assistant": "assistant"}
+"""Roles by the marks of native HH-RLHF dialogues."""
 
 
 class BadRow(Exception):
@@ -111,8 +112,7 @@ def dialogue(text: str, column: str) -> Messages:
         raise BadRow("not a dialogue", f"{column} does not start with '\\n\\nHuman:', got {show(text[2:])}")
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     return tuple(
-        Message(_ROLES[mark[1]], text[mark.end() : end].strip())
-        for mark, end in zip(marks, ends, strict=True)
+        Message(ROLES[mark[1]], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)
     )
 
 

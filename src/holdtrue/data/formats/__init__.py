@@ -23,6 +23,7 @@ from holdtrue.data.fields import (
     number,
     show,
 )
+from holdtrue.errors import SettingsError
 from holdtrue.kinds import Kind
 from holdtrue.records import Answer, Comparison, Group, Message, Messages, flatten
 
@@ -36,6 +37,7 @@ PAIR_COLUMNS = {
     "weight": "how many times the comparison counts, at least 0",
     "label": "P(chosen preferred) between 0 and 1, a boolean, or 'tie'",
     "tie": "true when neither answer is better",
+    "rater": "who compared the answers",
 }
 
 
@@ -65,6 +67,14 @@ class Format(Kind):
             BadRow: a value is missing, of the wrong type or out of range.
         """
 
+    def write(self, group: Group) -> list[dict[str, Any]]:
+        """Rows that say what the group says, as far as the layout holds it; the writer adds metadata.
+
+        Raises:
+            BadRow: it holds nothing of the group. NotImplementedError: the layout is only read.
+        """
+        raise NotImplementedError(f"{self.name()} is only read")
+
 
 @cache
 def classes() -> tuple[type[Format], ...]:
@@ -80,6 +90,19 @@ def named(name: str) -> type[Format]:
     """
     found = kinds.load(FAMILY, name)
     assert issubclass(found, Format)  # load has seen to it
+    return found
+
+
+def to_write(name: str) -> type[Format]:
+    """The layout of that name, which can be written.
+
+    Raises:
+        SettingsError: there is none, or it is only read.
+    """
+    found = named(name)
+    if found.write is Format.write:
+        known = ", ".join(cls.name() for cls in classes() if cls.write is not Format.write)
+        raise SettingsError(f"{name} is a layout to read; those to write are {known}")
     return found
 
 
@@ -172,8 +195,54 @@ def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, 
     if not flatten(chosen).strip() and not flatten(rejected).strip():
         raise BadRow("empty answer", "neither side has text")
     weight = number(row, "weight", low=0.0)
-    comparison = Comparison(0, 1, _label(row), 1.0 if weight is None else weight, number(row, "margin"))
-    return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,))
+    comparison = Comparison(
+        0, 1, _label(row), 1.0 if weight is None else weight, number(row, "margin"), rater(row.get("rater"))
+    )
+    return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,), kept(row, "rater"))
+
+
+def pairs(group: Group) -> list[tuple[Content, Content, dict[str, Any]]]:
+    """Chosen, rejected and the other pair columns of each comparison, the preferred side first."""
+    if not group.comparisons:
+        raise BadRow("no comparison")
+    result = []
+    for c in group.comparisons:
+        better, worse = c.preferred or (c.first, c.second)
+        label = max(c.label, 1 - c.label)
+        columns = {
+            "margin": c.margin,
+            "weight": None if c.weight == 1 else c.weight,
+            "label": None if label == 1 else label,
+            "rater": c.rater,
+        }
+        given = {name: value for name, value in columns.items() if value is not None}
+        result.append((group.answers[better].content, group.answers[worse].content, given))
+    return result
+
+
+def kept(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """A column that a layout reads and that is metadata as well, for slices."""
+    return {} if row.get(column) is None else {column: row[column]}
+
+
+def rater(value: Any) -> str | None:
+    """A rater's name or number; None where it is neither."""
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
+
+
+def ratings(value: Any, column: str) -> dict[str, float]:
+    """Ratings of one answer: a number, a mapping of names to numbers (or null), or null."""
+    if value is None:
+        return {}
+    named_ones = value if isinstance(value, Mapping) else {"rating": value}
+    return {name: as_number(one, column) for name, one in named_ones.items() if one is not None}
+
+
+def plain_ratings(answer: Answer) -> Any:
+    """What :func:`ratings` reads: a number where that says all."""
+    if set(answer.ratings) <= {"rating"}:
+        return answer.ratings.get("rating")
+    return dict(answer.ratings)
 
 
 def _label(row: Mapping[str, Any]) -> float:

@@ -1,8 +1,9 @@
-"""Several answers to one prompt, without comparisons: what ``holdtrue score`` reads.
+"""Several answers to one prompt, without comparisons: what ``holdtrue score`` reads, and rated answers.
 
     prompt        text or messages
     completions   list of answers: text, messages or one message each
-    ratings       optional list of numbers, one per answer (null where there is none)
+    ratings       optional list, one per answer: a number, a mapping of names to numbers, or null
+    rater         optional: who gave the ratings, one name or a list with one per answer
     any other column is kept as metadata
 
 Empty answers are kept: a policy can give them and a reward model must score them.
@@ -13,9 +14,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from holdtrue.data.fields import BadRow, as_number, content, show
-from holdtrue.data.formats import Format, with_prompt
-from holdtrue.records import Answer, Group
+from holdtrue.data.fields import BadRow, content, show
+from holdtrue.data.formats import Format, kept, plain_ratings, rater, ratings, with_prompt
+from holdtrue.records import Answer, Group, as_json
 
 
 class Completions(Format):
@@ -24,7 +25,8 @@ class Completions(Format):
     columns: ClassVar[Mapping[str, str]] = {
         "prompt": "text or messages",
         "completions": "the answers: a list of text, messages or single messages",
-        "ratings": "one number (or null) per answer",
+        "ratings": "one number, mapping of names to numbers, or null per answer",
+        "rater": "who gave the ratings: one name, or a list with one per answer",
     }
     needs: ClassVar[tuple[str, ...]] = ("prompt", "completions")
     sample: ClassVar[tuple[Mapping[str, Any], ...]] = (
@@ -50,17 +52,34 @@ class Completions(Format):
         if row["prompt"] is None:
             raise BadRow("missing field", "prompt is null")
         prompt, answers = with_prompt(row["prompt"], answers, self.plain_text)
-        ratings = row.get("ratings")
-        if ratings is None:
-            ratings = [None] * len(answers)
-        if not isinstance(ratings, list) or len(ratings) != len(answers):
+        rated = row.get("ratings")
+        if rated is None:
+            rated = [None] * len(answers)
+        if not isinstance(rated, list) or len(rated) != len(answers):
             raise BadRow(
-                "ratings do not fit", f"{len(answers)} answers need as many ratings, got {show(ratings)}"
+                "ratings do not fit", f"{len(answers)} answers need as many ratings, got {show(rated)}"
             )
+        who = row.get("rater")
+        raters = who if isinstance(who, list) and len(who) == len(answers) else [who] * len(answers)
         return Group(
             prompt,
             tuple(
-                Answer(answer, {} if rating is None else {"rating": as_number(rating, "ratings")})
-                for answer, rating in zip(answers, ratings, strict=True)
+                Answer(answer, ratings(rating, "ratings"), rater=rater(one))
+                for answer, rating, one in zip(answers, rated, raters, strict=True)
             ),
+            meta=kept(row, "rater"),
         )
+
+    def write(self, group: Group) -> list[dict[str, Any]]:
+        """One row with all answers."""
+        rated = [plain_ratings(answer) for answer in group.answers]
+        raters = [answer.rater for answer in group.answers]
+        row: dict[str, Any] = {
+            "prompt": as_json(group.prompt),
+            "completions": [as_json(answer.content) for answer in group.answers],
+        }
+        if any(rating is not None for rating in rated):
+            row["ratings"] = rated
+        if set(raters) != {None}:
+            row["rater"] = raters[0] if len(set(raters)) == 1 else raters
+        return [row]

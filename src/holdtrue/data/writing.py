@@ -1,0 +1,126 @@
+"""Groups written as rows of a layout, with an account of what the layout does not hold.
+
+What is lost is found by reading each row back: whatever a group says and its rows do not is counted. A row
+that would be read as something else (another layout, other turns) is not written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any
+
+from holdtrue.data import formats
+from holdtrue.data.fields import BadRow
+from holdtrue.data.formats import Format
+from holdtrue.records import Group, Messages
+
+Fact = tuple[str, Hashable]
+
+_MUST_STAY = ("prompts", "answers", "comparisons")
+
+
+class Writer:
+    """Rows of one layout.
+
+    Attributes:
+        left_out: why groups, or rows of them, were not written -> how many.
+        lost: what written groups had that the layout does not hold -> how many.
+    """
+
+    def __init__(self, layout: Format) -> None:
+        self.layout = layout
+        self.left_out: Counter[str] = Counter()
+        self.lost: Counter[str] = Counter()
+
+    def rows(self, group: Group) -> Iterator[dict[str, Any]]:
+        """The group's rows, each with the group's metadata."""
+        facts = _facts(group)
+        told: set[Fact] = set()
+        try:
+            rows = self.layout.write(group)
+        except BadRow as fault:
+            self.left_out[str(fault)] += 1
+            return
+        for own in rows:
+            try:
+                row = self._with_meta(group, own)
+                said = self._read_back(row, facts)
+            except BadRow as fault:
+                self.left_out[str(fault)] += 1
+            else:
+                told |= said
+                yield row
+        if told:
+            self.lost.update(what for what, _ in facts - told)
+
+    def _with_meta(self, group: Group, own: dict[str, Any]) -> dict[str, Any]:
+        """The row with those columns of metadata that stay metadata when it is read."""
+        row = own | {name: value for name, value in group.meta.items() if name not in own}
+        risky = [name for name in group.meta if name in self.layout.columns and name not in own]
+        if risky:
+            try:
+                meta = self.layout.parse(row).meta
+            except BadRow:
+                meta = {}
+            for name in risky:
+                if name not in meta:
+                    del row[name]
+                    self.lost[f"columns called {name}"] += 1
+        return row
+
+    def _read_back(self, row: dict[str, Any], facts: set[Fact]) -> set[Fact]:
+        found = formats.recognise(row)
+        if found is not type(self.layout):
+            raise BadRow(f"would be read as {found.name()}")
+        told = _facts(self.layout.parse(row))
+        if any(fact not in facts for fact in told if fact[0] in _MUST_STAY):
+            raise BadRow("would be read as other turns")
+        return told
+
+
+def best_layout(groups: Sequence[Group]) -> str:
+    """The layout that holds most of the groups: pairs, else one answer a row, else several."""
+    if any(group.comparisons for group in groups):
+        return "preference"
+    return "completion" if all(len(group.answers) == 1 for group in groups) else "completions"
+
+
+def _facts(group: Group) -> set[Fact]:
+    """All a group says, one by one, as (what, details); white space around turns is a fact of its own."""
+    prompt = _stripped(group.prompt)
+    texts = [_stripped(answer.content) for answer in group.answers]
+    facts: set[Fact] = {("prompts", prompt)}
+    for content in (group.prompt, *(answer.content for answer in group.answers)):
+        edges = [] if isinstance(content, str) else [turn for turn in content if _has_edges(turn.content)]
+        facts |= {("turns with white space around them", turn) for turn in edges}
+    for answer, text in zip(group.answers, texts, strict=True):
+        facts.add(("answers", text))
+        facts |= {("ratings", (text, answer.rater, *rating)) for rating in answer.ratings.items()}
+        facts |= {("spans", (text, span)) for span in answer.spans}
+        facts |= {("steps", (text, step)) for step in answer.steps}
+        if answer.label is not None:
+            facts.add(("labels", (text, answer.label)))
+        if answer.rater is not None and not answer.ratings:
+            facts.add(("raters of answers", (text, answer.rater)))
+    for c in group.comparisons:
+        first, second, label = texts[c.first], texts[c.second], c.label
+        if label < 0.5:
+            facts.add(("orders of two answers, preferred second", (first, second)))
+            first, second, label = second, first, 1 - label
+        sides = (first, second, round(label, 12), c.rater)
+        facts.add(("comparisons", sides[:3]))
+        facts |= {("raters of comparisons", sides)} if c.rater is not None else set()
+        facts |= {("weights", (sides, c.weight))} if c.weight != 1 else set()
+        facts |= {("margins", (sides, c.margin))} if c.margin is not None else set()
+    return facts
+
+
+def _has_edges(text: str) -> bool:
+    return text != text.strip()
+
+
+def _stripped(content: Messages | str) -> Hashable:
+    if isinstance(content, str):
+        return content.strip()
+    return tuple((turn.role, turn.content.strip()) for turn in content)
