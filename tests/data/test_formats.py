@@ -12,7 +12,7 @@ from holdtrue.data.formats.completions import Completions
 from holdtrue.data.formats.hh import HH
 from holdtrue.data.formats.preference import Preference
 from holdtrue.errors import SettingsError
-from holdtrue.records import Group, Message, Messages
+from holdtrue.records import Answer, Group, Message, Messages
 
 EVERY = formats.classes()
 
@@ -303,3 +303,32 @@ def test_an_unknown_layout_lists_what_was_seen_and_what_is_known() -> None:
         BadRow, match=r"columns seen: question, answer; needed is one of .*preference: chosen"
     ):
         formats.recognise({"question": "?", "answer": "!"})
+
+
+def test_one_answer_can_have_a_label_ratings_and_a_rater() -> None:
+    row = {"prompt": "q", "completion": "a", "label": False, "rating": {"kind": 1, "true": None}, "rater": 7}
+    group = Completion().parse(row)
+    assert group.answers[0] == Answer(says("a"), {"kind": 1.0}, False, rater="7")
+    assert Completion().parse(row | {"rating": 3}).answers[0].ratings == {"rating": 3.0}
+    assert group.meta == {"rater": 7}  # for slices
+
+
+def test_a_label_or_rating_of_another_type_is_metadata_of_a_single_answer() -> None:
+    group = Completion().parse({"prompt": "q", "completion": "a", "label": "odd", "rating": "good"})
+    assert group.answers[0] == Answer(says("a"))
+    assert group.meta == {"label": "odd", "rating": "good"}
+
+
+def test_several_answers_have_a_rater_each_or_one_for_all_and_ratings_by_name() -> None:
+    row = {"prompt": "q", "completions": ["a", "b"], "ratings": [{"kind": 1}, 2], "rater": "ann"}
+    first, second = Completions().parse(row).answers
+    assert (first.ratings, second.ratings) == ({"kind": 1.0}, {"rating": 2.0})
+    assert (first.rater, second.rater) == ("ann", "ann")
+    parsed = Completions().parse(row | {"rater": ["ann", None]})
+    assert [answer.rater for answer in parsed.answers] == ["ann", None]
+    assert reason(Completions(), row | {"ratings": [{"kind": "x"}, 2]}).startswith("ratings is not a number")
+
+
+def test_a_pair_says_who_compared_it() -> None:
+    group = Preference().parse({"prompt": "q", "chosen": "a", "rejected": "b", "rater": "ann"})
+    assert group.comparisons[0].rater == "ann" and group.meta == {"rater": "ann"}

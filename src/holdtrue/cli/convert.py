@@ -65,6 +65,8 @@ def command(
 
     if output is None:
         raise SettingsError("say where the rows go: --output FILE")
+    if output.is_dir():
+        raise DataError(f"cannot write {output}: it is a directory")
     chosen = [transform(text) for text in apply or ()]
     name, share = held_out(split) if split else ("", 0.0)
     paths = {"train": beside(output, "train"), "eval": beside(output, name)} if split else {"train": output}
@@ -165,7 +167,7 @@ def _refuse(paths: Iterable[Path]) -> None:
 
 def _store(path: Path, data: bytes) -> None:
     with disk_errors(path):
-        if path.exists() and not path.is_dir():  # a pipe or a device
+        if path.exists():  # a pipe or a device
             path.write_bytes(data)
         else:
             write_bytes(path, gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

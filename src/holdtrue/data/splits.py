@@ -96,12 +96,13 @@ def transform_splits(
 ) -> tuple[list[Group], list[Group], dict[str, list[dict[str, Any]]]]:
     """Both splits after the transforms, and what these changed in each.
 
-    Held-out groups undergo only those that make the labels they are judged by.
+    Held-out groups undergo only those that make the labels they are judged by, where they have ratings.
     """
     transformed: dict[str, list[dict[str, Any]]] = {}
     if chosen:
         train, transformed["train"] = transforms.apply(chosen, train)
-    if held_out and (labelling := [t for t in chosen if t.for_every_split]):
+    labelling = [transform for transform in chosen if transform.for_every_split]
+    if labelling and any(answer.ratings for group in held_out for answer in group.answers):
         held_out, transformed["eval"] = transforms.apply(labelling, held_out)
     return train, held_out, transformed
 

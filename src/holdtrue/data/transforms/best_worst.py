@@ -72,7 +72,7 @@ class BestWorst(Transform):
             if made.comparisons:
                 counts["pairs made"] += len(made.comparisons)
                 result.append(made)
-        if not counts["pairs made"]:
+        if not any(group.comparisons for group in result):
             reasons = ", ".join(f"{count:,} {what}" for what, count in counts.most_common() if count)
             raise DataError(f"best_worst made no pair: {reasons}")
         return result, counts

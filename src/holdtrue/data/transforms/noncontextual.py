@@ -28,7 +28,7 @@ _Pairs = dict[str, list[tuple[Group, Comparison]]]
 
 
 class Noncontextual(Transform):
-    """Add comparisons with answers of other prompts: own beats foreign, and foreign ties with foreign."""
+    """Add comparisons with answers of other prompts: own beats foreign, foreign ties with foreign (RRM)."""
 
     others: int = Field(2, gt=0)
     """Other prompts drawn for each comparison; each gives the two answers of one of its comparisons."""

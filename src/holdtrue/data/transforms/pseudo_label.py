@@ -22,7 +22,8 @@ COLUMN = "rewards"
 
 
 class PseudoLabel(Transform):
-    """Compare all answers of a row whose rewards differ clearly: sigmoid(gap / temperature) >= threshold.
+    """Compare all answers of a scored row (``holdtrue score``) whose rewards differ clearly, that is where
+    sigmoid(gap / temperature) >= threshold (SSRM).
 
     The answer with the higher reward wins. Comparisons the row had are replaced, and the column ``rewards``
     is not kept; rows without a clear pair are left out.
