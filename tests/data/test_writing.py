@@ -204,6 +204,10 @@ def test_metadata_whose_name_means_something_in_the_layout_is_left_out_and_count
     (row,) = writer.rows(group)
     assert "label" not in row and row["topic"] == "t"
     assert writer.lost == {"columns called label": 1}
+    writer = Writer(named("preference"))
+    (row,) = writer.rows(replace(group, meta={"chosen": 0, "rater": 7}))
+    assert row["chosen"][0]["content"] == "a" and row["rater"] == 7
+    assert writer.lost == {"columns called chosen": 1}
     writer = Writer(named("completion"))  # where a label that is no boolean is metadata
     assert {row["label"] for row in writer.rows(replace(group, comparisons=()))} == {"odd"}
     assert not writer.lost

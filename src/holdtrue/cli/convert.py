@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from holdtrue.data.reader import ReadReport
     from holdtrue.data.transforms import Transform
     from holdtrue.data.writing import Writer
+    from holdtrue.records import Group
 
 
 def command(
@@ -59,7 +60,6 @@ def command(
     columns are kept. Unreadable rows are listed in FILE.rejected.jsonl.
     """
     from holdtrue.data import formats, transforms
-    from holdtrue.data.reader import Reader
     from holdtrue.data.splits import split_by_prompt, transform_splits
     from holdtrue.data.writing import Writer, best_layout
 
@@ -72,45 +72,21 @@ def command(
     paths = {"train": beside(output, "train"), "eval": beside(output, name)} if split else {"train": output}
     _refuse(paths.values())
     layout = None if to is None else formats.to_write(to)
-    rejected = output.with_name(output.name + ".rejected.jsonl")
-    with disk_errors(output):
-        rejected.unlink(missing_ok=True)
-        reader = Reader(
-            data,
-            format=format,
-            columns=frame.columns_from(columns),
-            plain_text=plain_text,
-            rejected=rejected,
-        )
-        groups = list(reader)
-    reader.report.require_rows()
+    options = {"format": format, "columns": frame.columns_from(columns), "plain_text": plain_text}
+    groups, report = _read(data, options, output)
     changes: list[dict[str, Any]] = []
     if dedupe:
         groups, changes = transforms.apply([transforms.named("dedupe")], groups)
-    sides = dict(zip(paths, split_by_prompt(groups, share), strict=False))
-    sides["train"], sides["eval"], changed = transform_splits(chosen, sides["train"], sides.get("eval", []))
+    train, rest, changed = transform_splits(chosen, *split_by_prompt(groups, share))
     for side, path in paths.items():
-        at = {"file": str(path)} if split else {}
-        changes += [change | at for change in changed.get(side, [])]
-    every = [group for side in paths for group in sides[side]]
-    writer = Writer((layout or formats.named(best_layout(every)))(plain_text=plain_text))
-    texts = {
-        path: [
-            json.dumps(row, ensure_ascii=False, allow_nan=False)
-            for g in sides[side]
-            for row in writer.rows(g)
-        ]
-        for side, path in paths.items()
-    }
+        changes += [change | ({"file": str(path)} if split else {}) for change in changed.get(side, [])]
+    layout = layout or formats.named(best_layout([*train, *rest]))
+    writer = Writer(layout(plain_text=plain_text))
+    sides = {"train": train, "eval": rest}
+    texts = {path: _lines(sides[side], writer, path) for side, path in paths.items()}
     for path, lines in texts.items():
-        if not lines:
-            reasons = ", ".join(f"{count:,} {why}" for why, count in writer.left_out.most_common())
-            raise DataError(
-                f"no row for {path} as {writer.layout.name()}: {reasons or 'no prompts are on its side'}"
-            )
-    for path, lines in texts.items():
-        _store(path, "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace"))
-    return _result({str(path): len(lines) for path, lines in texts.items()}, reader.report, changes, writer)
+        _store(path, "".join(lines).encode("utf-8", "backslashreplace"))
+    return _result({str(path): len(lines) for path, lines in texts.items()}, report, changes, writer)
 
 
 def transform(text: str) -> Transform:
@@ -163,6 +139,28 @@ def _refuse(paths: Iterable[Path]) -> None:
             )
         if path.is_file():
             raise DataError(f"{path} exists and is not replaced; choose another --output")
+
+
+def _read(data: Sequence[str], options: Mapping[str, Any], output: Path) -> tuple[list[Group], ReadReport]:
+    from holdtrue.data.reader import Reader
+
+    rejected = output.with_name(output.name + ".rejected.jsonl")
+    with disk_errors(rejected):
+        rejected.unlink(missing_ok=True)
+    reader = Reader(data, rejected=rejected, **options)
+    groups = list(reader)
+    reader.report.require_rows()
+    return groups, reader.report
+
+
+def _lines(groups: Sequence[Group], writer: Writer, path: Path) -> list[str]:
+    rows = (row for group in groups for row in writer.rows(group))
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    if not lines:
+        reasons = ", ".join(f"{count:,} {why}" for why, count in writer.left_out.most_common())
+        why = reasons or "no prompts are on its side"
+        raise DataError(f"no row for {path} as {writer.layout.name()}: {why}")
+    return lines
 
 
 def _store(path: Path, data: bytes) -> None:

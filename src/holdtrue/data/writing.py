@@ -40,14 +40,14 @@ class Writer:
         try:
             rows = self.layout.write(group)
         except BadRow as fault:
-            self.left_out[str(fault)] += 1
+            self.left_out[fault.reason] += 1
             return
         for own in rows:
             try:
                 row = self._with_meta(group, own)
                 said = self._read_back(row, facts)
             except BadRow as fault:
-                self.left_out[str(fault)] += 1
+                self.left_out[fault.reason] += 1
             else:
                 told |= said
                 yield row
@@ -57,16 +57,16 @@ class Writer:
     def _with_meta(self, group: Group, own: dict[str, Any]) -> dict[str, Any]:
         """The row with those columns of metadata that stay metadata when it is read."""
         row = own | {name: value for name, value in group.meta.items() if name not in own}
-        risky = [name for name in group.meta if name in self.layout.columns and name not in own]
-        if risky:
-            try:
-                meta = self.layout.parse(row).meta
-            except BadRow:
-                meta = {}
-            for name in risky:
-                if name not in meta:
-                    del row[name]
-                    self.lost[f"columns called {name}"] += 1
+        try:
+            meta = self.layout.parse(row).meta
+        except BadRow:
+            meta = {}
+        for name, value in group.meta.items():
+            if name in own and str(own[name]) != str(value):
+                self.lost[f"columns called {name}"] += 1
+            elif name not in own and name in self.layout.columns and name not in meta:
+                del row[name]
+                self.lost[f"columns called {name}"] += 1
         return row
 
     def _read_back(self, row: dict[str, Any], facts: set[Fact]) -> set[Fact]:
