@@ -76,13 +76,15 @@ def test_plain_strings_stay_as_they_are_when_asked(holdtrue: Run, pairs: Path, t
 def test_a_layout_can_be_named_and_what_it_does_not_hold_is_said(
     holdtrue: Run, pairs: Path, tmp_path: Path
 ) -> None:
-    done = holdtrue("convert", pairs, "-o", tmp_path / "out.jsonl", "--to", "completion")
-    assert done.code == 0
-    assert done.out.splitlines() == [
-        f"80 rows in {tmp_path / 'out.jsonl'} (completion)",
-        "not held by completion: 40 comparisons",
-    ]
-    assert [row["label"] for row in rows(tmp_path / "out.jsonl")[:2]] == [True, False]
+    for layout, labels in {"unpaired": [True, False], "completion": [None, None]}.items():
+        path = tmp_path / f"{layout}.jsonl"
+        done = holdtrue("convert", pairs, "-o", path, "--to", layout)
+        assert done.code == 0
+        assert done.out.splitlines() == [
+            f"80 rows in {path} ({layout})",
+            f"not held by {layout}: 40 comparisons",
+        ]
+        assert [row.get("label") for row in rows(path)[:2]] == labels
 
 
 def test_transforms_are_named_or_given_with_fields_and_say_what_they_changed(
@@ -96,7 +98,23 @@ def test_transforms_are_named_or_given_with_fields_and_say_what_they_changed(
     # 0.9 against 0.2 and against i / 100 <= 0.19 in each of 20 rows; 0.2 against i / 100 is too close
     assert first["changed"]["pairs made"] == 40
     assert second["kind"] == "swap" and 0 < second["changed"]["comparisons swapped"] < 40
-    assert done.value["lost"]["comparisons"] == 40
+    # read again, all three pairs of a row are there, with a weight of 1/3 each
+    assert done.value["lost"] == {
+        "weights": 40,
+        "answers rated differently but not compared": 20,
+        "orders of two answers, preferred second": second["changed"]["comparisons swapped"],
+    }
+
+
+def test_rated_completions_stay_what_they_are_unless_pairs_are_asked_for(
+    holdtrue: Run, rated: Path, tmp_path: Path
+) -> None:
+    done = holdtrue("convert", rated, "-o", tmp_path / "out.jsonl", "--plain-text", "raw", "--json")
+    assert done.code == 0 and done.value["layout"] == "completions" and done.value["lost"] == {}
+    assert rows(tmp_path / "out.jsonl") == rows(rated)
+    done = holdtrue("convert", rated, "-o", tmp_path / "pairs.jsonl", "--to", "preference", "--json")
+    assert done.code == 0 and done.value["lost"] == {"ratings": 60}
+    assert [row["weight"] for row in rows(tmp_path / "pairs.jsonl")] == [1 / 3] * 60
 
 
 def test_a_file_of_rated_completions_becomes_pairs(holdtrue: Run, rated: Path, tmp_path: Path) -> None:
@@ -192,7 +210,8 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(
 def test_rows_that_a_layout_cannot_hold_at_all_leave_no_empty_file(
     holdtrue: Run, rated: Path, tmp_path: Path
 ) -> None:
-    done = holdtrue("convert", rated, "-o", tmp_path / "out.jsonl", "--to", "preference", "--json")
+    bare = write(tmp_path / "bare.jsonl", [row | {"ratings": None} for row in rows(rated)])
+    done = holdtrue("convert", bare, "-o", tmp_path / "out.jsonl", "--to", "preference", "--json")
     assert done.code == 3 and "out.jsonl as preference: 20 no comparison" in done.error["message"]
     assert not (tmp_path / "out.jsonl").exists()
     one = write(tmp_path / "one.jsonl", rows(rated)[:1])

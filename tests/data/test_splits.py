@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from holdtrue.data.splits import Splits, read_splits, split_by_prompt
-from holdtrue.errors import DataError
 from holdtrue.records import Answer, Group
 from holdtrue.settings import DataSettings
 
@@ -85,12 +84,10 @@ def test_validation_pairs_stay_as_they_are_beside_training_ratings(tmp_path: Pat
     assert len(splits.eval) == 1 and set(splits.transformed) == {"train"}
 
 
-def test_rows_without_comparisons_are_an_error_that_says_what_would_help(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"rows\.jsonl: rows hold answers .* data\.transforms: \[best_worst\]"
-    ):
-        splits_of(tmp_path, RATED)
+def test_rows_without_comparisons_are_read_as_others(tmp_path: Path) -> None:
+    single = [{"prompt": f"p{i}", "completion": "a", "rating": i} for i in range(40)]
+    splits = splits_of(tmp_path, single)
+    assert splits.train and splits.eval and len(splits.train) + len(splits.eval) == 40
     scored = [row | {"rewards": [0.0, 3.0]} for row in RATED]
-    with pytest.raises(DataError, match=r"held out of training: .* give labelled pairs as data\.eval"):
-        splits_of(tmp_path, scored, transforms=["pseudo_label"])
-    assert not splits_of(tmp_path, scored, transforms=["pseudo_label"], eval_fraction=0).eval
+    splits = splits_of(tmp_path, scored, transforms=["pseudo_label"])
+    assert set(splits.transformed) == {"train"} and splits.eval

@@ -19,7 +19,7 @@ from holdtrue.data.writing import Writer, best_layout
 from holdtrue.errors import SettingsError
 from holdtrue.records import Answer, Comparison, Group, Message, Span
 
-WRITABLE = ["completion", "completions", "hh", "preference"]
+WRITABLE = ["completion", "completions", "hh", "preference", "unpaired"]
 
 
 def named(name: str, plain_text: Literal["chat", "raw"] = "chat") -> Format:
@@ -53,7 +53,7 @@ def groups_of(draw: st.DrawFn, layout: str) -> Group:
     """A group whose everything the layout can hold."""
     names = st.none() | st.sampled_from(["ann", "bob"])
     prompt = turns(*draw(st.lists(texts, min_size=1, max_size=3).filter(lambda t: len(t) % 2)))
-    count = {"completion": 1, "completions": draw(st.integers(1, 4))}.get(layout, 2)
+    count = {"completion": 1, "unpaired": 1, "completions": draw(st.integers(1, 4))}.get(layout, 2)
     contents = draw(st.lists(texts, min_size=count, max_size=count, unique=True))
     meta = draw(metas)
     answers = [Answer(turns(text, role="assistant")) for text in contents]
@@ -69,16 +69,16 @@ def groups_of(draw: st.DrawFn, layout: str) -> Group:
         )
         meta |= {"rater": rater} if rater else {}
         return Group(prompt, tuple(answers), (comparison,), meta)
-    ratings = (
-        st.just({}) | odd.map(lambda x: {"rating": x}) | st.fixed_dictionaries({"kind": odd, "true": odd})
-    )
+    plain = st.just({}) | odd.map(lambda x: {"rating": x})
+    by_name = st.fixed_dictionaries({"kind": odd, "true": odd})
+    ratings = {"completion": plain, "completions": plain | by_name, "unpaired": st.just({})}[layout]
     raters = [draw(names) for _ in answers]
     answers = [replace(a, ratings=draw(ratings), rater=r) for a, r in zip(answers, raters, strict=True)]
-    if layout == "completion":
-        answers = [replace(answers[0], label=draw(st.none() | st.booleans()))]
+    if layout == "unpaired":
+        answers = [replace(answers[0], label=draw(st.booleans()))]
     if any(raters):
         meta |= {"rater": raters[0] if len(set(raters)) == 1 else raters}
-    return Group(prompt, tuple(answers), (), meta)
+    return replace(formats.ranked(prompt, answers), meta=meta)
 
 
 @pytest.mark.parametrize("layout", WRITABLE)
@@ -146,8 +146,15 @@ def test_what_a_layout_does_not_hold_is_counted() -> None:
         "hh": kept | {"answers": 1, "turns with white space around them": 1},
         "completions": {
             "spans": 1, "steps": 1, "labels": 1, "comparisons": 2, "margins": 1, "raters of comparisons": 1,
+            "answers rated differently but not compared": 1,
         },
-        "completion": {"spans": 1, "steps": 1, "comparisons": 2, "margins": 1, "raters of comparisons": 1},
+        "completion": {
+            "spans": 1, "steps": 1, "labels": 1, "comparisons": 2, "margins": 1, "raters of comparisons": 1,
+        },
+        "unpaired": {
+            "ratings": 2, "spans": 1, "steps": 1, "answers": 2, "comparisons": 2, "margins": 1,
+            "raters of comparisons": 1, "turns with white space around them": 1,
+        },
     }.items():  # fmt: skip
         writer = Writer(named(layout))
         assert list(writer.rows(group)) and not writer.left_out
@@ -158,12 +165,38 @@ def test_pairs_become_unpaired_data_where_an_answer_only_won_or_only_lost() -> N
     group = conversation(
         "a", "b", "c", comparisons=[Comparison(0, 1), Comparison(1, 2), Comparison(0, 2, 0.5)]
     )
-    rows = list(Writer(named("completion")).rows(group))
-    assert [(row["completion"][0]["content"], row.get("label")) for row in rows] == [
-        ("a", True),
-        ("b", None),
-        ("c", False),
-    ]
+    writer = Writer(named("unpaired"))
+    rows = list(writer.rows(group))
+    assert [(row["completion"][0]["content"], row["label"]) for row in rows] == [("a", True), ("c", False)]
+    assert writer.lost == {"answers": 1, "comparisons": 3}
+    bare = list(Writer(named("completion")).rows(group))
+    assert [row["completion"][0]["content"] for row in bare] == ["a", "b", "c"] and "label" not in bare[0]
+
+
+def rated(*ratings: float) -> Group:
+    answers = [Answer(turns(f"a{i}", role="assistant"), {"rating": r}) for i, r in enumerate(ratings)]
+    return formats.ranked(turns("q"), answers)
+
+
+@pytest.mark.parametrize("layout", ["completions", "completion"])
+def test_comparisons_that_ratings_imply_are_not_lost_where_the_ratings_are_written(layout: str) -> None:
+    writer = Writer(named(layout))
+    rows = list(writer.rows(rated(1, 3, 2)))
+    assert len(rows) == {"completions": 1, "completion": 3}[layout] and not writer.lost
+
+
+def test_comparisons_that_ratings_imply_become_pairs_with_their_weight() -> None:
+    writer = Writer(named("preference"))
+    rows = list(writer.rows(rated(1, 3, 2)))
+    assert [row["weight"] for row in rows] == [1 / 3] * 3
+    assert writer.lost == {"ratings": 3}
+
+
+def test_comparisons_that_are_not_those_of_the_ratings_are_counted_where_only_these_are_written() -> None:
+    # read again, a1 > a0, a2 > a0 and a1 > a2 weigh 1/3 each; only the first was there, with weight 1
+    writer = Writer(named("completions"))
+    assert len(list(writer.rows(replace(rated(1, 3, 2), comparisons=(Comparison(1, 0),))))) == 1
+    assert writer.lost == {"weights": 1, "answers rated differently but not compared": 2}
 
 
 @pytest.mark.parametrize(
@@ -185,6 +218,7 @@ def test_pairs_become_unpaired_data_where_an_answer_only_won_or_only_lost() -> N
             "would be read as other turns",
         ),
         ("completion", replace(conversation("a"), prompt="", answers=(Answer("a"),)), "empty prompt"),
+        ("unpaired", conversation("a", "b", comparisons=[Comparison(0, 1, 0.5)]), "no label"),
         (
             "completion",
             conversation("a", meta={"chosen": "x", "rejected": "y"}),
@@ -226,3 +260,15 @@ def test_the_best_layout_holds_most_of_the_groups() -> None:
     assert best_layout([one, one]) == "completion"
     assert best_layout([one, many]) == "completions"
     assert best_layout([one, many, compared]) == "preference"
+    labelled = Group(turns("q"), (Answer(turns("a", role="assistant"), label=False),))
+    assert best_layout([labelled]) == "unpaired" and best_layout([labelled, one]) == "completion"
+    by_name = Group(turns("q"), (Answer(turns("a", role="assistant"), {"kind": 1.0}),))
+    assert best_layout([one, by_name]) == "completions"
+
+
+def test_the_best_layout_of_rated_answers_is_the_one_of_ratings_until_they_are_made_pairs() -> None:
+    assert best_layout([rated(1, 3, 2), rated(1)]) == "completions"
+    assert (
+        best_layout([rated(1, 3, 2), replace(rated(1, 3, 2), comparisons=(Comparison(1, 0),))])
+        == "preference"
+    )

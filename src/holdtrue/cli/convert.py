@@ -28,7 +28,7 @@ def command(
     output: frame.Output = None,
     to: Annotated[
         str | None,
-        typer.Option("--to", metavar="LAYOUT", help="By default what holds most: preference for pairs."),
+        typer.Option("--to", metavar="LAYOUT", help="By default what holds most of the data."),
     ] = None,
     apply: Annotated[
         list[str] | None,

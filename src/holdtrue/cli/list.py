@@ -18,19 +18,22 @@ from holdtrue.cli.schema import settings_schema
 from holdtrue.errors import SettingsError, unknown
 
 FAMILIES = {
+    "kinds": "holdtrue.reward.kinds",
     "losses": "holdtrue.losses",
     "formats": "holdtrue.data.formats",
     "transforms": "holdtrue.data.transforms",
+    "benchmarks": "holdtrue.evaluation.benchmarks",
 }
 SETTINGS = "settings"
 
 
 def command(
-    what: Annotated[str | None, typer.Argument(help="losses, formats, transforms or settings.")] = None,
+    what: Annotated[str | None, typer.Argument(help="A family, or settings.")] = None,
 ) -> Result:
-    """List the losses, data formats, transforms or settings there are, each with its defaults and meaning.
+    """List what there is to choose from, each with its defaults and meaning.
 
-    Without an argument the names of all losses, formats and transforms are listed.
+    The families are kinds (of reward models), losses, formats and transforms (of data) and benchmarks.
+    Without an argument the names in all of them are listed.
     """
     if what is None:
         found = {family: kinds.names(package) for family, package in FAMILIES.items()}
@@ -46,11 +49,10 @@ def command(
 
     parts: list[Any] = []
     for row in rows:
-        parts += [
-            f"{row['kind']}: {row['summary'].replace('``', '')}",
-            _table_of_fields("field", row["fields"]),
-            "",
-        ]
+        parts.append(f"{row['kind']}: {row['summary'].replace('``', '')}")
+        if row["fields"]:
+            parts.append(_table_of_fields("field", row["fields"]))
+        parts.append("")
     return Result(rows, Group(*parts[:-1]))
 
 

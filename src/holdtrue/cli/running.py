@@ -179,7 +179,7 @@ class Narrator:
             self.console.print(f"         padded batches: {model['layout_reason']}")
         for split in ("train", "eval"):
             counts = info["data"][split]
-            if not counts["comparisons"] and not counts["dropped"]:
+            if not counts["trees"] and not counts["dropped"]:
                 self.console.print(f"{split:<8} nothing held out")
                 continue
             shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)

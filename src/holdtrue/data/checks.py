@@ -222,11 +222,14 @@ def repeats(corpus: Corpus) -> tuple[list[Row], list[Row]]:
 
 
 def _said(row: Row, number: Callable[[int], int] = int) -> set[Hashable]:
-    """The claims of a row with who made them; without comparisons, with what was said of the answers."""
-    by: list[Hashable] = [comparison.rater for comparison in row.group.comparisons] or [
-        tuple([(a.rater, a.label, *sorted(a.ratings.items())) for a in row.group.answers])
-    ]
-    return {(row.split, *pair) for pair in zip(_claims(row, number), by, strict=True)}
+    """The claims of a row with who made them, and its answers with their labels and ratings, if any."""
+    by = [comparison.rater for comparison in row.group.comparisons] or [None]
+    said: set[Hashable] = set(zip(_claims(row, number), by, strict=True))
+    for answer, text in zip(row.group.answers, row.answers, strict=True):
+        if answer.ratings or answer.label is not None:
+            verdict = (answer.rater, answer.label, *sorted(answer.ratings.items()))
+            said.add((number(row.prompt), number(text), *verdict))
+    return {(row.split, one) for one in said}
 
 
 def _duplicates(corpus: Corpus) -> list[Finding]:

@@ -11,11 +11,8 @@ from typing import Any
 from holdtrue.data import transforms
 from holdtrue.data.reader import Reader, ReadReport
 from holdtrue.data.transforms import Transform
-from holdtrue.errors import DataError
 from holdtrue.records import Group, content_hash
 from holdtrue.settings import DataSettings
-
-_MAKE_THEM = "ratings make comparisons with data.transforms: [best_worst]"
 
 
 @dataclass(frozen=True)
@@ -35,19 +32,11 @@ class Splits:
 def read_groups(
     paths: Sequence[str], settings: DataSettings, rejected: Path | None
 ) -> tuple[list[Group], ReadReport]:
-    """All readable groups, of which at least one holds a comparison, and the report of the reading.
+    """All readable groups and the report of the reading.
 
     Raises:
         DataError: no row could be used.
     """
-    groups, report = _read(paths, settings, rejected)
-    _require_comparisons(groups, ", ".join(paths), _MAKE_THEM)
-    return groups, report
-
-
-def _read(
-    paths: Sequence[str], settings: DataSettings, rejected: Path | None
-) -> tuple[list[Group], ReadReport]:
     reader = Reader(
         paths,
         format=settings.format,
@@ -61,33 +50,20 @@ def _read(
     return groups, reader.report
 
 
-def _require_comparisons(groups: Sequence[Group], where: str, remedy: str) -> None:
-    if not any(group.comparisons for group in groups):
-        raise DataError(
-            f"{where}: rows hold answers but no comparisons between them (chosen, rejected); {remedy}"
-        )
-
-
 def read_splits(settings: DataSettings, rejected: Path | None) -> Splits:
     """What a run trains on and is validated on: named files, or prompts held out of the training files.
 
     Raises:
-        DataError: no row could be used, a split has no comparison, or a transform cannot be done.
+        DataError: no row could be used, or a transform cannot be done.
     """
-    train, report = _read(settings.train, settings, rejected)
+    train, report = read_groups(settings.train, settings, rejected)
     reports = {"train": report}
     held_out: list[Group] = []
     if settings.eval:
-        held_out, reports["eval"] = _read(settings.eval, settings, rejected)
+        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
     elif settings.eval_fraction:
         train, held_out = split_by_prompt(train, settings.eval_fraction)
     train, held_out, transformed = transform_splits(settings.transforms, train, held_out)
-    _require_comparisons(train, ", ".join(settings.train), _MAKE_THEM)
-    if held_out and settings.eval:
-        _require_comparisons(held_out, ", ".join(settings.eval), _MAKE_THEM)
-    elif held_out:
-        remedy = "give labelled pairs as data.eval, or set data.eval_fraction to 0"
-        _require_comparisons(held_out, "prompts held out of training", remedy)
     return Splits(train, held_out, reports, transformed)
 
 

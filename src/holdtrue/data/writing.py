@@ -1,21 +1,23 @@
 """Groups written as rows of a layout, with an account of what the layout does not hold.
 
 What is lost is found by reading each row back: whatever a group says and its rows do not is counted. A row
-that would be read as something else (another layout, other turns) is not written.
+that would be read as something else (another layout, other turns) is not written. Ratings tell the
+comparisons that reading makes of them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from holdtrue.data import formats
 from holdtrue.data.fields import BadRow
 from holdtrue.data.formats import Format
-from holdtrue.records import Group, Messages
+from holdtrue.records import Comparison, Group, Messages
 
-Fact = tuple[str, Hashable]
+Fact = tuple[str, Any]
 
 _MUST_STAY = ("prompts", "answers", "comparisons")
 
@@ -36,6 +38,7 @@ class Writer:
     def rows(self, group: Group) -> Iterator[dict[str, Any]]:
         """The group's rows, each with the group's metadata."""
         facts = _facts(group)
+        implied = _facts_of_comparisons(replace(group, comparisons=_by_ratings(group)))
         told: set[Fact] = set()
         try:
             rows = self.layout.write(group)
@@ -45,14 +48,26 @@ class Writer:
         for own in rows:
             try:
                 row = self._with_meta(group, own)
-                said = self._read_back(row, facts)
+                said = self._read_back(row, facts | implied)
             except BadRow as fault:
                 self.left_out[fault.reason] += 1
             else:
                 told |= said
                 yield row
         if told:
-            self.lost.update(what for what, _ in facts - told)
+            self._count(facts, implied, told)
+
+    def _count(self, facts: set[Fact], implied: set[Fact], told: set[Fact]) -> None:
+        """Count what the rows of a group do not say, and what their ratings say that the group did not."""
+        unwanted = sum(what == "comparisons" for what, _ in told - facts)
+        if unwanted:
+            self.lost["answers rated differently but not compared"] += unwanted
+        if not any(what == "ratings" for what, _ in facts - told):
+            told = told | implied
+        compared = {details for what, details in told if what == "comparisons"}
+        for what, details in facts - told:
+            if what != "weights" or details[:3] in compared:  # else lost with their comparison
+                self.lost[what] += 1
 
     def _with_meta(self, group: Group, own: dict[str, Any]) -> dict[str, Any]:
         """The row with those columns of metadata that stay metadata when it is read."""
@@ -80,10 +95,21 @@ class Writer:
 
 
 def best_layout(groups: Sequence[Group]) -> str:
-    """The layout that holds most of the groups: pairs, else one answer a row, else several."""
-    if any(group.comparisons for group in groups):
+    """The layout that holds most of the groups: pairs where ratings do not say the same, labelled answers,
+    several answers a row or ratings by name, else one answer a row."""
+    answers = [answer for group in groups for answer in group.answers]
+    if any(group.comparisons and group.comparisons != _by_ratings(group) for group in groups):
         return "preference"
-    return "completion" if all(len(group.answers) == 1 for group in groups) else "completions"
+    if all(answer.label is not None for answer in answers):
+        return "unpaired"
+    if any(len(group.answers) > 1 for group in groups) or any(a.ratings.keys() - {"rating"} for a in answers):
+        return "completions"
+    return "completion"
+
+
+def _by_ratings(group: Group) -> tuple[Comparison, ...]:
+    """The comparisons that reading makes of the group's ratings."""
+    return formats.ranked(group.prompt, group.answers).comparisons
 
 
 def _facts(group: Group) -> set[Fact]:
@@ -103,6 +129,12 @@ def _facts(group: Group) -> set[Fact]:
             facts.add(("labels", (text, answer.label)))
         if answer.rater is not None and not answer.ratings:
             facts.add(("raters of answers", (text, answer.rater)))
+    return facts | _facts_of_comparisons(group)
+
+
+def _facts_of_comparisons(group: Group) -> set[Fact]:
+    texts = [_stripped(answer.content) for answer in group.answers]
+    facts: set[Fact] = set()
     for c in group.comparisons:
         first, second, label = texts[c.first], texts[c.second], c.label
         if label < 0.5:
@@ -111,7 +143,7 @@ def _facts(group: Group) -> set[Fact]:
         sides = (first, second, round(label, 12), c.rater)
         facts.add(("comparisons", sides[:3]))
         facts |= {("raters of comparisons", sides)} if c.rater is not None else set()
-        facts |= {("weights", (sides, c.weight))} if c.weight != 1 else set()
+        facts.add(("weights", (*sides[:3], c.weight)))
         facts |= {("margins", (sides, c.margin))} if c.margin is not None else set()
     return facts
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.errors import DataError
 from holdtrue.evaluation import calibration, slices
 from holdtrue.evaluation.accuracy import difference, interval, score
 from holdtrue.evaluation.pairs import Floats, Ints, Pairs, collect, finite
@@ -48,15 +47,9 @@ def evaluate(
             as ``no finite reward``.
 
     Raises:
-        DataError: no group has a comparison.
         SettingsError: a slice names a column that no row has.
         ValueError: rewards and groups do not match.
     """
-    if not any(group.comparisons for group in groups):
-        answers = sum(len(group.answers) for group in groups)
-        raise DataError(
-            f"{name} holds {answers} answers but no comparison to evaluate on; use `holdtrue score`"
-        )
     shapes = [(len(group.answers),) for group in groups]
     if [np.shape(row) for row in rewards] != shapes:
         raise ValueError(f"{name}: each group needs one reward per answer")

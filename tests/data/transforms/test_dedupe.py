@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from holdtrue.data.formats import ranked
 from holdtrue.data.transforms.dedupe import Dedupe
 from holdtrue.records import Comparison, Group
 
@@ -31,3 +32,9 @@ def test_what_another_rater_says_is_no_duplicate(pair: Pair, rated: Callable[...
     assert Dedupe()(by)[0] == [by[0], by[2]]
     ratings = [rated("p", 1.0, rater="a"), rated("p", 1.0, rater="b"), rated("p", 0.5, rater="a")]
     assert Dedupe()([*ratings, ratings[0]])[0] == ratings
+
+
+def test_other_ratings_that_say_the_same_order_are_no_duplicate(rated: Callable[..., Group]) -> None:
+    groups = [ranked(g.prompt, g.answers) for g in (rated("p", 1.0, 2.0), rated("p", 1.0, 3.0))]
+    assert groups[0].comparisons == groups[1].comparisons != ()
+    assert Dedupe()([*groups, groups[0]])[0] == groups

@@ -64,3 +64,9 @@ def test_one_prompt_alone_has_no_foreign_answers(pair: Pair) -> None:
         Noncontextual()([pair("p", "a", "b"), pair("p", "c", "d")])
     with pytest.raises(DataError, match="there are not two with comparisons"):
         Noncontextual()([])
+
+
+def test_what_is_added_weighs_as_much_as_the_comparison_it_is_added_for(pair: Pair) -> None:
+    result, _ = Noncontextual()([pair("p", "a", "b", weight=0.25), pair("q", "c", "d")])
+    weights = [{comparison.weight for comparison in group.comparisons} for group in result[2:]]
+    assert weights == [{0.25}, {1.0}]

@@ -1,7 +1,8 @@
 """Comparisons balanced so that the longer answer wins as often as the shorter.
 
 Where the longer answer wins nine times in ten, a reward model can be right by counting characters. After
-balancing, length alone is right half of the time, over all comparisons (not among those of one gap).
+balancing, length alone is right half of the time, over all comparisons (not among those of one gap). Those
+that reading makes of ratings are balanced as any other.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Ratings of one rater are compared with each other only: what one calls 0.7 another calls 0.5, so pairs across
 raters say who rated rather than what is better. Rows of the same prompt are taken together, so files
-with one rated answer a line give pairs too.
+with one rated answer a line give pairs too. (Reading compares the answers of one row, all of them.)
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class _Pool:
 class BestWorst(Transform):
     """Make comparisons of ratings: the answer rated higher is preferred.
 
-    An answer rated several times counts with its mean. The comparisons that rated rows had are replaced;
-    rows without ratings stay as they are.
+    An answer rated several times counts with its mean. The comparisons that rated rows had, also those that
+    reading makes of their ratings, are replaced; each pair weighs 1. Rows without ratings stay as they are.
     """
 
     for_every_split: ClassVar[bool] = True

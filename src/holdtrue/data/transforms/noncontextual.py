@@ -43,7 +43,8 @@ class Noncontextual(Transform):
     def __call__(self, groups: Sequence[Group]) -> tuple[list[Group], Counts]:
         """The groups as they were, then one for each comparison with what was added for it.
 
-        A foreign answer that equals an own one, or another foreign one, is not used. Added rows have the
+        A foreign answer that equals an own one, or another foreign one, is not used. What is added weighs as
+        much as the comparison it is added for, so a ranking of many answers gets no more. Added rows have the
         metadata ``augmented: noncontextual`` and no other.
 
         Raises:
@@ -77,7 +78,7 @@ class Noncontextual(Transform):
                             counts["foreign answers equal to another, not used"] += 1
                         else:
                             contents.append(content)
-                made = self._comparisons(len(contents), generator, counts)
+                made = self._comparisons(len(contents), comparison.weight, generator, counts)
                 used = sorted({side for c in made for side in (c.first, c.second)})
                 if made:
                     yield Group(
@@ -90,9 +91,11 @@ class Noncontextual(Transform):
                         group.source,
                     )
 
-    def _comparisons(self, count: int, generator: np.random.Generator, counts: Counts) -> list[Comparison]:
-        wins = [Comparison(own, foreign) for own in (0, 1) for foreign in range(2, count)]
-        ties = [Comparison(one, other, label=0.5) for one, other in combinations(range(2, count), 2)]
+    def _comparisons(
+        self, count: int, weight: float, generator: np.random.Generator, counts: Counts
+    ) -> list[Comparison]:
+        wins = [Comparison(own, other, weight=weight) for own in (0, 1) for other in range(2, count)]
+        ties = [Comparison(*pair, label=0.5, weight=weight) for pair in combinations(range(2, count), 2)]
         wins = [c for c, at in zip(wins, generator.random(len(wins)), strict=True) if at < self.noncontextual]
         ties = [c for c, at in zip(ties, generator.random(len(ties)), strict=True) if at < self.neutral]
         counts["non-contextual comparisons added"] += len(wins)
