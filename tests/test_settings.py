@@ -219,3 +219,14 @@ def test_a_pass_is_small_on_the_cpu_and_large_on_a_gpu_unless_said() -> None:
     assert built().training.tokens_per_pass("cpu") == 2048
     assert built().training.tokens_per_pass("cuda:1") == 16384
     assert built("training.max_tokens_per_pass=100").training.tokens_per_pass("cuda") == 100
+
+
+def test_transforms_are_a_list_of_names_and_mappings_that_survives_being_written(tmp_path: Path) -> None:
+    made = built("data.transforms=[swap, {kind: best_worst, min_gap: 0.2}]")
+    assert [kind.name() for kind in made.data.transforms] == ["swap", "best_worst"]
+    assert made.data.transforms[1].min_gap == 0.2
+    assert settings.build(yaml.safe_load(yaml.safe_dump(made.dump()))) == made
+    with pytest.raises(SettingsError, match="unknown transform 'swop'; did you mean 'swap'"):
+        built("data.transforms=[swop]")
+    with pytest.raises(SettingsError, match=r"data\.transforms: should be a valid list, got 'swap'"):
+        built("data.transforms=swap")

@@ -197,7 +197,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
 
     settings, loaded = setup.settings, setup.loaded
     judged = setup.eval if setup.eval.trees else setup.train
-    name = "validation" if setup.eval.trees else "training pairs (nothing was held out)"
+    name = "validation" if setup.eval.trees else "training pairs (nothing usable was held out)"
     loaded.model.bf16 = False
     scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
     scored = list(scorer.stream(judged.groups))
@@ -318,9 +318,9 @@ def validation_groups(run: RunDir) -> list[Group]:
     """
     from holdtrue.data.splits import read_splits
 
-    _, held_out, reports = read_splits(_with_world(run, build(run.settings())).data, None)
-    _refuse_changed_data(run, {split: report.as_json() for split, report in reports.items()})
-    return held_out
+    splits = read_splits(_with_world(run, build(run.settings())).data, None)
+    _refuse_changed_data(run, {split: report.as_json() for split, report in splits.reports.items()})
+    return splits.eval
 
 
 def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:

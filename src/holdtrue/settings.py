@@ -69,6 +69,9 @@ class DataSettings(Section):
     """Layout of the rows (``holdtrue list formats``). By default it is recognised from the columns."""
     columns: dict[str, str] = {}
     """Other names for columns: ``{margin: strength}`` reads the margin from the column ``strength``."""
+    transforms: list[kinds.chosen("holdtrue.data.transforms", None)] = []  # type: ignore[valid-type]
+    """Changes to the training rows, in order (``holdtrue list transforms``): names, or ``{kind: name, ...}``
+    with fields. Held-out rows stay as they are, but for pairs made of ratings."""
     on_bad_row: Literal["quarantine", "strict"] = "quarantine"
     """A row that cannot be read is written to ``rejected.jsonl`` and skipped, or stops the run."""
     plain_text: Literal["chat", "raw"] = "chat"

@@ -41,7 +41,7 @@ def trees(loaded: store.Loaded, tmp_path_factory: pytest.TempPathFactory) -> lis
 def grown(loaded: store.Loaded, path: Path, max_answers: int = 8) -> list[Tree]:
     from holdtrue.settings import DataSettings
 
-    groups, _, _ = read_splits(DataSettings(train=[str(path)], eval_fraction=0), None)
+    groups = read_splits(DataSettings(train=[str(path)], eval_fraction=0), None).train
     prepared = prepare(groups, loaded.encoder(), max_answers, "train")
     assert not prepared.dropped
     return prepared.trees

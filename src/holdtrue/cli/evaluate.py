@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdtrue.cli import frame
-from holdtrue.errors import SettingsError
+from holdtrue.errors import DataError, SettingsError
 from holdtrue.rundir import RunDir, disk_errors, read_json, write_json
 from holdtrue.settings import EvaluationSettings
 
@@ -96,6 +96,14 @@ def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_wor
     from holdtrue.reward.scorer import count_reasons
 
     groups, report = read_groups([path], judge.data, None)
+    if not any(group.comparisons for group in groups) and not any(
+        answer.ratings or answer.label is not None for group in groups for answer in group.answers
+    ):
+        answers = sum(len(group.answers) for group in groups)
+        raise DataError(
+            f"{path} holds {answers} answers but no comparison, rating or label to evaluate on; "
+            "use `holdtrue score`"
+        )
     scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
     result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words)

@@ -21,6 +21,7 @@ FAMILIES = {
     "kinds": "holdtrue.reward.kinds",
     "losses": "holdtrue.losses",
     "formats": "holdtrue.data.formats",
+    "transforms": "holdtrue.data.transforms",
     "benchmarks": "holdtrue.evaluation.benchmarks",
 }
 SETTINGS = "settings"
@@ -31,8 +32,8 @@ def command(
 ) -> Result:
     """List what there is to choose from, each with its defaults and meaning.
 
-    The families are kinds (of reward models), losses, formats (of data) and benchmarks. Without an argument
-    the names in all of them are listed.
+    The families are kinds (of reward models), losses, formats and transforms (of data) and benchmarks.
+    Without an argument the names in all of them are listed.
     """
     if what is None:
         found = {family: kinds.names(package) for family, package in FAMILIES.items()}

@@ -24,6 +24,7 @@ from holdtrue.errors import Interrupted, unknown
 
 VERBS = {
     "check": "Audit preference data before paying for training.",
+    "convert": "Write data in another layout, transformed or split.",
     "plan": "Say what a training run would read, drop and need.",
     "train": "Train a reward model on preference pairs.",
     "score": "Give each answer of a data set its reward.",

@@ -36,13 +36,13 @@ def command(
     and with --leaderboard the rank correlation with each of its columns, beside that of the mean length.
     """
     from holdtrue.cli import scoring
-    from holdtrue.data.splits import read_rows
+    from holdtrue.data.splits import read_groups
     from holdtrue.evaluation.policies import policies_of, rank
 
     settings = frame.settings_from([], format=format, columns=columns, overrides=overrides)
     board = None if leaderboard is None else _read(leaderboard)
     judge = scoring.load(model, settings.data, trust_remote_code)
-    groups, report = read_rows(data, judge.data, None)
+    groups, report = read_groups(data, judge.data, None)
     for group in groups:
         policies_of(group)  # before anything is scored
     found = rank(groups, judge.scorer.score(groups), settings.evaluation.confidence, board)

@@ -167,6 +167,8 @@ class Narrator:
             self._metrics(values)
 
     def _prepared(self, info: dict[str, Any]) -> None:
+        from holdtrue.data.transforms import sentence
+
         model = info["model"]
         part = "" if model["trainable"] == model["parameters"] else f" ({model['trainable']:,} trained)"
         self.console.print(
@@ -177,7 +179,7 @@ class Narrator:
             self.console.print(f"         padded batches: {model['layout_reason']}")
         for split in ("train", "eval"):
             counts = info["data"][split]
-            if not counts["comparisons"] and not counts["dropped"]:
+            if not counts["trees"] and not counts["dropped"]:
                 self.console.print(f"{split:<8} nothing held out")
                 continue
             shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
@@ -190,6 +192,8 @@ class Narrator:
                 f"{split:<8} {counts['comparisons']:,} comparisons of {counts['prompts']:,} prompts, "
                 f"{counts['tokens_unique']:,} tokens (sharing saves {shared:.2f}x); left out: {left_out}{cut}"
             )
+            for change in counts.get("transformed", ()):
+                self.console.print(f"         {sentence(change)}")
 
     def _metrics(self, row: dict[str, Any]) -> None:
         if row["event"] == "eval":

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.errors import DataError
-from holdtrue.evaluation import baselines, best_of_n, calibration, slices
+from holdtrue.evaluation import baselines, best_of_n, calibration, pointwise, slices
 from holdtrue.evaluation.accuracy import interval, score
 from holdtrue.evaluation.bag_of_words import BagOfWords
 from holdtrue.evaluation.pairs import Floats, Ints, Pairs, collect, finite
@@ -41,6 +40,8 @@ def evaluate(
     tied (``label_ties``) join only the calibration. Groups of 3 answers or more with a rating give
     ``best_of_n``. A number that is undefined, such as the accuracy of no comparison, is None.
 
+    ``labels`` and ``ratings`` measure single answers against what raters said of them, where they did.
+
     Args:
         groups: prompts with answers and comparisons.
         rewards: for each group (N answers,), NaN where an answer could not be scored.
@@ -51,15 +52,9 @@ def evaluate(
         bag_of_words: the baseline fitted on the model's training pairs, or why there is none.
 
     Raises:
-        DataError: no group has a comparison.
         SettingsError: a slice names a column that no row has.
         ValueError: rewards and groups do not match.
     """
-    if not any(group.comparisons for group in groups):
-        answers = sum(len(group.answers) for group in groups)
-        raise DataError(
-            f"{name} holds {answers} answers but no comparison to evaluate on; use `holdtrue score`"
-        )
     shapes = [(len(group.answers),) for group in groups]
     if [np.shape(row) for row in rewards] != shapes:
         raise ValueError(f"{name}: each group needs one reward per answer")
@@ -90,6 +85,8 @@ def evaluate(
         "margins": _margins(decided.gap),
         "points": _points(scored, lengths, decided),
         "mistakes": _mistakes(groups, scored, decided),
+        "labels": pointwise.labels(groups, scored, settings.confidence),
+        "ratings": pointwise.ratings(groups, scored),
         "unscored": _reasons(unscored, int((~known).sum())),
         "unscored_comparisons": pairs.unscored,
     }

@@ -80,6 +80,7 @@ def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = _accuracy(result)
     if best is not None:
         rows.append(("best of n", _best_of_n(best)))
+    rows += _single_answers(result)
     if result["label_ties"]:
         rows.append(("tied by raters", f"{result['label_ties']}, not in the accuracy"))
     if result["unscored_comparisons"]:
@@ -91,6 +92,28 @@ def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
         bound = ", at the end of the range: no finite one fits best" if result["temperature_bounded"] else ""
         rows.append(("temperature", f"{result['temperature']:.3g}{bound}"))
     return rows
+
+
+def _single_answers(result: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if (labels := result["labels"]) is not None:
+        auc = "one class only" if labels["auc"] is None else f"AUC {_span(labels, 'auc')}"
+        right = f"right at 0 {labels['right_at_zero']:.1%}"
+        rows.append(("labels", f"{auc}, {right}, {labels['good']} good of {labels['count']}"))
+    if (ratings := result["ratings"]) is not None:
+        names = ("pearson", "spearman", "within_prompts")
+        found = [
+            f"{name.replace('_', ' ')} {ratings[name]:.3f}" for name in names if ratings[name] is not None
+        ]
+        rows.append(
+            ("ratings", ", ".join([*found, f"RMSE {ratings['rmse']:.3g}", f"{ratings['count']} answers"]))
+        )
+    return rows
+
+
+def _span(values: dict[str, Any], name: str) -> str:
+    low, high = values[f"{name}_interval"]
+    return f"{values[name]:.3f} ({low:.3f} – {high:.3f})"
 
 
 def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
