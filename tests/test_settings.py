@@ -137,7 +137,7 @@ def test_put_makes_the_mappings_on_the_way() -> None:
         ({"training": {"max_stesp": 1}}, "'training.max_stesp'; did you mean 'training.max_steps'?"),
         ({"training": {"seed": 1}}, "unknown setting 'training.seed'"),
         ({"model": {"lora": {"rank": 1}}}, "unknown setting 'model.lora.rank'"),
-        ({"qqq": 1}, "unknown setting 'qqq'; known: data, evaluation, loss, model, seed, training"),
+        ({"qqq": 1}, "unknown setting 'qqq'; known: data, evaluation, loss, model, seed, sweep, training"),
         ({1: 2}, "unknown setting '1'; known: data,"),
         ({"data": ["x"]}, "data holds settings of its own, got ['x']"),
         ({"training": {"max_steps": "many"}}, "training.max_steps: should be a valid integer"),
@@ -184,7 +184,7 @@ def test_every_number_is_written_to_yaml_and_read_back(whole: dict[str, int], re
 
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 def test_every_key_can_be_set_to_its_default(key: str) -> None:
-    default: Any = settings.build({"model": {"lora": {}}}).dump()
+    default: Any = settings.build({"model": {"lora": {}}, "sweep": {}}).dump()
     for part in key.split("."):
         default = default[part]
     values: dict[str, Any] = {}

@@ -26,6 +26,8 @@ VERBS = {
     "check": "Audit preference data before paying for training.",
     "plan": "Say what a training run would read, drop and need.",
     "train": "Train a reward model on preference pairs.",
+    "sweep": "Search for good settings, every trial an ordinary run.",
+    "ablate": "Measure what each ingredient of a recipe is worth.",
     "score": "Give each answer of a data set its reward.",
     "evaluate": "Measure accuracy and calibration on preference pairs.",
     "verify": "Prove that a model's rewards can be trusted.",

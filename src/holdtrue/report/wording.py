@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,18 @@ def number(value: float | None) -> str:
     if value is None:
         return "undefined"
     return f"{value:.3g}".replace("-", "−")
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign: ``−1.2 points``."""
+    return f"{100 * difference:+.1f} points".replace("-", "−")
+
+
+def setting(value: Any) -> str:
+    """A setting's value, numbers to four digits."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def many(count: int, one: str, more: str | None = None) -> str:
@@ -111,6 +124,7 @@ def notes(info: Row, metrics: Sequence[Row], evaluation: Row | None) -> list[str
             "running": "The run is still going on, or was killed",
             "interrupted": "The run was interrupted and can be resumed",
             "failed": "The run failed",
+            "pruned": "The run was stopped early, as other trials of its sweep did better",
         }
         state = words.get(str(status), f"The state of the run is not known ({status})")
         said.append(f"{state}: this page shows what there is so far.")
