@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -118,44 +119,45 @@ def ablate(
         Interrupted: ``stop`` asked for it. QualityError: the full recipe finished with no seed.
     """
     require_comparable(settings, "ablate")
-    if not drops:
-        raise SettingsError("nothing to drop; name an ingredient, e.g. --drop loss.center")
-    if twice := {drop for drop in drops if list(drops).count(drop) > 1}:
-        raise SettingsError(f"--drop {min(twice)} is given twice")
     full = settings.model_copy(update={"sweep": None})
-    variants = [Variant(FULL, full), *(remove(full, drop) for drop in drops)]
+    variants = [Variant(FULL, full), *_variants(full, drops)]
     groups = _held_out(full.data)
     for variant in variants:
-        if variant.settings.data != full.data and _identity(_held_out(variant.settings.data)) != _identity(
-            groups
-        ):
+        same = variant.settings.data == full.data
+        if not same and _identity(_held_out(variant.settings.data)) != _identity(groups):
             raise DataError(f"--drop {variant.name} changes the held-out pairs, so it cannot be compared")
-    seed_range = range(full.seed, full.seed + seeds)
+    several = [full.seed + i for i in range(seeds)]
+    done: dict[tuple[str, int], list[Floats]] = {}
+    failed: dict[tuple[str, int], str] = {}
     with workplace(folder, "ablation.yaml", full):
-        failed: dict[tuple[str, int], str] = {}
-        done: dict[tuple[str, int], list[Floats]] = {}
-        for seed in seed_range:
-            for variant in variants:
-                run = open_or_start(
-                    folder / "runs" / variant.folder() / f"seed-{seed}",
-                    variant.settings.model_copy(update={"seed": seed}),
-                )
-                tell("run", {"name": variant.name, "seed": seed})
-                try:
-                    done[variant.name, seed] = _rewards(run, groups, tell, stop, trust_remote_code)
-                except Interrupted:
-                    raise
-                except HoldtrueError as error:
-                    failed[variant.name, seed] = str(error)
-                tell(
-                    "ended", {"name": variant.name, "seed": seed, "reason": failed.get((variant.name, seed))}
-                )
-        result = _compare(variants, list(seed_range), groups, done, failed, full.evaluation.confidence)
+        for seed, variant in product(several, variants):
+            tell("run", {"name": variant.name, "seed": seed})
+            path = folder / "runs" / variant.folder() / f"seed-{seed}"
+            run = open_or_start(path, variant.settings.model_copy(update={"seed": seed}))
+            try:
+                done[variant.name, seed] = _rewards(run, groups, tell, stop, trust_remote_code)
+            except Interrupted:
+                raise Interrupted(f"stopped in {path}, all is saved; the same command goes on") from None
+            except HoldtrueError as error:
+                failed[variant.name, seed] = str(error)
+            tell("ended", {"name": variant.name, "seed": seed, "reason": failed.get((variant.name, seed))})
+        result = _compare(variants, several, groups, done, failed, full.evaluation.confidence)
         result |= {"folder": str(folder), "report": str(folder / "report.html")}
         with disk_errors(folder):
             write_json(folder / "ablation.json", result)
             write_ablation_report(folder / "report.html", result)
     return result
+
+
+def _variants(full: Settings, drops: Sequence[str]) -> list[Variant]:
+    if not drops:
+        raise SettingsError("nothing to drop; name an ingredient, e.g. --drop loss.center")
+    variants = [remove(full, drop) for drop in drops]
+    for i, variant in enumerate(variants):
+        for other in variants[:i]:
+            if variant.settings == other.settings:
+                raise SettingsError(f"--drop {other.name} and --drop {variant.name} are the same change")
+    return variants
 
 
 def _rewards(
@@ -170,6 +172,8 @@ def _rewards(
             write_json(file, {"held_out": _identity(values["groups"]), "rewards": rewards})
         tell(event, values)
 
+    if stop():
+        raise Interrupted
     if run.info().get("status") != "finished" or not file.exists():
         job.train(run, tell=listen, stop=stop, trust_remote_code=trust)
     drop_checkpoints(run)

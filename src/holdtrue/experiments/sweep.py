@@ -76,7 +76,13 @@ def sweep(
             trial = work.next()
             if trial is None:
                 break
-            work.carry_out(trial, tell, stop, trust_remote_code)
+            try:
+                work.carry_out(trial, tell, stop, trust_remote_code)
+            except Interrupted:
+                raise Interrupted(
+                    f"stopped in trial {trial.number}, everything is saved; "
+                    f"continue with: holdtrue sweep --output {folder}"
+                ) from None
             tell("ended", work.row(study.trials[trial.number]))
     if result["best"] is None:
         first = result["trials"][0]
@@ -136,6 +142,8 @@ class _Sweep:
             self._fail(trial, error)
             return
         run = open_or_start(self.path(trial.number), settings)
+        if stop():
+            raise Interrupted
         try:
             self._train(trial, run, tell, stop, trust)
         except Interrupted:
@@ -147,7 +155,7 @@ class _Sweep:
     def _train(
         self, trial: Trial, run: RunDir, tell: job.Tell, stop: Callable[[], bool], trust: bool
     ) -> None:
-        pruned = False
+        pruned = trial.should_prune()  # of one that was killed after the validation that decided it
 
         def listen(event: str, row: dict[str, Any]) -> None:
             nonlocal pruned
@@ -162,7 +170,9 @@ class _Sweep:
             except Interrupted:
                 if not pruned:
                     raise
-                run.update_info(status="pruned", exit_code=None, error=None)
+                last = [row for row in run.metrics() if row["event"] == "train"][-1]
+                reached = {"steps": last["step"], "seconds": round(last["seconds"], 1)}
+                run.update_info(status="pruned", exit_code=None, error=None, **reached)
         if run.info()["status"] == "pruned":
             from optuna.trial import TrialState
 

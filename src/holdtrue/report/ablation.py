@@ -47,7 +47,7 @@ def headline(result: dict[str, Any]) -> str:
     return (
         f"{'With' if '=' in row['name'] else 'Without'} {row['name']} accuracy is "
         f"{100 * abs(difference):.1f} points {'lower' if difference < 0 else 'higher'} "
-        f"({wording.points(low)} to {wording.points(high)}), the clearest of "
+        f"({wording.points(low)} to {wording.points(high)} points), the clearest of "
         f"{wording.many(len(result['variants']), 'change')}."
     )
 

@@ -187,7 +187,7 @@ def history(result: Row) -> Figure | None:
     values = [row[metric] for row in finished]
     data = [
         {"type": "scatter", **steps, **_xy(list(zip(numbers, best.accumulate(values), strict=True)))},
-        _trials(numbers, finished, metric),
+        _trials(numbers, finished, result),
     ]
     layout = _layout("trial", METRICS[metric], height=_HEIGHT)
     layout["xaxis"]["rangemode"] = "tozero"
@@ -208,7 +208,7 @@ def searched(result: Row, key: str) -> Figure | None:
     elif where["log"]:
         layout["xaxis"] |= {"type": "log", "dtick": "D1" if where["high"] < 20 * where["low"] else 1}
     layout["showlegend"] = False
-    return {"data": [_trials(x, finished, metric)], "layout": _percent(layout, metric)}
+    return {"data": [_trials(x, finished, result)], "layout": _percent(layout, metric)}
 
 
 def validations(result: Row) -> Figure | None:
@@ -289,8 +289,9 @@ def length_words(row: Row) -> str:
     return f"up to {far:.0f} {word}" if near == 0 else f"{near + 1:.0f}–{far:.0f} {word}"
 
 
-def _trials(x: Sequence[Any], rows: Sequence[Row], metric: str) -> Row:
-    """A point per finished trial."""
+def _trials(x: Sequence[Any], rows: Sequence[Row], result: Row) -> Row:
+    """A point per finished trial, the best in another colour."""
+    metric, best = result["metric"], result["best"]["number"]
     unit = ".1%" if metric == "accuracy" else ".4g"
     return {
         "type": "scatter",
@@ -299,7 +300,11 @@ def _trials(x: Sequence[Any], rows: Sequence[Row], metric: str) -> Row:
         "x": list(x),
         "y": [_short(row[metric]) for row in rows],
         "customdata": [row["number"] for row in rows],
-        "marker": {"color": "--chosen", "size": 8, "opacity": 0.8},
+        "marker": {
+            "color": ["--rejected" if row["number"] == best else "--chosen" for row in rows],
+            "size": 8,
+            "opacity": 0.8,
+        },
         "hovertemplate": f"trial %{{customdata}}: %{{y:{unit}}}<extra></extra>",
     }
 

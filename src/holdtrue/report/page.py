@@ -94,6 +94,7 @@ def _environment() -> Environment:
         "many": wording.many,
         "number": wording.number,
         "points": wording.points,
+        "signed": wording.signed,
         "setting": wording.setting,
         "duration": wording.duration,
         "shorten": shorten,

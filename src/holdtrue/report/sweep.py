@@ -32,6 +32,7 @@ def write_sweep_report(path: Path, result: dict[str, Any]) -> None:
         "trials": ranked,
         "best": result["best"],
         "metric": figures.METRICS[metric],
+        "metric_name": metric,
         "validation": result["validation"],
     }
     write_text(path, render(contents, {k: v for k, v in drawn.items() if v is not None}, "sweep.jinja"))
@@ -48,8 +49,9 @@ def headline(result: dict[str, Any]) -> str:
         else (f" and an accuracy of {wording.percent(best['accuracy'])} ({wording.span(best['interval'])})")
     )
     return (
-        f"Trial {best['number']} of {count} is the best by {result['metric']}: a log loss of "
-        f"{best['loss']:.4f} nats{accuracy} on {wording.many(best['count'], 'held-out comparison')}."
+        f"Of {wording.many(count, 'trial')} number {best['number']} is the best by {result['metric']}: "
+        f"a log loss of {best['loss']:.4f} nats{accuracy} on "
+        f"{wording.many(best['count'], 'held-out comparison')}."
     )
 
 

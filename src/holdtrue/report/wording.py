@@ -27,8 +27,13 @@ def number(value: float | None) -> str:
 
 
 def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign: ``−1.2 points``."""
-    return f"{100 * difference:+.1f} points".replace("-", "−")
+    """A difference of shares in percentage points, with its sign: ``−1.2``."""
+    return signed(100 * difference, 1)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign, the minus as wide as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
 
 
 def setting(value: Any) -> str:
