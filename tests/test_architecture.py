@@ -34,7 +34,17 @@ ON_TOP = {"worlds", "serving", "labelling", "adapters", "job", "planning", "expe
 """They may use every room below and one another, but no room below uses them."""
 LAZY = {"worlds", "job", "cli", "__main__"}
 """They import rooms other than the bottom and themselves only when something is done with them."""
-TORCH_FREE = BOTTOM | {"data", "doctor", "report", "evaluation", "losses", "job", "experiments", "cli", "__main__"}
+TORCH_FREE = BOTTOM | {
+    "data",
+    "doctor",
+    "report",
+    "evaluation",
+    "losses",
+    "job",
+    "experiments",
+    "cli",
+    "__main__",
+}
 """Importing any module of these loads no torch."""
 HEAVY = {"torch", "transformers", "peft", "safetensors", "datasets", "pyarrow", "optuna"}
 MOST_LINES = 450

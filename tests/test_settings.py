@@ -219,3 +219,48 @@ def test_a_pass_is_small_on_the_cpu_and_large_on_a_gpu_unless_said() -> None:
     assert built().training.tokens_per_pass("cpu") == 2048
     assert built().training.tokens_per_pass("cuda:1") == 16384
     assert built("training.max_tokens_per_pass=100").training.tokens_per_pass("cuda") == 100
+
+
+SPACE = {"training.learning_rate": {"low": 1e-5, "high": "1e-3", "log": True}, "loss.center": [0, 0.1]}
+
+
+def test_a_search_space_is_read_with_its_ranges_and_lists() -> None:
+    sweep = settings.build({"sweep": {"space": SPACE}}).sweep
+    assert sweep is not None and sweep.space["loss.center"] == [0, 0.1]
+    assert sweep.space["training.learning_rate"] == settings.Range(low=1e-5, high=1e-3, log=True)
+    assert settings.build(settings.build({"sweep": {"space": SPACE}}).dump()).sweep == sweep
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"training.learning_rat": [1, 2]},
+            "unknown setting 'training.learning_rat'; did you mean 'training.l",
+        ),
+        ({"loss.centre": [1, 2]}, "'centre'; did you mean 'center'"),
+        ({"loss.label_smoothing": {"low": 0, "high": 0.7}}, "less than 0.5, got 0.7"),
+        ({"training.max_steps": {"low": 1, "high": 2.5}}, "valid integer"),
+        ({"training.lr_scheduler_type": ["linear", "lineal"]}, "lr_scheduler_type: should be 'constant'"),
+        ({"training.learning_rate": {"low": 0, "high": 1, "log": True}}, "log needs low above 0"),
+        ({"training.learning_rate": {"low": 1, "high": 1}}, "low must be below high"),
+        (
+            {"training.learning_rate": {"low": 1}},
+            "takes {low: ..., high: ...} or a list of two or more values, got",
+        ),
+        ({"training.learning_rate": {"low": 1, "hihg": 2}}, "takes {low: ..., high: ...}"),
+        ({"training.learning_rate": [0.1]}, "or a list of two or more"),
+        ({"training": {"learning_rate": {"low": 1, "high": 2}}}, "takes {low: ..., high: ...}"),
+        ({"data.eval": [["a"], ["b"]]}, "cannot be searched: trials are compared on the same pairs"),
+        ({"sweep.trials": [1, 2]}, "cannot be searched"),
+    ],
+)
+def test_a_search_space_that_settings_cannot_have_is_refused(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.build({"sweep": {"space": space}})
+    assert message in str(caught.value)
+
+
+def test_settings_that_only_go_together_can_be_searched_together() -> None:
+    space = {"training.gradient_accumulation_steps": [2, 4], "training.per_device_train_batch_size": [4, 8]}
+    assert settings.build({"sweep": {"space": space}}).sweep is not None

@@ -225,7 +225,9 @@ class SweepSettings(Section):
                 isinstance(values, dict) and {"low", "high"} <= {*values}
             )
             if not is_range and not (isinstance(values, list) and len(values) > 1):
-                raise ValueError(f"{key} takes {{low: ..., high: ...}} or a list of values, got {values!r}")
+                raise ValueError(
+                    f"{key} takes {{low: ..., high: ...}} or a list of two or more values, got {values!r}"
+                )
         return space
 
 

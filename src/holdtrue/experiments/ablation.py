@@ -155,7 +155,7 @@ def _variants(full: Settings, drops: Sequence[str]) -> list[Variant]:
     variants = [remove(full, drop) for drop in drops]
     for i, variant in enumerate(variants):
         for other in variants[:i]:
-            if variant.settings == other.settings:
+            if variant.settings.dump() == other.settings.dump():
                 raise SettingsError(f"--drop {other.name} and --drop {variant.name} are the same change")
     return variants
 

@@ -68,6 +68,10 @@ def sweep(
             "no search space; give one in the settings file, e.g. "
             "sweep: {space: {training.learning_rate: {low: 1e-5, high: 1e-3, log: true}}}"
         )
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise SettingsError("a sweep needs Optuna: pip install 'holdtrue[sweep]'") from None
     with workplace(folder, SETTINGS_FILE, settings):
         study = _study(folder, search)
         work = _Sweep(settings.model_copy(update={"sweep": None}), search, folder, study)
@@ -92,10 +96,8 @@ def sweep(
 
 
 def _study(folder: Path, search: SweepSettings) -> Study:
-    try:
-        import optuna
-    except ImportError:
-        raise SettingsError("a sweep needs Optuna: pip install 'holdtrue[sweep]'") from None
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     pruner: Any = optuna.pruners.NopPruner()
     if search.pruner == "median":
