@@ -190,7 +190,8 @@ def history(result: Row) -> Figure | None:
         _trials(numbers, finished, result),
     ]
     layout = _layout("trial", METRICS[metric], height=_HEIGHT)
-    layout["xaxis"]["rangemode"] = "tozero"
+    layout["xaxis"]["range"] = [-0.5, len(result["trials"]) - 0.5]
+    layout["showlegend"] = False
     return {"data": data, "layout": _percent(layout, metric)}
 
 
@@ -205,8 +206,8 @@ def searched(result: Row, key: str) -> Figure | None:
     layout = _layout(_label(key), METRICS[metric], height=_HEIGHT)
     if choices:
         layout["xaxis"] |= {"type": "category", "categoryarray": [_label(json.dumps(v)) for v in where]}
-    elif where["log"]:
-        layout["xaxis"] |= {"type": "log", "dtick": "D1" if where["high"] < 20 * where["low"] else 1}
+    else:
+        layout["xaxis"] |= _axis_over(where)
     layout["showlegend"] = False
     return {"data": [_trials(x, finished, result)], "layout": _percent(layout, metric)}
 
@@ -307,6 +308,17 @@ def _trials(x: Sequence[Any], rows: Sequence[Row], result: Row) -> Row:
         },
         "hovertemplate": f"trial %{{customdata}}: %{{y:{unit}}}<extra></extra>",
     }
+
+
+def _axis_over(where: Row) -> Row:
+    """An axis from end to end of a range that was searched."""
+    ends = np.array([where["low"], where["high"]])
+    low, high = np.log10(ends) if where["log"] else ends
+    room = 0.04 * (high - low)
+    axis: Row = {"range": [_short(low - room), _short(high + room)]}
+    if where["log"]:
+        axis |= {"type": "log", "dtick": 1 if high - low >= 2 else "D2"}
+    return axis
 
 
 def _percent(layout: Row, metric: str, axis: str = "yaxis") -> Row:
