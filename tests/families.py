@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -122,10 +123,9 @@ def sequence(seed: int, length: int) -> np.ndarray:
 
 def split(prompt: int, answers: list[int], seed: int) -> Tree:
     """A tree with a prompt and answers of these lengths, whatever their ids have in common."""
-    made = grow([sequence(seed, 2), sequence(seed + 1, 2)])
+    made = grow([sequence(seed + i, 2) for i in range(len(answers))])
     leaves = tuple(sequence(seed + 2 + i, n) for i, n in enumerate(answers))
-    nothing = {"first": made.first, "second": made.second, "label": made.label}
-    return Tree(sequence(seed, prompt), leaves, **nothing, weight=made.weight, margin=made.margin)
+    return replace(made, prompt=sequence(seed, prompt), answers=leaves)
 
 
 def forest_of_all_shapes() -> list[Tree]:

@@ -196,8 +196,9 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     with disk_errors(run.model):
         card = _card(setup, result)
         store.publish(loaded, run.model, card, merge=lora is not None and lora.merge)
-        results = [result, *_other_results(run, name, card.weights_sha256)]
-        write_json(run.evaluation_file, {"model_hash": card.weights_sha256, "results": results})
+        kept = _measured_before(run, card.weights_sha256)
+        kept["results"] = [result, *(old for old in kept.get("results", []) if old["data"] != name)]
+        write_json(run.evaluation_file, kept | {"model_hash": card.weights_sha256})
         run.update_info(
             status="finished",
             finished=now(),
@@ -213,13 +214,12 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     return result
 
 
-def _other_results(run: RunDir, name: str, model_hash: str) -> list[dict[str, Any]]:
-    """What was measured on other data with this very model before, when a finished run is taken up again."""
+def _measured_before(run: RunDir, model_hash: str) -> dict[str, Any]:
+    """What was measured with this very model before, when a finished run is taken up again."""
     if not run.evaluation_file.exists():
-        return []
-    before = read_json(run.evaluation_file)
-    same = before["model_hash"] == model_hash
-    return [result for result in before["results"] if same and result["data"] != name]
+        return {}
+    before: dict[str, Any] = read_json(run.evaluation_file)
+    return before if before["model_hash"] == model_hash else {}
 
 
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:

@@ -43,7 +43,7 @@ def plan(settings: Settings, trust_remote_code: bool = False) -> dict[str, Any]:
     """
     setup = set_up(settings, default_device(), trust_remote_code=trust_remote_code)
     model, trees = setup.loaded.model, setup.train.trees
-    counts = [len(tree.first) for tree in trees]
+    counts = [tree.count(settings.loss.unit) for tree in trees]
     steps = order.steps(counts, settings.training, settings.training.processes, settings.seed)
     tokens = sum(trees[i].tokens for s in steps for i in s.trees)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

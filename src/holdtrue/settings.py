@@ -50,6 +50,9 @@ class ModelSettings(Section):
     """Type the backbone's weights are held in. The head is float32 in either case."""
     chat_template_path: str | None = None
     """Jinja file that replaces the model's chat template. A model without any gets the default ``plain``."""
+    kind: kinds.chosen("holdtrue.reward.kinds", "scalar") | None = None  # type: ignore[valid-type]
+    """How the reward is produced (``holdtrue list kinds``). By default as the model was saved, and
+    ``scalar`` for one without a head."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of every weight."""
 

@@ -16,7 +16,7 @@ from holdtrue.errors import SettingsError
 from holdtrue.losses import LossTerms
 from holdtrue.losses.bradley_terry import BradleyTerry
 from holdtrue.reward.model import RewardOutput
-from holdtrue.tokens.batches import Comparisons
+from said import targets
 
 CHOSEN, REJECTED = torch.tensor([1.2, 0.3]), torch.tensor([0.7, 0.9])
 PLAIN = BradleyTerry()
@@ -35,9 +35,12 @@ def compare(
     def column(name: str, default: float) -> Tensor:
         return torch.as_tensor(said.get(name, default), dtype=dtype).expand(count)
 
-    batch = Comparisons(
-        index, index + count, column("label", 1.0), column("weight", 1.0), column("margin", 0.0)
-    )
+    columns = {
+        "label": column("label", 1.0),
+        "weight": column("weight", 1.0),
+        "margin": column("margin", 0.0),
+    }
+    batch = targets(2 * count, index, index + count, dtype=dtype, **columns)
     return loss(RewardOutput(rewards=torch.cat([first, second])), batch)
 
 
@@ -167,8 +170,7 @@ def test_only_differences_matter_unless_rewards_are_centred() -> None:
 
 def test_an_answer_in_several_comparisons_gathers_all_their_gradients() -> None:
     rewards = torch.zeros(3, requires_grad=True)
-    ones = torch.ones(2)
-    batch = Comparisons(torch.tensor([0, 0]), torch.tensor([1, 2]), ones, ones, torch.zeros(2))
+    batch = targets(3, [0, 0], [1, 2])
     BradleyTerry()(RewardOutput(rewards=rewards), batch).terms.sum().backward()
     assert rewards.grad.tolist() == [-1.0, 0.5, 0.5]
 
@@ -178,10 +180,8 @@ def test_no_comparisons_give_no_terms() -> None:
 
 
 def test_a_model_without_rewards_is_refused() -> None:
-    nothing = torch.zeros(0)
-    batch = Comparisons(nothing.long(), nothing.long(), nothing, nothing, nothing)
     with pytest.raises(ValueError, match="reads rewards"):
-        BradleyTerry()(RewardOutput(), batch)
+        BradleyTerry()(RewardOutput(), targets(0))
 
 
 @pytest.mark.parametrize(

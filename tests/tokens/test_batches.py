@@ -91,7 +91,7 @@ def test_a_padded_row_holds_its_sequence_whatever_the_side(forest: list[Tree], s
 
 @given(st.lists(trees(), min_size=1, max_size=5))
 def test_both_layouts_number_the_answers_and_comparisons_alike(forest: list[Tree]) -> None:
-    packed, padded = lay_out(forest).comparisons, pad(forest, 0).comparisons
+    packed, padded = lay_out(forest).targets, pad(forest, 0).targets
     for field in ("first", "second", "label", "weight", "margin"):
         assert torch.equal(getattr(packed, field), getattr(padded, field))
     starts = np.cumsum([0, *(len(tree.answers) for tree in forest)])[:-1]

@@ -106,7 +106,7 @@ def test_the_first_loss_is_that_of_the_untrained_model_on_the_first_step(make: M
         sums = step.Sums()
         for batch in loop.batches(job.model, [job.trees[i] for i in first.trees], job.settings):
             out = job.model(batch)
-            sums.add(step.measure(out, batch, job.loss(out, batch.comparisons)))
+            sums.add(step.measure(out, batch, job.loss(out, batch.targets)))
     loop.train(job)
     assert rows(job, "train")[0]["loss"] == pytest.approx(sums.metrics()["loss"], rel=1e-6)
 

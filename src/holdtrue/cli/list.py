@@ -17,16 +17,22 @@ from holdtrue.cli.frame import Result, table
 from holdtrue.cli.schema import settings_schema
 from holdtrue.errors import SettingsError, unknown
 
-FAMILIES = {"losses": "holdtrue.losses", "formats": "holdtrue.data.formats"}
+FAMILIES = {
+    "kinds": "holdtrue.reward.kinds",
+    "losses": "holdtrue.losses",
+    "formats": "holdtrue.data.formats",
+    "benchmarks": "holdtrue.evaluation.benchmarks",
+}
 SETTINGS = "settings"
 
 
 def command(
-    what: Annotated[str | None, typer.Argument(help="losses, formats or settings.")] = None,
+    what: Annotated[str | None, typer.Argument(help="A family, or settings.")] = None,
 ) -> Result:
-    """List the losses, data formats or settings there are, each with its defaults and meaning.
+    """List what there is to choose from, each with its defaults and meaning.
 
-    Without an argument the names of all losses and formats are listed.
+    The families are kinds (of reward models), losses, formats (of data) and benchmarks. Without an argument
+    the names in all of them are listed.
     """
     if what is None:
         found = {family: kinds.names(package) for family, package in FAMILIES.items()}
@@ -42,11 +48,10 @@ def command(
 
     parts: list[Any] = []
     for row in rows:
-        parts += [
-            f"{row['kind']}: {row['summary'].replace('``', '')}",
-            _table_of_fields("field", row["fields"]),
-            "",
-        ]
+        parts.append(f"{row['kind']}: {row['summary'].replace('``', '')}")
+        if row["fields"]:
+            parts.append(_table_of_fields("field", row["fields"]))
+        parts.append("")
     return Result(rows, Group(*parts[:-1]))
 
 

@@ -34,7 +34,7 @@ VERBS = {
     "report": "Write a run's report, one self-contained HTML file.",
     "resume": "Continue an interrupted run from its last checkpoint.",
     "schema": "Print the JSON Schema of the settings file.",
-    "list": "List the losses, data formats or settings.",
+    "list": "List what there is to choose from, and the settings.",
 }
 
 

@@ -20,7 +20,8 @@ from holdtrue.intervals import wilson
 Method = Literal["wilson", "bootstrap by prompt", "wilson over prompts"]
 
 _RESAMPLES = 10_000
-_FEWEST_PROMPTS = 10
+FEWEST_PROMPTS = 10
+"""With fewer the bootstrap is too narrow."""
 _SEED = 0
 
 
@@ -49,9 +50,14 @@ def interval(scores: Floats, prompt: Ints, confidence: float) -> Interval:
     prompts = len(sums)
     if prompts == count:
         return Interval(*wilson(mean * count, count, confidence), "wilson")
-    if prompts < _FEWEST_PROMPTS or np.ptp(sums / counts) == 0:
+    if prompts < FEWEST_PROMPTS or np.ptp(sums / counts) == 0:
         return Interval(*wilson(mean * prompts, prompts, confidence), "wilson over prompts")
     return Interval(*_bootstrap(sums, counts, confidence), "bootstrap by prompt")
+
+
+def resampled_means(scores: Floats, prompt: Ints, seed: int) -> Floats:
+    """(10000,) means of ``scores`` (B,) when their prompts (B,) are drawn anew with replacement."""
+    return _means(*_by_prompt(scores, prompt), seed)
 
 
 def difference(ours: Floats, theirs: Floats, prompt: Ints, confidence: float) -> tuple[float, float] | None:
@@ -60,7 +66,7 @@ def difference(ours: Floats, theirs: Floats, prompt: Ints, confidence: float) ->
     None with fewer than 10 prompts: the bootstrap would be too narrow.
     """
     sums, counts = _by_prompt(ours - theirs, prompt)
-    return _bootstrap(sums, counts, confidence) if len(sums) >= _FEWEST_PROMPTS else None
+    return _bootstrap(sums, counts, confidence) if len(sums) >= FEWEST_PROMPTS else None
 
 
 def _by_prompt(scores: Floats, prompt: Ints) -> tuple[Floats, Ints]:
@@ -70,11 +76,20 @@ def _by_prompt(scores: Floats, prompt: Ints) -> tuple[Floats, Ints]:
 
 
 def _bootstrap(sums: Floats, counts: Ints, confidence: float) -> tuple[float, float]:
+    return quantiles(_means(sums, counts, _SEED), confidence)
+
+
+def quantiles(draws: Floats, confidence: float) -> tuple[float, float]:
+    """The middle ``confidence`` of resampled values: the percentile bootstrap."""
+    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
+def _means(sums: Floats, counts: Ints, seed: int) -> Floats:
     # Prompts with the same sum and count are interchangeable, so drawing P prompts with replacement is one
     # multinomial draw over the few distinct (sum, count): exact, and no slower for a million prompts.
     kinds, sizes = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(sums), sizes / len(sums), size=_RESAMPLES)
-    means = (drawn @ kinds[0]) / (drawn @ kinds[1])
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    means: Floats = (drawn @ kinds[0]) / (drawn @ kinds[1])
+    return means

@@ -22,6 +22,59 @@ def render(result: dict[str, Any], *, slices: bool = True) -> Group:
     return Group(Text(_plain(result["data"]), style="bold"), numbers, *parts)
 
 
+def render_benchmark(result: dict[str, Any]) -> Group:
+    """One result of :meth:`holdtrue.evaluation.benchmarks.Benchmark.score` for a terminal."""
+    numbers = Table.grid(padding=(0, 2))
+    numbers.add_column(style="dim")
+    numbers.add_column()
+    rows = [
+        ("score", f"{_rate(result, 'score', 'interval')}, {result['interval_method']}"),
+        ("items", f"{result['count']} of {result['prompts']} prompts"),
+        ("equal rewards", f"{result['ties']} of {result['count']} items. {result['tie_rule']}"),
+    ]
+    if result["unscored_items"]:
+        rows.append(
+            ("no reward", f"{result['unscored_items']} of {result['count']} items. {result['unscored_rule']}")
+        )
+        rows += [("", f"{count} answers: {_plain(reason)}") for reason, count in result["unscored"].items()]
+    rows += [
+        ("not read", f"{count} rows: {_plain(reason)}")
+        for reason, count in result.get("rejected", {}).items()
+    ]
+    if result["missing"]:
+        names = ", ".join(result["missing"])
+        rows.append(("missing", f"{names}: without them the score is not the published one"))
+    for label, value in rows:
+        numbers.add_row(label, Text(value))
+    return Group(Text(result["benchmark"], style="bold"), numbers, _parts(result), *_details(result))
+
+
+def _parts(result: dict[str, Any]) -> Table:
+    """Sections, each followed by its subsets; a section that is one subset of its name is one row."""
+    table = Table("section", "subset", box=None, header_style="dim", pad_edge=False)
+    for heading in ("items", "score", "interval"):
+        table.add_column(heading, justify="right")
+    for section in result["sections"]:
+        subsets = [row for row in result["subsets"] if row["section"] == section["name"]]
+        inner = [] if [row["name"] for row in subsets] == [section["name"]] else subsets
+        for name, subset, row in [(section["name"], "", section), *(("", row["name"], row) for row in inner)]:
+            low, high = row["interval"]
+            table.add_row(name, subset, str(row["count"]), f"{row['score']:.1%}", f"{low:.1%} – {high:.1%}")
+    return table
+
+
+def _details(result: dict[str, Any]) -> list[Table]:
+    if not result["details"]:
+        return []
+    parts = list(next(iter(result["details"].values())))
+    table = Table("section", box=None, header_style="dim", pad_edge=False)
+    for part in parts:
+        table.add_column(part, justify="right")
+    for section, values in result["details"].items():
+        table.add_row(section, *(f"{values[part]:.3f}" for part in parts))
+    return [table]
+
+
 def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
     if result["accuracy"] is None:
         rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]

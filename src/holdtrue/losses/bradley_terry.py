@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from holdtrue.losses import Loss, LossTerms
+from holdtrue.losses import Loss, LossTerms, gaps, given
 
 if TYPE_CHECKING:
     from holdtrue.reward.model import RewardOutput
-    from holdtrue.tokens.batches import Comparisons
+    from holdtrue.tokens.batches import Targets
 
 
 class BradleyTerry(Loss):
@@ -31,20 +31,18 @@ class BradleyTerry(Loss):
     """Weight of (r_first + r_second)², which pins the free offset of the rewards near 0
     (arXiv 2312.09244, eq. 2; TRL's ``center_rewards_coefficient``)."""
 
-    def __call__(self, out: RewardOutput, batch: Comparisons) -> LossTerms:
+    def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
         """Terms (B,) in nats; the margin (arXiv 2307.09288, eq. 2) acts for the preferred side.
 
         Raises:
-            ValueError: ``out`` has no rewards.
+            ValueError: the model gives neither rewards nor gaps, or only gaps and ``center`` is set.
         """
         from torch.nn.functional import softplus
 
-        if out.rewards is None:
-            raise ValueError("bradley_terry reads rewards; this model gives none")
-        first, second = out.rewards[batch.first], out.rewards[batch.second]
-        gap = first - second
-        p = batch.label * (1 - 2 * self.label_smoothing) + self.label_smoothing
-        terms = p * softplus(batch.margin - gap) + (1 - p) * softplus(batch.margin + gap)
+        gap = gaps(out, targets)
+        p = targets.label * (1 - 2 * self.label_smoothing) + self.label_smoothing
+        terms = p * softplus(targets.margin - gap) + (1 - p) * softplus(targets.margin + gap)
         if self.center:
-            terms = terms + self.center * (first + second).square()
-        return LossTerms(terms, batch.weight)
+            rewards = given(out, "rewards")
+            terms = terms + self.center * (rewards[targets.first] + rewards[targets.second]).square()
+        return LossTerms(terms, targets.weight)

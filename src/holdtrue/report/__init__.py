@@ -36,6 +36,7 @@ def _contents(sources: Sources) -> dict[str, Any]:
         "name": sources.name,
         "notes": wording.notes(sources.info, sources.metrics, evaluation),
         "results": results,
+        "benchmarks": (evaluation or {}).get("benchmarks", []),
         "tiles": _tiles(sources, results[0]["result"] if results else None),
         "left_out": sources.left_out,
         "left_out_files": [file.name for file in sources.left_out_files],

@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from holdtrue import __version__
+from holdtrue import __version__, kinds
 from holdtrue.errors import DataError, unknown
+from holdtrue.reward.kinds import RewardKind
 from holdtrue.rundir import read_json, write_json
 from holdtrue.tokens.conversation import Truncation
 
@@ -25,7 +26,7 @@ class RewardCard:
     """Conventions and reference values of a saved reward model.
 
     Attributes:
-        kind: how the reward is produced.
+        kind: how the reward is produced, a :class:`~holdtrue.reward.kinds.RewardKind` with its fields.
         base_model: what it was trained from.
         template: name (``own``, ``file`` or ``plain``) and SHA-256 of the chat template.
         pooled: which token is read (``policy``), and the token most conversations end with.
@@ -39,7 +40,7 @@ class RewardCard:
         weights_sha256: hash of the weights, the model's identity in scores and reports.
     """
 
-    kind: str = "decoder, scalar, last token"
+    kind: dict[str, Any] = field(default_factory=lambda: {"kind": "scalar"})
     base_model: str = ""
     template: dict[str, str] = field(default_factory=dict)
     pooled: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +54,16 @@ class RewardCard:
     data: dict[str, str] = field(default_factory=dict)
     weights_sha256: str = ""
     holdtrue: str = __version__
+
+    @property
+    def made_by(self) -> RewardKind:
+        """The kind itself.
+
+        Raises:
+            SettingsError: this version does not know it.
+        """
+        found: RewardKind = kinds.choose("holdtrue.reward.kinds", self.kind, "scalar")
+        return found
 
     def write(self, folder: Path) -> None:
         """Write ``reward_card.json`` into a model folder."""

@@ -1,6 +1,6 @@
-"""The reward model: backbone, pool and head.
+"""The reward model: backbone, pool and head; its kind makes the reward of what the head gives.
 
-    reward = w · h(last real token)          [reward units, free offset and scale]
+    logits = W · h(last real token)          [reward units, free offset and scale]
 
 The backbone and the bias-free head ``score`` are those of transformers' ``...ForSequenceClassification``,
 so a saved model is loaded by anything that loads those. Here the state is pooled at the last real
@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from holdtrue.errors import ModelError
+from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import PaddedBatch, TreeBatch, fill, fill_rectangles, lay_out, pad
@@ -38,6 +40,7 @@ class RewardOutput:
         values: (sum of answer lengths,) per-token values, packed.
         offsets: (N + 1,) where each answer's values begin.
         hidden: (N, D) float32, the pooled state.
+        gap: (B,) logit of P(first preferred), for kinds that compare two answers.
     """
 
     rewards: Tensor | None = None
@@ -45,15 +48,16 @@ class RewardOutput:
     values: Tensor | None = None
     offsets: Tensor | None = None
     hidden: Tensor | None = None
+    gap: Tensor | None = None
 
 
 class RewardModel(nn.Module):
-    """A decoder with a scalar head.
+    """A decoder with a linear head.
 
     Args:
-        classifier: a transformers sequence classifier with a ``score`` head of one output (or a peft
-            model around one).
+        classifier: a transformers sequence classifier with a ``score`` head (or a peft model around one).
         pad_id: padding token of the padded layout.
+        kind: how the reward is made; the head has as many outputs as it has labels.
 
     Attributes:
         layout: ``tree`` where the model reads token trees exactly, else ``padded``.
@@ -61,9 +65,10 @@ class RewardModel(nn.Module):
         bf16: compute the backbone under bfloat16 autocast.
     """
 
-    def __init__(self, classifier: Any, pad_id: int) -> None:
+    def __init__(self, classifier: Any, pad_id: int, kind: RewardKind | None = None) -> None:
         super().__init__()
         self.classifier = classifier
+        self.kind = kind or Scalar()
         self.pad_id = pad_id
         self.bf16 = False
         self.layout: Literal["tree", "padded"] = "padded"
@@ -94,13 +99,13 @@ class RewardModel(nn.Module):
         return next(self.parameters()).device
 
     def forward(self, batch: Batch) -> RewardOutput:
-        """Rewards (N,) and pooled states (N, D) of a batch's answers."""
+        """What the kind gives of a batch's answers."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             pooled = self._pool(batch)
         with torch.autocast(self.device.type, enabled=False):
             pooled = pooled.float()
-            rewards = self.head(pooled).squeeze(-1).clone()  # hooks of FSDP must not get a view
-        return RewardOutput(rewards=rewards, hidden=pooled)
+            ends = batch.targets.length.cumsum(0) - 1
+            return self.kind.read(self.head(pooled), pooled, ends)
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""
@@ -162,7 +167,8 @@ class RewardModel(nn.Module):
 
     def _pool(self, batch: Batch) -> Tensor:
         if isinstance(batch, TreeBatch):
-            batch.plan.read_only_layer = self._read_only.index if self._read_only is not None else None
+            only_ends = self._read_only is not None and not self.kind.tokenwise
+            batch.plan.read_only_layer = self._read_only.index if self._read_only and only_ends else None
             with attention.laid_out(batch.plan):
                 hidden = self.backbone(
                     input_ids=batch.input_ids,
@@ -170,13 +176,15 @@ class RewardModel(nn.Module):
                     attention_mask=torch.ones_like(batch.input_ids),  # else positions are taken for packing
                     use_cache=False,
                 ).last_hidden_state
-            pooled: Tensor = hidden[0, batch.rows]
+            pooled: Tensor = hidden[0, batch.answer_rows if self.kind.tokenwise else batch.rows]
             return pooled
         accepted = inspect.signature(self.backbone.forward).parameters
         extra = {"position_ids": batch.position_ids} if "position_ids" in accepted else {}
         hidden = self.backbone(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **extra
         ).last_hidden_state
+        if self.kind.tokenwise:
+            return answer_tokens(hidden, batch.attention_mask, batch.targets.length)
         return last_real_token(hidden, batch.attention_mask)
 
     @torch.no_grad()
@@ -188,13 +196,16 @@ class RewardModel(nn.Module):
         was_training = self.training
         self.eval()
         try:
-            together = self._pool(lay_out(trees, self.device)).float()
+            packed = lay_out(trees, self.device)
+            together = self._pool(packed).float()
+            if self.kind.tokenwise:
+                together = together[packed.targets.length.cumsum(0) - 1]
             singles = [
                 pad([grow([np.concatenate([tree.prompt, answer])])], self.pad_id, self.device)
                 for tree in trees
                 for answer in tree.answers
             ]
-            alone = torch.cat([self._pool(single).float() for single in singles])
+            alone = torch.cat([self._pool(single).float()[-1:] for single in singles])
         finally:
             self.train(was_training)
         error = ((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
@@ -209,23 +220,31 @@ def last_real_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
 
-def scalar_head(classifier: Any, seed: int) -> None:
+def answer_tokens(hidden: Tensor, attention_mask: Tensor, length: Tensor) -> Tensor:
+    """(N, L, D), (N, L) and (N,) to (Σ length, D): the last ``length`` real tokens of each row, in order."""
+    left = attention_mask.flip(1).cumsum(1).flip(1)  # real tokens from here on
+    inside: Tensor = (attention_mask > 0) & (left <= length[:, None])
+    return hidden[inside]
+
+
+def renew_head(classifier: Any, outputs: int, seed: int) -> None:
     """Fresh head: w ~ N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B), float32.
 
     Raises:
-        ModelError: the model has no linear head ``score`` of one output.
+        ModelError: the model has no linear head ``score`` of so many outputs.
     """
     head = getattr(classifier, "score", None)
-    if not isinstance(head, nn.Linear) or head.out_features != 1:
+    if not isinstance(head, nn.Linear) or head.out_features != outputs:
         raise ModelError(
-            f"{type(classifier).__name__} has no scalar head 'score'; only decoders are supported"
+            f"{type(classifier).__name__} has no linear head 'score'; only decoders are supported"
         )
     head.float()
     with torch.no_grad():
-        head.weight.copy_(initial_head(head.in_features, seed))
+        head.weight.copy_(initial_head(outputs, head.in_features, seed))
 
 
-def initial_head(width: int, seed: int) -> Tensor:
-    """(1, width) weights of a fresh head."""
-    weight: Tensor = torch.randn(1, width, generator=torch.Generator().manual_seed(seed)) / (width + 1) ** 0.5
+def initial_head(outputs: int, width: int, seed: int) -> Tensor:
+    """(outputs, width) weights of a fresh head."""
+    generator = torch.Generator().manual_seed(seed)
+    weight: Tensor = torch.randn(outputs, width, generator=generator) / (width + 1) ** 0.5
     return weight

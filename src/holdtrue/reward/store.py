@@ -25,7 +25,9 @@ from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
-from holdtrue.reward.model import RewardModel, scalar_head
+from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.kinds.scalar import Scalar
+from holdtrue.reward.model import RewardModel, renew_head
 from holdtrue.settings import LoraSettings, ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
 
@@ -93,6 +95,8 @@ def load(
     path = str(settings.path)
     adapted = _adapter_base(path)
     base = adapted or path
+    card = read_card(Path(path)) if Path(path).is_dir() else None
+    kind = settings.kind or (card.made_by if card else None) or Scalar()
     with quiet_loading():
         config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
         _refuse_other_kinds(config, base)
@@ -101,19 +105,18 @@ def load(
         tokenizer = _from(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
-        classifier, fresh = _classifier(base, config, settings.dtype, seed, trust_remote_code)
+        classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code)
         template = prepare_tokenizer(tokenizer, settings.chat_template_path)
         _give_pad_token(classifier, tokenizer)
         if adapted:
             classifier, fresh = _with_saved_adapter(classifier, path), False
         elif settings.lora is not None:
             classifier = _with_new_adapter(classifier, settings.lora, seed)
-    model = RewardModel(classifier, pad_id=tokenizer.pad_token_id)
+    model = RewardModel(classifier, tokenizer.pad_token_id, kind)
     model.head.float()
     model.to(device)
     model.eval()
     model.examine()
-    card = read_card(Path(path)) if Path(path).is_dir() else None
     if card is not None and template == "own":
         template = card.template.get("name", template)
     return Loaded(model, tokenizer, template, card, base, fresh)
@@ -142,7 +145,8 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
     if merge and hasattr(classifier, "merge_and_unload"):
         classifier = classifier.merge_and_unload()
     config = loaded.model.inner.config
-    config.id2label, config.label2id = {0: "reward"}, {"reward": 0}
+    labels = loaded.model.kind.labels
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
     config.problem_type = "regression"
     config.use_cache = False
     config.value_head_prefix = "score"
@@ -152,6 +156,7 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
         if hasattr(classifier, "peft_config"):
             config.save_pretrained(folder / "base_config")
         loaded.tokenizer.save_pretrained(folder)
+    card.kind = loaded.model.kind.model_dump(mode="json")
     card.base_model = card.base_model or loaded.base
     card.template = {"name": loaded.template, "sha256": text_hash(loaded.tokenizer.chat_template or "")}
     for file in folder.rglob("*.safetensors"):
@@ -204,16 +209,21 @@ def _refuse_other_kinds(config: Any, path: str) -> None:
         raise ModelError(f"{path} is a {names[0]}; a causal LM or a sequence classifier is needed")
 
 
-def _classifier(base: str, config: Any, dtype: str, seed: int, trust: bool) -> tuple[Any, bool]:
+def _classifier(
+    base: str, config: Any, kind: RewardKind, dtype: str, seed: int, trust: bool
+) -> tuple[Any, bool]:
+    outputs = len(kind.labels)
     saved_as_classifier = any(
         "SequenceClassification" in n or n == "RewardModel" for n in config.architectures or []
     )
-    if saved_as_classifier and config.num_labels != 1:
-        raise ModelError(f"{base} has {config.num_labels} outputs; a scalar reward model has 1")
+    if saved_as_classifier and config.num_labels != outputs:
+        raise ModelError(
+            f"{base} has {config.num_labels} outputs; a {kind.name()} reward model has {outputs}"
+        )
     classifier, info = _from(
         AutoModelForSequenceClassification,
         base,
-        num_labels=1,
+        num_labels=outputs,
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are refused below, with the shapes
@@ -235,10 +245,10 @@ def _classifier(base: str, config: Any, dtype: str, seed: int, trust: bool) -> t
         extra = ", ".join(sorted(map(str, info["unexpected_keys"]))[:3])
         raise ModelError(f"{base} holds weights its architecture has no place for: {extra}")
     if fresh:
-        scalar_head(classifier, seed)
+        renew_head(classifier, outputs, seed)
     elif not isinstance(getattr(classifier, "score", None), torch.nn.Linear):
         raise ModelError(
-            f"{type(classifier).__name__} has no scalar head 'score'; only decoders are supported"
+            f"{type(classifier).__name__} has no linear head 'score'; only decoders are supported"
         )
     elif dtype != "float32":
         _restore_head(classifier.score, base)
@@ -314,6 +324,7 @@ def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = Fal
 def _readme(card: RewardCard, adapter: bool) -> str:
     loader = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
     package = "peft" if adapter else "transformers"
+    labels = f"num_labels={len(card.made_by.labels)}, " if adapter else ""
     temperature = card.calibration.get("temperature")
     calibration = (
         f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
@@ -332,7 +343,7 @@ from {package} import {loader}
 from transformers import AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {loader}.from_pretrained("PATH", {"num_labels=1, " if adapter else ""}dtype=torch.float32)
+model = {loader}.from_pretrained("PATH", {labels}dtype=torch.float32)
 chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
 ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
 reward = model(**ids).logits[0, 0].item()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -19,14 +19,20 @@ from holdtrue.tokens.tree import Tree
 
 
 @dataclass(frozen=True)
-class Comparisons:
-    """The comparisons of a batch: indices into its N answers and what was said of each pair.
+class Targets:
+    """What raters said of a batch: of B pairs among its N answers, and of the answers themselves.
 
     Attributes:
         first, second: (B,) int64, rows of ``RewardOutput.rewards``.
         label: (B,) float32, P(first preferred).
         weight: (B,) float32.
         margin: (B,) float32 in reward units, 0 where none was given.
+        shared: (B,) int64, tokens the two answers still have in common after their tree's prompt.
+        ratings: (N, K) float32, NaN where none was given.
+        accepted: (N,) float32 in [0, 1], NaN where nothing was said.
+        length: (N,) int64, tokens of each answer after its tree's prompt.
+        tree: (N,) int64, number of the tree, which all answers to learn from together share.
+        counted: (N,) float32, 0 for answers that stand in the batch without weight, else 1.
     """
 
     first: Tensor
@@ -34,6 +40,29 @@ class Comparisons:
     label: Tensor
     weight: Tensor
     margin: Tensor
+    shared: Tensor
+    ratings: Tensor
+    accepted: Tensor
+    length: Tensor
+    tree: Tensor
+    counted: Tensor
+
+    def silence(self) -> None:
+        """Let nothing in this batch count."""
+        self.weight.zero_()
+        self.counted.zero_()
+
+    def __add__(self, other: Targets) -> Targets:
+        """Both batches as one, the other's answers and trees numbered on."""
+        answers, trees = len(self.length), int(self.tree.max()) + 1 if len(self.tree) else 0
+        ahead = {"first": answers, "second": answers, "tree": trees}
+        columns = {
+            column.name: torch.cat(
+                [getattr(self, column.name), getattr(other, column.name) + ahead.get(column.name, 0)]
+            )
+            for column in fields(self)
+        }
+        return Targets(**columns)
 
 
 @dataclass(frozen=True)
@@ -44,13 +73,15 @@ class TreeBatch:
         input_ids, position_ids: (1, T) int64; positions restart after the prompt for each answer.
         plan: where trees and answers lie, for the attention functions.
         rows: (N,) int64, the last token of each answer.
+        answer_rows: (sum of answer lengths,) int64, every token of every answer.
     """
 
     input_ids: Tensor
     position_ids: Tensor
     plan: TreePlan
     rows: Tensor
-    comparisons: Comparisons
+    answer_rows: Tensor
+    targets: Targets
 
 
 @dataclass(frozen=True)
@@ -64,7 +95,7 @@ class PaddedBatch:
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
-    comparisons: Comparisons
+    targets: Targets
 
 
 def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBatch:
@@ -72,12 +103,14 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
     ids: list[np.ndarray] = []
     positions: list[np.ndarray] = []
     rows: list[int] = []
+    answer_rows: list[np.ndarray] = []
     at = 0
     for tree in trees:
         start = len(tree.prompt)
         ids += [tree.prompt, *tree.answers]
         positions += [np.arange(start), *(np.arange(start, start + len(a)) for a in tree.answers)]
         at += start
+        answer_rows.append(np.arange(at, at + tree.tokens - start))
         for answer in tree.answers:
             at += len(answer)
             rows.append(at - 1)
@@ -88,7 +121,8 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         position_ids=torch.from_numpy(position_ids)[None].to(device),
         plan=TreePlan(shape, device),
         rows=torch.tensor(rows, device=device),
-        comparisons=_comparisons(trees, device),
+        answer_rows=torch.from_numpy(np.concatenate(answer_rows)).to(device),
+        targets=_targets(trees, device),
     )
 
 
@@ -109,20 +143,34 @@ def pad(
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(mask).to(device),
         position_ids=torch.from_numpy(positions).to(device),
-        comparisons=_comparisons(trees, device),
+        targets=_targets(trees, device),
     )
 
 
-def _comparisons(trees: Sequence[Tree], device: torch.device | str) -> Comparisons:
-    offsets = np.cumsum([0] + [len(tree.answers) for tree in trees])[:-1]
-    first = np.concatenate([tree.first + o for tree, o in zip(trees, offsets, strict=True)])
-    second = np.concatenate([tree.second + o for tree, o in zip(trees, offsets, strict=True)])
-    return Comparisons(
-        first=torch.from_numpy(first).to(device),
-        second=torch.from_numpy(second).to(device),
-        label=torch.from_numpy(np.concatenate([tree.label for tree in trees])).to(device),
-        weight=torch.from_numpy(np.concatenate([tree.weight for tree in trees])).to(device),
-        margin=torch.from_numpy(np.concatenate([tree.margin for tree in trees])).to(device),
+def _targets(trees: Sequence[Tree], device: torch.device | str) -> Targets:
+    counts = [len(tree.answers) for tree in trees]
+    offsets = np.cumsum([0, *counts])[:-1]
+
+    def column(name: str) -> Tensor:
+        return torch.from_numpy(np.concatenate([getattr(tree, name) for tree in trees])).to(device)
+
+    def numbered(name: str) -> Tensor:
+        parts = [getattr(tree, name) + offset for tree, offset in zip(trees, offsets, strict=True)]
+        return torch.from_numpy(np.concatenate(parts)).to(device)
+
+    lengths = [len(answer) for tree in trees for answer in tree.answers]
+    return Targets(
+        first=numbered("first"),
+        second=numbered("second"),
+        label=column("label"),
+        weight=column("weight"),
+        margin=column("margin"),
+        shared=torch.tensor([n for tree in trees for n in tree.shared], dtype=torch.int64, device=device),
+        ratings=column("ratings"),
+        accepted=column("accepted"),
+        length=torch.tensor(lengths, device=device),
+        tree=torch.repeat_interleave(torch.arange(len(trees)), torch.tensor(counts)).to(device),
+        counted=torch.ones(len(lengths), device=device),
     )
 
 

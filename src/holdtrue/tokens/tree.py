@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from math import isnan, nan
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +21,41 @@ from holdtrue.records import Comparison, Group
 from holdtrue.tokens.conversation import Encoded, Ids
 
 Drop = Callable[[Group, str], None]
+Unit = Literal["comparison", "answer", "prompt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a loss learns from, and so what of a group makes up a tree.
+
+    Attributes:
+        unit: what its items are: comparisons, single answers, or all answers to a prompt together.
+        target: what an answer must carry: ``ratings`` in at least one of ``columns``, or ``accepted``.
+        columns: names of the ratings, in the order of the model's outputs.
+    """
+
+    unit: Unit = "comparison"
+    target: Literal["comparisons", "ratings", "accepted"] = "comparisons"
+    columns: tuple[str, ...] = ("rating",)
+
+
+PAIRS = Lesson()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What raters said of an answer: ratings (K,), and P(acceptable); NaN where they said nothing."""
+
+    ratings: tuple[float, ...]
+    accepted: float = nan
 
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A prompt's ids, its answers' ids, and comparisons between the answers.
+    """A prompt's ids, its answers' ids, and what raters said of them.
 
     ``first, second`` (B,) index the answers; ``label, weight, margin`` (B,) are float32, margin 0 where
-    none was given.
+    none was given. ``ratings`` (N, K) and ``accepted`` (N,) are float32, NaN where nothing was said.
     """
 
     prompt: Ids
@@ -36,6 +65,22 @@ class Tree:
     label: NDArray[np.float32]
     weight: NDArray[np.float32]
     margin: NDArray[np.float32]
+    ratings: NDArray[np.float32]
+    accepted: NDArray[np.float32]
+
+    def count(self, unit: Unit) -> int:
+        """Items of a loss in this tree."""
+        return {"comparison": len(self.first), "answer": len(self.answers), "prompt": 1}[unit]
+
+    @property
+    def shared(self) -> list[int]:
+        """(B,) tokens the two answers of each comparison begin with in common."""
+        if len(self.answers) == 2:  # the prompt is all they share
+            return [0] * len(self.first)
+        return [
+            common_prefix_length([self.answers[i], self.answers[j]])
+            for i, j in zip(self.first.tolist(), self.second.tolist(), strict=True)
+        ]
 
     @property
     def tokens(self) -> int:
@@ -53,8 +98,11 @@ class Tree:
         return len(self.prompt) + max(map(len, self.answers))
 
 
-def grow(sequences: Sequence[Ids], comparisons: Sequence[Comparison] = ()) -> Tree:
+def grow(
+    sequences: Sequence[Ids], comparisons: Sequence[Comparison] = (), verdicts: Sequence[Verdict] = ()
+) -> Tree:
     """A tree whose leaves are ``sequences``, in order. A single sequence is all answer, no prompt."""
+    verdicts = verdicts or [Verdict(())] * len(sequences)
     prompt = common_prefix_length(sequences) if len(sequences) > 1 else 0
     return Tree(
         prompt=sequences[0][:prompt].copy(),  # views would keep every sequence in full
@@ -64,6 +112,8 @@ def grow(sequences: Sequence[Ids], comparisons: Sequence[Comparison] = ()) -> Tr
         label=np.array([c.label for c in comparisons], dtype=np.float32),
         weight=np.array([c.weight for c in comparisons], dtype=np.float32),
         margin=np.array([c.margin or 0.0 for c in comparisons], dtype=np.float32),
+        ratings=np.array([v.ratings for v in verdicts], dtype=np.float32).reshape(len(sequences), -1),
+        accepted=np.array([v.accepted for v in verdicts], dtype=np.float32),
     )
 
 
@@ -79,65 +129,139 @@ def common_prefix_length(sequences: Sequence[Ids]) -> int:
 
 
 def forest(
-    groups: Iterable[tuple[Group, Encoded]], max_answers: int, dropped: Drop, cut: Counter[str]
+    groups: Iterable[tuple[Group, Encoded]],
+    max_answers: int,
+    dropped: Drop,
+    cut: Counter[str],
+    lesson: Lesson = PAIRS,
 ) -> list[list[Tree]]:
-    """Trees of all usable comparisons, prompt by prompt: equal prompts are merged, equal answers one leaf.
+    """Trees of all that a loss can learn from, prompt by prompt; equal prompts are merged.
 
-    A prompt with more than ``max_answers`` distinct answers gets several trees, filled with its
-    comparisons in order. ``dropped(group, reason)`` is called once for every comparison that cannot be
-    used (an answer that does not fit, sides that are identical as tokens) and every group without any;
-    ``cut`` counts truncated answers.
+    Of comparisons equal answers are one leaf, and a prompt with more than ``max_answers`` distinct answers
+    gets several trees, filled in order. Single answers are all leaves of their own, and those to learn
+    from together lie in one tree whatever their number. ``dropped(group, reason)`` is called once for
+    every item that cannot be used, and for every group without any; ``cut`` counts truncated answers.
     """
     prompts: dict[str, _Prompt] = {}
     for group, encoded in groups:
         prompt = prompts.setdefault(group.prompt_key, _Prompt(max_answers))
-        for side, tokens in enumerate(encoded.cut):
-            if tokens and any(side in (c.first, c.second) for c in group.comparisons):
-                cut["answers truncated"] += 1
-        if not group.comparisons:
-            dropped(group, "no comparison")
-        for comparison in group.comparisons:
-            first, second = encoded.ids[comparison.first], encoded.ids[comparison.second]
-            if first is None or second is None:
-                dropped(group, str(encoded.reasons[comparison.first if first is None else comparison.second]))
-            elif np.array_equal(first, second):
-                truncated = encoded.cut[comparison.first] or encoded.cut[comparison.second]
-                dropped(group, "identical after truncation" if truncated else "identical sides")
-            else:
-                prompt.add(first, second, comparison)
+        if lesson.unit == "comparison":
+            _add_comparisons(prompt, group, encoded, dropped, cut)
+        else:
+            _add_answers(prompt, group, encoded, lesson, dropped, cut)
     return [prompt.trees() for prompt in prompts.values() if prompt.open]
 
 
+def _add_comparisons(
+    prompt: _Prompt, group: Group, encoded: Encoded, dropped: Drop, cut: Counter[str]
+) -> None:
+    for side, tokens in enumerate(encoded.cut):
+        if tokens and any(side in (c.first, c.second) for c in group.comparisons):
+            cut["answers truncated"] += 1
+    if not group.comparisons:
+        dropped(group, "no comparison")
+    for comparison in group.comparisons:
+        first, second = encoded.ids[comparison.first], encoded.ids[comparison.second]
+        if first is None or second is None:
+            dropped(group, str(encoded.reasons[comparison.first if first is None else comparison.second]))
+        elif np.array_equal(first, second):
+            truncated = encoded.cut[comparison.first] or encoded.cut[comparison.second]
+            dropped(group, "identical after truncation" if truncated else "identical sides")
+        else:
+            prompt.add_comparison(first, second, comparison)
+
+
+def _add_answers(
+    prompt: _Prompt, group: Group, encoded: Encoded, lesson: Lesson, dropped: Drop, cut: Counter[str]
+) -> None:
+    leaves: dict[int, tuple[Ids, Verdict]] = {}
+    for k, ids in enumerate(encoded.ids):
+        verdict = _verdict(group, k, lesson.columns)
+        if ids is None:
+            dropped(group, str(encoded.reasons[k]))
+        elif lesson.target == "ratings" and all(map(isnan, verdict.ratings)):
+            dropped(group, f"no {' or '.join(lesson.columns)}")
+        elif lesson.target == "accepted" and isnan(verdict.accepted):
+            dropped(group, "neither accepted nor refused")
+        else:
+            leaves[k] = ids, verdict
+            cut["answers truncated"] += encoded.cut[k] > 0
+    if lesson.unit == "prompt" and len({verdict.ratings for _, verdict in leaves.values()}) < 2:
+        if leaves:
+            dropped(group, "fewer than two answers with different ratings")
+        return
+    prompt.add_answers(leaves, group.comparisons, together=lesson.unit == "prompt")
+
+
+def _verdict(group: Group, k: int, columns: Sequence[str]) -> Verdict:
+    """What was said of answer ``k``; being preferred counts as accepted where raters gave no label."""
+    answer = group.answers[k]
+    accepted = nan if answer.label is None else float(answer.label)
+    if answer.label is None:
+        sides = {c.preferred.index(k) for c in group.comparisons if c.preferred and k in c.preferred}
+        accepted = 1.0 - sides.pop() if len(sides) == 1 else nan
+    return Verdict(tuple(answer.ratings.get(name, nan) for name in columns), accepted)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A tree that can still get leaves."""
+
+    sequences: list[Ids] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    places: dict[bytes, int] = field(default_factory=dict)
+
+
 class _Prompt:
-    """Comparisons of one prompt, dealt out over trees of at most ``max_answers`` leaves."""
+    """What belongs to one prompt, dealt out over trees of at most ``max_answers`` leaves."""
 
     def __init__(self, max_answers: int) -> None:
         self.max_answers = max_answers
-        self.open: list[tuple[dict[bytes, int], list[Ids], list[Comparison]]] = []
+        self.open: list[_Open] = []
         self.holders: dict[bytes, list[int]] = {}  # trees an answer is a leaf of
 
-    def add(self, first: Ids, second: Ids, comparison: Comparison) -> None:
+    def add_comparison(self, first: Ids, second: Ids, comparison: Comparison) -> None:
         keys = first.tobytes(), second.tobytes()
-        leaves, sequences, comparisons = self.open[self._place(keys)]
+        tree = self.open[self._place(keys)]
         for key, ids in zip(keys, (first, second), strict=True):
-            if key not in leaves:
-                leaves[key] = len(sequences)
-                sequences.append(ids)
-        comparisons.append(replace(comparison, first=leaves[keys[0]], second=leaves[keys[1]]))
+            if key not in tree.places:
+                tree.places[key] = len(tree.sequences)
+                tree.sequences.append(ids)
+        tree.comparisons.append(replace(comparison, first=tree.places[keys[0]], second=tree.places[keys[1]]))
 
     def _place(self, keys: tuple[bytes, bytes]) -> int:
         """The tree that needs fewest new leaves for these answers and has room for them."""
         candidates = {tree for key in keys for tree in self.holders.get(key, ())}
         candidates |= {len(self.open) - 1} if self.open else set()
-        missing = {tree: sum(key not in self.open[tree][0] for key in keys) for tree in candidates}
-        room = [tree for tree in candidates if len(self.open[tree][1]) + missing[tree] <= self.max_answers]
+        missing = {tree: sum(key not in self.open[tree].places for key in keys) for tree in candidates}
+        room = [t for t in candidates if len(self.open[t].sequences) + missing[t] <= self.max_answers]
         place = min(room, key=lambda tree: (missing[tree], tree), default=len(self.open))
         if place == len(self.open):
-            self.open.append(({}, [], []))
+            self.open.append(_Open())
         for key in keys:
-            if key not in self.open[place][0]:
+            if key not in self.open[place].places:
                 self.holders.setdefault(key, []).append(place)
         return place
 
+    def add_answers(
+        self, leaves: dict[int, tuple[Ids, Verdict]], comparisons: Sequence[Comparison], *, together: bool
+    ) -> None:
+        """Leaves by their number in the group, with those comparisons whose two sides share a tree."""
+        places: dict[int, tuple[_Open, int]] = {}
+        for k, (ids, verdict) in leaves.items():
+            full = not self.open or len(self.open[-1].sequences) >= self.max_answers
+            if (not places) if together else full:
+                self.open.append(_Open())
+            tree = self.open[-1]
+            places[k] = tree, len(tree.sequences)
+            tree.sequences.append(ids)
+            tree.verdicts.append(verdict)
+        for comparison in comparisons:
+            if comparison.first in places and comparison.second in places:
+                (tree, first), (other, second) = places[comparison.first], places[comparison.second]
+                if tree is other:
+                    tree.comparisons.append(replace(comparison, first=first, second=second))
+
     def trees(self) -> list[Tree]:
-        return [grow(sequences, comparisons) for _, sequences, comparisons in self.open]
+        return [grow(tree.sequences, tree.comparisons, tree.verdicts) for tree in self.open]

@@ -30,9 +30,9 @@ from holdtrue.rundir import RunDir, append_jsonl, write_json
 from holdtrue.settings import TrainingSettings
 from holdtrue.tokens.batches import share
 from holdtrue.tokens.tree import Tree
-from holdtrue.training import checkpoint, order, schedules
+from holdtrue.training import checkpoint, coupled, order, schedules
 from holdtrue.training.distributed import World, full_tensor, load_whole
-from holdtrue.training.step import GradientStep, Sums, measure, plain
+from holdtrue.training.step import GradientStep, Sums, measure
 
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Training:
     """A run's fixed parts.
 
     Attributes:
+        gradient_step: by default what the loss needs, pass by pass or over the whole step.
         tell: gets every row of ``metrics.jsonl`` as it is written (main process only).
         stop: asked once a step; true means save and stop.
     """
@@ -71,7 +72,7 @@ class Training:
     seed: int
     learning_rate: float
     world: World = field(default_factory=World)
-    gradient_step: GradientStep = plain
+    gradient_step: GradientStep | None = None
     tell: Callable[[Row], None] = lambda row: None
     stop: Callable[[], bool] = lambda: False
 
@@ -90,16 +91,17 @@ def train(job: Training) -> State:
     torch.manual_seed(job.seed)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     optimizer = adamw(parameters, settings, fused=not world.sharded)
-    plan = order.steps([len(tree.first) for tree in job.trees], settings, world.size, job.seed)
+    plan = order.steps([tree.count(job.loss.unit) for tree in job.trees], settings, world.size, job.seed)
     every = max(1, round(len(plan) / 10))
     eval_every, save_every = settings.eval_steps or every, settings.save_steps or every
+    gradient_step = job.gradient_step or coupled.gradient_step(job.loss, world)
     state = resume(job, parameters, optimizer)
     training_mode(model, settings)
     while state.step < len(plan) and not state.stopped_early:
         started = time.perf_counter()
         step = plan[state.step]
         trees = [job.trees[i] for i in step.trees]
-        sums = job.gradient_step(model, job.loss, batches(model, trees, settings, world))
+        sums = gradient_step(model, job.loss, batches(model, trees, settings, world))
         *totals, stopping = world.total([*sums.values(), float(job.stop())])
         sums = Sums(*totals)
         world.sum_gradients(list(parameters.values()))
@@ -182,7 +184,7 @@ def batches(
         yield model.batch([trees[own[i]] for i in batch])
     for _ in range(max(map(len, packed)) - len(mine)):
         idle = model.batch([min(trees, key=model.size)])
-        idle.comparisons.weight.zero_()
+        idle.targets.silence()
         yield idle
 
 
@@ -233,7 +235,7 @@ def validate(job: Training, state: State, epoch: float) -> None:
     sums = Sums()
     for batch in batches(job.model, job.eval_trees, job.settings, job.world):
         out = job.model(batch)
-        sums.add(measure(out, batch, job.loss(out, batch.comparisons)))
+        sums.add(measure(out, batch, job.loss(out, batch.targets)))
     sums = Sums(*job.world.total(sums.values()))
     training_mode(job.model, job.settings)
     metrics = sums.metrics()

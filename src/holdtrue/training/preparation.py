@@ -13,7 +13,7 @@ import numpy as np
 from holdtrue.records import Group
 from holdtrue.rundir import append_jsonl
 from holdtrue.tokens.conversation import Encoder
-from holdtrue.tokens.tree import Tree, forest
+from holdtrue.tokens.tree import PAIRS, Lesson, Tree, forest
 
 
 @dataclass
@@ -54,8 +54,10 @@ class Prepared:
         }
 
 
-def prepare(groups: list[Group], encoder: Encoder, max_answers: int, split: str) -> Prepared:
-    """Encode groups and grow their trees, keeping account of every comparison left out."""
+def prepare(
+    groups: list[Group], encoder: Encoder, max_answers: int, split: str, lesson: Lesson = PAIRS
+) -> Prepared:
+    """Encode groups and grow their trees, keeping account of everything left out."""
     prepared = Prepared(groups)
 
     def dropped(group: Group, reason: str) -> None:
@@ -72,7 +74,7 @@ def prepare(groups: list[Group], encoder: Encoder, max_answers: int, split: str)
 
     before = encoder.repaired.copy()
     pairs = zip(groups, encoder.encode(groups), strict=True)
-    by_prompt = forest(pairs, max_answers, dropped, prepared.cut)
+    by_prompt = forest(pairs, max_answers, dropped, prepared.cut, lesson)
     prepared.trees = [tree for trees in by_prompt for tree in trees]
     prepared.prompts = len(by_prompt)
     prepared.repaired = encoder.repaired - before

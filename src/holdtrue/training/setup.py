@@ -13,9 +13,11 @@ import torch
 
 from holdtrue.data.splits import read_splits
 from holdtrue.errors import DataError
+from holdtrue.losses import require_compatible
 from holdtrue.reward import store
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
+from holdtrue.tokens.tree import Lesson
 from holdtrue.training.preparation import Prepared, prepare
 
 
@@ -48,6 +50,7 @@ class Setup:
         parameters = list(model.parameters())
         return {
             "path": self.loaded.base,
+            "kind": model.kind.model_dump(mode="json"),
             "architecture": type(model.inner).__name__,
             "parameters": sum(p.numel() for p in parameters),
             "trainable": sum(p.numel() for p in parameters if p.requires_grad),
@@ -75,13 +78,17 @@ def set_up(
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
+    kind, loss = loaded.model.kind, settings.loss
+    require_compatible(kind, loss)
+    lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
-    train = prepare(train_groups, encoder, most, "train")
-    held_out = prepare(eval_groups, encoder, most, "eval")
+    train = prepare(train_groups, encoder, most, "train", lesson)
+    held_out = prepare(eval_groups, encoder, most, "eval", lesson)
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
-        raise DataError(f"no usable comparisons left: {reasons or 'there were none'}")
+        what = "labels" if loss.target == "accepted" else loss.target
+        raise DataError(f"no usable {what} left: {reasons or 'there were none'}")
     loaded.model.bf16 = _bf16(loaded, settings)
     hold_master_weights(loaded)
     if settings.training.gradient_checkpointing:

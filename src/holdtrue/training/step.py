@@ -12,8 +12,9 @@ from typing import Protocol
 
 import torch
 
-from holdtrue.losses import Loss, LossTerms
+from holdtrue.losses import Loss, LossTerms, gaps
 from holdtrue.reward.model import Batch, RewardModel, RewardOutput
+from holdtrue.tokens.batches import Targets
 
 
 @dataclass
@@ -63,36 +64,49 @@ def plain(model: RewardModel, loss: Loss, batches: Iterable[Batch]) -> Sums:
     sums = Sums()
     for batch in batches:
         out = model(batch)
-        terms = loss(out, batch.comparisons)
+        terms = loss(out, batch.targets)
         (terms.terms * terms.weights).sum().backward()  # type: ignore[no-untyped-call]
         sums.add(measure(out, batch, terms))
     return sums
 
 
 @torch.no_grad()
-def measure(out: RewardOutput, batch: Batch, terms: LossTerms) -> list[float]:
-    """Sums of one batch, in the order of :class:`Sums`. A comparison of weight 0 counts nowhere."""
-    pairs = batch.comparisons
-    assert out.rewards is not None
-    rewards = out.rewards.double()
-    gap = rewards[pairs.first] - rewards[pairs.second]
-    preferred = (pairs.label - 0.5).sign().double() * (pairs.weight > 0)
+def measure(out: RewardOutput, batch: Batch, terms: LossTerms | None) -> list[float]:
+    """Sums of one batch, in the order of :class:`Sums`. What has weight 0 counts nowhere.
+
+    Where no comparison was made, accuracy is that of single answers, accepted by raters and by a reward
+    above 0. Without ``terms`` loss and weight are left at 0.
+    """
+    targets = batch.targets
+    gap = gaps(out, targets).double()
+    weight = (targets.weight > 0).double()
+    preferred = (targets.label - 0.5).sign().double() * weight
+    rewards, used = gap.new_zeros(0), gap.new_zeros(0)
+    if out.rewards is not None:
+        rewards = out.rewards.double()
+        used = _compared(targets, weight)
+        if not len(gap):
+            used = weight = targets.counted.double()
+            gap, preferred = rewards, (targets.accepted.nan_to_num(0.5) - 0.5).sign().double() * used
     right = (gap * preferred).sign() * 0.5 + 0.5
     decided = preferred.abs()
-    used = torch.zeros_like(rewards)
-    counted = (pairs.weight > 0).double()
-    used.index_put_((torch.cat([pairs.first, pairs.second]),), torch.cat([counted, counted]), accumulate=True)
-    used = used.clamp_max(1)
     return torch.stack(
         [
-            (terms.terms * terms.weights).sum().double(),
-            terms.weights.sum().double(),
+            gap.new_zeros(()) if terms is None else (terms.terms * terms.weights).sum().double(),
+            gap.new_zeros(()) if terms is None else terms.weights.sum().double(),
             (right * decided).sum(),
             decided.sum(),
             (gap * preferred).sum(),
             (rewards * used).sum(),
             (rewards.square() * used).sum(),
             used.sum(),
-            counted.sum(),
+            weight.sum(),
         ]
     ).tolist()
+
+
+def _compared(targets: Targets, weight: torch.Tensor) -> torch.Tensor:
+    """(N,) 1 for answers in a comparison that has weight."""
+    used = weight.new_zeros(len(targets.length))
+    sides = torch.cat([targets.first, targets.second])
+    return used.index_put_((sides,), torch.cat([weight, weight]), accumulate=True).clamp_max(1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import combinations
 from typing import Any, ClassVar, Literal
 
 from holdtrue import kinds
@@ -17,6 +18,7 @@ from holdtrue.data.fields import (
     Content,
     as_number,
     common_length,
+    content,
     dialogue,
     is_dialogue,
     messages,
@@ -55,11 +57,11 @@ class Format(Kind):
     @classmethod
     @abstractmethod
     def recognises(cls, row: Mapping[str, Any]) -> bool:
-        """True when the row is of this layout; at most one layout says so."""
+        """True when the row is of this layout; a row of which two layouts say so is rejected."""
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> Group:
-        """The row's prompt, answers and comparisons (the reader adds metadata and source).
+        """The row's prompt, answers and comparisons (the reader adds the other columns and the source).
 
         Raises:
             BadRow: a value is missing, of the wrong type or out of range.
@@ -87,12 +89,19 @@ def recognise(row: Mapping[str, Any]) -> type[Format]:
     """The layout of a row.
 
     Raises:
-        BadRow: no layout has these columns.
+        BadRow: no layout has these columns, or several have.
     """
-    for found in classes():
-        if found.recognises(row):
-            return found
-    known = "; ".join(f"{found.name()}: {', '.join(found.needs)}" for found in classes())
+    fitting = [found for found in classes() if found.recognises(row)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(found.name() for found in fitting)
+        raise BadRow("layout ambiguous", f"the columns are those of {names}; name one with --format")
+    shared = {found: len(found.columns.keys() & row.keys()) for found in classes()}
+    near = [found for found in sorted(shared, key=lambda found: -shared[found])[:3] if shared[found]]
+    known = "; ".join(
+        f"{found.name()}: {', '.join(found.needs)}" for found in dict.fromkeys((*near, named("preference")))
+    )
     raise BadRow("layout not recognised", f"columns seen: {_listed(row)}; needed is one of {known}")
 
 
@@ -105,13 +114,25 @@ def require(found: type[Format], row: Mapping[str, Any]) -> None:
         )
 
 
+def holds(row: Mapping[str, Any], *columns: str) -> bool:
+    """True for a row with all these columns that is not a pair already.
+
+    Conversions often add ``chosen`` and ``rejected`` beside the columns they were made from.
+    """
+    return row.keys() >= set(columns) and not ("chosen" in row and "rejected" in row)
+
+
 def _listed(row: Mapping[str, Any]) -> str:
     names = [name if len(name) <= 40 else name[:37] + "..." for name in row]
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
 
 
-def with_prompt(prompt: Any, answers: Sequence[Content], plain_text: str) -> tuple[Content, list[Content]]:
+def with_prompt(
+    prompt: Any, answers: Sequence[Content], plain_text: str, column: str = "prompt"
+) -> tuple[Content, list[Content]]:
     """Prompt and answers in one form: all messages, or all text when all are and ``plain_text`` is raw."""
+    if prompt is None:
+        raise BadRow("missing field", f"{column} is null")
     if isinstance(prompt, str):
         if not prompt.strip():
             raise BadRow("empty prompt")
@@ -119,7 +140,7 @@ def with_prompt(prompt: Any, answers: Sequence[Content], plain_text: str) -> tup
             return prompt, list(answers)
         turns: Messages = _dialogue_prompt(prompt) if is_dialogue(prompt) else (Message("user", prompt),)
     else:
-        turns = messages(prompt, "prompt")
+        turns = messages(prompt, column)
     if not any(turn.content.strip() for turn in turns):
         raise BadRow("empty prompt")
     return turns, [_answer_turns(turns, answer) for answer in answers]
@@ -162,7 +183,28 @@ def ended(answer: Messages) -> Messages:
     return answer
 
 
-def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, Any]) -> Group:
+def ranked(prompt: Content, answers: Sequence[Answer]) -> Group:
+    """A Group with the comparisons that the answers' ratings named "rating" imply.
+
+    Two answers rated differently by the same rater give one comparison, the higher first, of weight
+    ``1 / (number of comparisons of the group)``: they are not independent, so all comparisons of one
+    ranking count as one in the loss (InstructGPT, arXiv 2203.02155, eq. 1). Equal ratings give none.
+    """
+    rated = [(i, a.rater, a.ratings["rating"]) for i, a in enumerate(answers) if "rating" in a.ratings]
+    pairs = [
+        (i, j, rater) if one > other else (j, i, rater)
+        for (i, rater, one), (j, second_rater, other) in combinations(rated, 2)
+        if rater == second_rater and one != other
+    ]
+    weight = 1 / max(1, len(pairs))
+    return Group(
+        prompt, tuple(answers), tuple(Comparison(i, j, weight=weight, rater=rater) for i, j, rater in pairs)
+    )
+
+
+def pair(
+    prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, Any], rater: str | None = None
+) -> Group:
     """A Group of two answers and their comparison, with the row's margin, weight, label and tie.
 
     One empty side is kept: people do prefer silence to some answers, and policies can be silent.
@@ -172,8 +214,41 @@ def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, 
     if not flatten(chosen).strip() and not flatten(rejected).strip():
         raise BadRow("empty answer", "neither side has text")
     weight = number(row, "weight", low=0.0)
-    comparison = Comparison(0, 1, _label(row), 1.0 if weight is None else weight, number(row, "margin"))
+    weight = 1.0 if weight is None else weight
+    comparison = Comparison(0, 1, _label(row), weight, number(row, "margin"), rater)
     return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,))
+
+
+def has_lists(row: Mapping[str, Any]) -> bool:
+    """True when chosen or rejected is a list of answers, not one answer or a conversation."""
+    sides = (row.get("chosen"), row.get("rejected"))
+    return any(isinstance(side, list) and any(isinstance(item, str) for item in side) for side in sides)
+
+
+def set_against(
+    prompt: Any, right: Sequence[Any], wrong: Sequence[Any], plain_text: Literal["chat", "raw"]
+) -> Group:
+    """A Group in which each of the ``right`` answers is preferred to each of the ``wrong`` ones.
+
+    The right answers come first, both in the order given. Answers may be equal or empty: published sets
+    hold such rows, and each is to be scored.
+    """
+    if prompt is None:
+        raise BadRow("missing field", "prompt is null")
+    given = {f"chosen[{i}]": answer for i, answer in enumerate(right)}
+    given |= {f"rejected[{i}]": answer for i, answer in enumerate(wrong)}
+    prompt, answers = with_prompt(prompt, [content(given, place) for place in given], plain_text)
+    count = len(right)
+    comparisons = [Comparison(i, j) for i in range(count) for j in range(count, len(answers))]
+    return Group(prompt, tuple(map(Answer, answers)), tuple(comparisons))
+
+
+def answers_of(row: Mapping[str, Any], column: str) -> list[Any]:
+    """The list of answers in a column, at least one."""
+    found = row.get(column)
+    if not isinstance(found, list) or not found:
+        raise BadRow("wrong type", f"{column} is {show(found)}, expected a list of answers")
+    return found
 
 
 def _label(row: Mapping[str, Any]) -> float:

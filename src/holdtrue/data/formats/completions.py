@@ -1,11 +1,15 @@
-"""Several answers to one prompt, without comparisons: what ``holdtrue score`` reads.
+"""Several answers to one prompt, rated or ranked by one rater, or only to be scored.
 
     prompt        text or messages
     completions   list of answers: text, messages or one message each
-    ratings       optional list of numbers, one per answer (null where there is none)
+    ratings       optional list of numbers, one per answer (null where there is none), higher is better
+    ranks         instead: the lowest rank is the best answer's, equal ranks are not ordered
+    rater         optional: who rated or ranked
     any other column is kept as metadata
 
-Empty answers are kept: a policy can give them and a reward model must score them.
+Ranks become ratings (minus the rank), and any two answers rated differently a comparison; all
+comparisons of a row together weigh 1. Empty answers are kept: a policy can give them and a reward
+model must score them.
 """
 
 from __future__ import annotations
@@ -13,22 +17,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from holdtrue.data.fields import BadRow, as_number, content, show
-from holdtrue.data.formats import Format, with_prompt
+from holdtrue.data.fields import BadRow, contents, numbers, text
+from holdtrue.data.formats import Format, ranked, with_prompt
+from holdtrue.data.formats._answers import layout_of
 from holdtrue.records import Answer, Group
 
 
 class Completions(Format):
-    """``{prompt, completions[, ratings]}``: K answers to a prompt."""
+    """``{prompt, completions[, ratings or ranks]}``: K answers to a prompt."""
 
     columns: ClassVar[Mapping[str, str]] = {
         "prompt": "text or messages",
         "completions": "the answers: a list of text, messages or single messages",
-        "ratings": "one number (or null) per answer",
+        "ratings": "one number (or null) per answer, higher is better",
+        "ranks": "instead of ratings: one number (or null) per answer, the lowest is best",
+        "rater": "who gave them, text",
     }
     needs: ClassVar[tuple[str, ...]] = ("prompt", "completions")
     sample: ClassVar[tuple[Mapping[str, Any], ...]] = (
-        {"prompt": "Name a fruit.", "completions": ["Apple.", "Carrot.", ""]},
+        {"prompt": "Name a fruit.", "completions": ["Apple.", "Carrot.", ""], "ranks": [1, 2, 2]},
         {"prompt": "Name a fruit.", "completions": ["Plum.", "Stone."], "ratings": [1.0, None]},
         {
             "prompt": [{"role": "user", "content": "2 + 2?"}],
@@ -39,28 +46,24 @@ class Completions(Format):
 
     @classmethod
     def recognises(cls, row: Mapping[str, Any]) -> bool:
-        """Prompt and completions, and not a preference pair."""
-        return "prompt" in row and "completions" in row and not ("chosen" in row and "rejected" in row)
+        """Prompt and completions, in a row of which no other layout knows more."""
+        return layout_of(row) == "completions"
 
     def parse(self, row: Mapping[str, Any]) -> Group:
-        found = row["completions"]
-        if not isinstance(found, list) or not found:
-            raise BadRow("wrong type", f"completions is {show(found)}, expected a list of answers")
-        answers = [content({f"completions[{i}]": a}, f"completions[{i}]") for i, a in enumerate(found)]
-        if row["prompt"] is None:
-            raise BadRow("missing field", "prompt is null")
-        prompt, answers = with_prompt(row["prompt"], answers, self.plain_text)
-        ratings = row.get("ratings")
-        if ratings is None:
-            ratings = [None] * len(answers)
-        if not isinstance(ratings, list) or len(ratings) != len(answers):
-            raise BadRow(
-                "ratings do not fit", f"{len(answers)} answers need as many ratings, got {show(ratings)}"
-            )
-        return Group(
+        found = contents(row, "completions")
+        prompt, answers = with_prompt(row["prompt"], found, self.plain_text)
+        ratings, ranks = (numbers(row, column, len(answers)) for column in ("ratings", "ranks"))
+        if row.get("ranks") is not None:
+            if row.get("ratings") is not None:
+                raise BadRow(
+                    "both ratings and ranks", "answers are ordered by one of them, leave out the other"
+                )
+            ratings = [None if rank is None else -rank for rank in ranks]
+        rater = None if row.get("rater") is None else text(row, "rater")
+        return ranked(
             prompt,
-            tuple(
-                Answer(answer, {} if rating is None else {"rating": as_number(rating, "ratings")})
+            [
+                Answer(answer, {} if rating is None else {"rating": rating}, rater=rater)
                 for answer, rating in zip(answers, ratings, strict=True)
-            ),
+            ],
         )

@@ -25,7 +25,7 @@ from holdtrue.data.fields import (
     last_mark,
     show,
 )
-from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, pair, with_prompt
+from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, has_lists, pair, with_prompt
 from holdtrue.records import Group
 
 
@@ -49,7 +49,7 @@ class HH(Format):
     @classmethod
     def recognises(cls, row: Mapping[str, Any]) -> bool:
         """Chosen and rejected, where one of them or the prompt is a native HH-RLHF string."""
-        if "chosen" not in row or "rejected" not in row:
+        if "chosen" not in row or "rejected" not in row or has_lists(row):
             return False
         return any(is_dialogue(row.get(name)) for name in ("prompt", "chosen", "rejected"))
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from holdtrue.data.fields import BadRow, Content, content, is_dialogue
-from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, pair, with_prompt
+from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, has_lists, pair, with_prompt
 from holdtrue.records import Group
 
 
@@ -43,8 +43,13 @@ class Preference(Format):
 
     @classmethod
     def recognises(cls, row: Mapping[str, Any]) -> bool:
-        """Chosen and rejected, neither of them nor the prompt a native HH-RLHF string."""
-        if "chosen" not in row or "rejected" not in row:
+        """Chosen and rejected, neither a list of answers, and none nor the prompt a native HH-RLHF string.
+
+        Without a prompt, ``instruction`` and ``conversations`` are those of LLaMA-Factory.
+        """
+        if "chosen" not in row or "rejected" not in row or has_lists(row):
+            return False
+        if "prompt" not in row and ("instruction" in row or "conversations" in row):
             return False
         return not any(is_dialogue(row.get(name)) for name in ("prompt", "chosen", "rejected"))
 

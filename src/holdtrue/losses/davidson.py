@@ -1,0 +1,37 @@
+"""Davidson loss: ties are likeliest between equals, in proportion ν to the geometric mean of both sides.
+
+    win : loss : tie = e^d : 1 : ν·e^(d/2)
+
+with d = r_first - r_second (Davidson 1970, JASA 65:317-328). ν = 0 is Bradley-Terry without ties.
+"""
+
+from __future__ import annotations
+
+from math import log
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from holdtrue.losses import Loss, LossTerms, gaps
+
+if TYPE_CHECKING:
+    from holdtrue.reward.model import RewardOutput
+    from holdtrue.tokens.batches import Targets
+
+
+class Davidson(Loss):
+    """Pairwise loss of wins, losses and ties in fixed proportion."""
+
+    nu: float = Field(1.0, gt=0)
+    """ν: how likely a tie between equals is; at 1 as likely as either win."""
+
+    def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
+        """Terms (B,) in nats; a label of 0.5 is a tie, other labels weigh win and loss."""
+        from torch import stack, where
+
+        d = gaps(out, targets)
+        half = d / 2
+        whole = stack([half, -half, half.new_full(half.shape, log(self.nu))]).logsumexp(0)
+        win, loss, tie = whole - half, whole + half, whole - log(self.nu)
+        p = targets.label
+        return LossTerms(where(p == 0.5, tie, p * win + (1 - p) * loss), targets.weight)

@@ -1,0 +1,55 @@
+"""ODIN: two heads, one of which is made to carry length, so that the other need not.
+
+    loss = softplus(-(gap of quality + length)) + weight·(|ρ(tokens, quality)| - ρ(tokens, length))
+
+The sum of both heads ranks each pair; over the whole step Pearson's ρ with the answers' length is pushed to
+0 for quality and to 1 for length; quality alone is the reward (arXiv 2402.07319, eq. 5-7). Lengths are in
+tokens after what the answers to a prompt have in common. The published code sums rewards over the batch
+before ranking; here each pair is ranked by itself, as the paper has it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from holdtrue.losses import Loss, LossTerms, given
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from holdtrue.reward.model import RewardOutput
+    from holdtrue.tokens.batches import Targets
+
+
+class Odin(Loss):
+    """Pairwise loss that moves length into a head of its own."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"logits"})
+    coupled: ClassVar[bool] = True
+    labels: ClassVar[tuple[str, ...] | None] = ("quality", "length")
+
+    length: float = Field(1.0, ge=0)
+    """Weight of the two correlations."""
+
+    def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
+        """Terms (B,): nats and the step's correlations."""
+        from torch.nn.functional import softplus
+
+        logits = given(out, "logits")
+        both = logits.sum(1)
+        gap = both[targets.first] - both[targets.second]
+        p = targets.label
+        terms = p * softplus(targets.margin - gap) + (1 - p) * softplus(targets.margin + gap)
+        tokens = targets.length.to(logits.dtype)
+        quality, length = (_correlation(tokens, column, targets.counted) for column in logits.T)
+        return LossTerms(terms + self.length * (quality.abs() - length), targets.weight)
+
+
+def _correlation(one: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Pearson's ρ over the items that count; 0 where one side does not vary."""
+    total = weight.sum().clamp_min(1)
+    one = (one - (one * weight).sum() / total) * weight
+    other = (other - (other * weight).sum() / total) * weight
+    return (one * other).sum() / (one.square().sum() * other.square().sum()).clamp_min(1e-12).sqrt()

@@ -1,0 +1,46 @@
+"""Batches for losses, made of plain numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from holdtrue.tokens.batches import Targets
+
+
+def targets(
+    answers: int,
+    first: list[int] | Tensor = (),  # type: ignore[assignment]
+    second: list[int] | Tensor = (),  # type: ignore[assignment]
+    *,
+    dtype: torch.dtype = torch.float32,
+    label: float | list[float] | Tensor = 1.0,
+    weight: float | list[float] | Tensor = 1.0,
+    margin: float | list[float] | Tensor = 0.0,
+    shared: int | list[int] = 0,
+    ratings: list[float] | list[list[float]] | Tensor | None = None,
+    accepted: list[float] | None = None,
+    length: list[int] | None = None,
+    tree: list[int] | None = None,
+    counted: list[float] | None = None,
+) -> Targets:
+    """Targets of ``answers`` answers; what is not given is nothing, or the same for all pairs."""
+    pairs = len(first)
+
+    def column(value: object) -> Tensor:
+        return torch.as_tensor(value, dtype=dtype).expand(pairs).clone()
+
+    rated = torch.full((answers, 1), torch.nan) if ratings is None else torch.as_tensor(ratings)
+    return Targets(
+        first=torch.as_tensor(first, dtype=torch.int64),
+        second=torch.as_tensor(second, dtype=torch.int64),
+        label=column(label),
+        weight=column(weight),
+        margin=column(margin),
+        shared=torch.as_tensor(shared, dtype=torch.int64).expand(pairs),
+        ratings=rated.to(dtype).reshape(answers, rated.shape[-1] if rated.ndim > 1 else 1),
+        accepted=torch.full((answers,), torch.nan) if accepted is None else torch.tensor(accepted),
+        length=torch.ones(answers, dtype=torch.int64) if length is None else torch.tensor(length),
+        tree=torch.zeros(answers, dtype=torch.int64) if tree is None else torch.tensor(tree),
+        counted=torch.ones(answers) if counted is None else torch.tensor(counted),
+    )
