@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from holdtrue.evaluation.accuracy import FEWEST_PROMPTS, quantiles
 from holdtrue.evaluation.pairs import Floats, Ints
 
 _RESAMPLES = 2000
-_FEWEST_PROMPTS = 10
 _SEED = 0
 
 
@@ -25,7 +25,7 @@ def interval(differences: NDArray[np.float64], prompt: Ints, confidence: float) 
     _, rows = np.unique(prompt, return_inverse=True)
     counts = np.bincount(rows)
     prompts, seeds = len(counts), len(differences)
-    if prompts < _FEWEST_PROMPTS:
+    if prompts < FEWEST_PROMPTS:
         return None
     sums = np.stack([np.bincount(rows, weights=of_seed) for of_seed in differences], axis=1)  # (P, S)
     rng = np.random.default_rng(_SEED)
@@ -34,5 +34,4 @@ def interval(differences: NDArray[np.float64], prompt: Ints, confidence: float) 
         drawn = np.bincount(rng.integers(prompts, size=prompts), minlength=prompts)
         of_seeds = np.bincount(rng.integers(seeds, size=seeds), minlength=seeds)
         means[i] = drawn @ sums @ of_seeds / (drawn @ counts * seeds)
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return quantiles(means, confidence)
