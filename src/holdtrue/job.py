@@ -52,7 +52,7 @@ def start(settings: Settings, output: str | Path) -> RunDir:
             f"training needs {missing}; with neither, the embedded support-desk world is used"
         )
     _require_files(settings)
-    run = RunDir.create(output, _anchored(settings))
+    run = RunDir.create(output, anchored(settings))
     run.update_info(
         holdtrue=__version__,
         python=platform.python_version(),
@@ -77,7 +77,8 @@ def train(
 ) -> dict[str, Any]:
     """Carry a run from where it stands to its end; returns the evaluation of the validation pairs.
 
-    ``tell`` gets what happens: ``prepared`` (counts), ``metrics`` (every row), ``finished``.
+    ``tell`` gets what happens: ``prepared`` (counts), ``metrics`` (every row), ``finished`` (the evaluation
+    with its groups and their rewards).
 
     Raises:
         Interrupted: ``stop`` asked for it and a checkpoint was saved.
@@ -224,7 +225,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
             model_hash=card.weights_sha256,
         )
         write_report(run)
-    tell("finished", {"result": result, "report": str(run.report_file), "model": str(run.model)})
+    tell("finished", {"result": result, "groups": judged.groups, "rewards": rewards})
     return result
 
 
@@ -258,7 +259,7 @@ def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     )
 
 
-def _anchored(settings: Settings) -> dict[str, Any]:
+def anchored(settings: Settings) -> dict[str, Any]:
     """The settings with whole paths, so that a run can be resumed from anywhere."""
 
     def anchor(path: str | None) -> str | None:

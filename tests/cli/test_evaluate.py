@@ -103,7 +103,10 @@ def test_pairs_of_which_none_can_be_scored_fail_the_gate_and_are_said(
     [
         (None, "does not exist"),
         ("garbage\n", "no usable rows"),
-        (json.dumps({"prompt": "a", "completions": ["b", "c"]}) + "\n", "no comparison, rating or label to evaluate"),
+        (
+            json.dumps({"prompt": "a", "completions": ["b", "c"]}) + "\n",
+            "no comparison, rating or label to evaluate",
+        ),
     ],
 )
 def test_data_that_cannot_be_used_ends_with_3(

@@ -27,6 +27,8 @@ VERBS = {
     "convert": "Write data in another layout, transformed or split.",
     "plan": "Say what a training run would read, drop and need.",
     "train": "Train a reward model on preference pairs.",
+    "sweep": "Search for good settings, every trial an ordinary run.",
+    "ablate": "Measure what each ingredient of a recipe is worth.",
     "score": "Give each answer of a data set its reward.",
     "evaluate": "Measure accuracy and calibration on preference pairs.",
     "compare": "Compare models on the same held-out preference pairs.",

@@ -198,11 +198,11 @@ class Narrator:
     def _metrics(self, row: dict[str, Any]) -> None:
         if row["event"] == "eval":
             self.console.print(
-                f"step {row['step']:>6}  validation  loss {_number(row['loss'])}  "
-                f"accuracy {_number(row['accuracy'])}  ({row['count']:,} comparisons)"
+                f"step {row['step']:>6}  validation  loss {number(row['loss'])}  "
+                f"accuracy {number(row['accuracy'])}  ({row['count']:,} comparisons)"
             )
             return
-        text = f"loss {_number(row['loss'])}  accuracy {_number(row['accuracy'])}"
+        text = f"loss {number(row['loss'])}  accuracy {number(row['accuracy'])}"
         speed = f"{row['tokens_per_second']:,.0f} tokens/s"
         if sys.stderr.isatty():
             self._bar(row, f"{text}  {speed}")
@@ -228,5 +228,6 @@ class Narrator:
         self.progress.update(self._task, completed=row["step"], description=text)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A metric, or that it is not finite."""
     return "not finite" if value is None else f"{value:.4f}"

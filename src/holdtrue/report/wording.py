@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,23 @@ def number(value: float | None) -> str:
     if value is None:
         return "undefined"
     return f"{value:.3g}".replace("-", "−")
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign: ``−1.2``."""
+    return signed(100 * difference, 1)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign, the minus as wide as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def setting(value: Any) -> str:
+    """A setting's value, numbers to four digits."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def many(count: int, one: str, more: str | None = None) -> str:
@@ -156,6 +174,7 @@ def notes(info: Row, metrics: Sequence[Row], evaluation: Row | None) -> list[str
             "running": "The run is still going on, or was killed",
             "interrupted": "The run was interrupted and can be resumed",
             "failed": "The run failed",
+            "pruned": "The run was stopped early, as other trials of its sweep did better",
         }
         state = words.get(str(status), f"The state of the run is not known ({status})")
         said.append(f"{state}: this page shows what there is so far.")
