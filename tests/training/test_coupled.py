@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 import families
+import said
 from holdtrue import job, kinds
 from holdtrue.losses import FAMILY, Loss, compatible
 from holdtrue.reward.kinds import RewardKind
@@ -22,35 +22,12 @@ from holdtrue.reward.kinds.odin import Odin
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.model import Batch, RewardModel
 from holdtrue.settings import TrainingSettings, build
-from holdtrue.tokens.tree import Tree
 from holdtrue.training import coupled, loop, step
 from holdtrue.training.distributed import World
 
 ALL: list[Any] = [kinds.load(FAMILY, name)() for name in kinds.names(FAMILY)]
 COUPLED: list[Loss] = [loss for loss in ALL if loss.coupled]
 every = pytest.mark.parametrize("loss", COUPLED, ids=lambda loss: loss.name())
-
-
-def trees() -> list[Tree]:
-    """Seven prompts of two to four answers, rated, each compared with the next."""
-    random = np.random.default_rng(0)
-    made = []
-    for i, answers in enumerate([[5, 4], [3, 6, 2], [7, 1], [2, 2, 5, 3], [4, 9], [1, 3], [6, 6, 6]]):
-        count = len(answers)
-        made.append(
-            replace(
-                families.split(3 + i, answers, 100 * i),
-                first=np.arange(count - 1),
-                second=np.arange(1, count),
-                label=random.choice([1.0, 0.0, 0.5, 0.8], count - 1).astype(np.float32),
-                weight=random.uniform(0.5, 2, count - 1).astype(np.float32),
-                margin=random.uniform(0, 1, count - 1).astype(np.float32),
-                ratings=random.uniform(0, 4, (count, 1)).astype(np.float32),
-                accepted=random.uniform(0, 1, count).astype(np.float32),
-            )
-        )
-    made[1].ratings[0] = np.nan
-    return made
 
 
 def kind_for(loss: Loss) -> RewardKind:
@@ -72,9 +49,9 @@ def model_for(loss: Loss, family: str = "llama", **changes: Any) -> RewardModel:
 
 def batches(model: RewardModel, max_tokens_per_pass: int, idle: int = 0) -> list[Batch]:
     settings = TrainingSettings(max_tokens_per_pass=max_tokens_per_pass)
-    made = list(loop.batches(model, trees(), settings))
+    made = list(loop.batches(model, said.trees(), settings))
     for _ in range(idle):
-        made.append(model.batch(trees()[:1]))
+        made.append(model.batch(said.trees()[:1]))
         made[-1].targets.silence()
     return made
 
@@ -101,11 +78,11 @@ def whole_in_float64(loss: Loss) -> tuple[float, dict[str, Tensor]]:
     plain.set_attn_implementation("eager")
     states = [
         plain.model(torch.from_numpy(ids.astype(np.int64))[None]).last_hidden_state[0, -1]
-        for ids in families.sequences_of(trees())
+        for ids in families.sequences_of(said.trees())
     ]
     hidden = torch.stack(states)
     out = kind_for(loss).read(plain.score(hidden), hidden, torch.arange(len(hidden)))
-    terms = loss(out, model_for(loss).batch(trees()).targets)
+    terms = loss(out, model_for(loss).batch(said.trees()).targets)
     total = (terms.terms * terms.weights).sum()
     total.backward()
     return total.item(), {
@@ -176,7 +153,7 @@ def _process(rank: int, folder: Path) -> None:
     try:
         for loss in COUPLED:
             model = model_for(loss)
-            made = list(loop.batches(model, trees(), TrainingSettings(max_tokens_per_pass=28), world))
+            made = list(loop.batches(model, said.trees(), TrainingSettings(max_tokens_per_pass=28), world))
             silent = sum(not batch.targets.counted.any() for batch in made)
             sums, _ = gradient(model, loss, made, world)
             totals = world.total(sums.values())

@@ -103,18 +103,21 @@ def per_tree(values: Tensor, targets: Targets) -> Tensor:
 
 
 def require_compatible(kind: RewardKind, loss: Loss) -> None:
-    """Refuse a loss that reads what a model's kind does not give.
+    """Refuse a loss that a model's kind does not give what it learns from.
 
     Raises:
         SettingsError: says what the loss needs and which kinds of models it trains.
     """
-    if not compatible(kind, loss):
+    if compatible(kind, loss):
+        return
+    if loss.reads <= kind.gives and loss.labels in (None, kind.labels):
+        wanted = "a rating per output" if "logits" in loss.reads else "one rating per answer"
+        problem = f"learns {wanted}; model.kind {kind.name()} is rated in {', '.join(kind.ratings)}"
+    else:
         reads = " and ".join(sorted(loss.reads)) + (f" ({', '.join(loss.labels)})" if loss.labels else "")
-        rated = f"; that is rated in {', '.join(kind.ratings)}" if loss.target == "ratings" else ""
-        raise SettingsError(
-            f"loss {loss.name()} reads {reads} and does not train model.kind {kind.name()}{rated}; "
-            f"kinds it trains: {', '.join(trained_by(loss)) or 'none'}"
-        )
+        problem = f"reads {reads}, which model.kind {kind.name()} does not give"
+    able = ", ".join(kinds_of(loss)) or "none"
+    raise SettingsError(f"loss {loss.name()} {problem}; set model.kind to one it trains: {able}")
 
 
 def compatible(kind: RewardKind, loss: Loss) -> bool:
@@ -127,12 +130,12 @@ def compatible(kind: RewardKind, loss: Loss) -> bool:
     )
 
 
-def trained_by(loss: Loss) -> list[str]:
+def kinds_of(loss: Loss) -> list[str]:
     """Names of the kinds of reward models the loss trains, as they are by default."""
     return [kind.name() for kind in _defaults("holdtrue.reward.kinds") if compatible(kind, loss)]
 
 
-def training(kind: RewardKind) -> list[str]:
+def losses_of(kind: RewardKind) -> list[str]:
     """Names of the losses that train a kind of reward model."""
     return [loss.name() for loss in _defaults(FAMILY) if compatible(kind, loss)]
 

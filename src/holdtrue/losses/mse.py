@@ -1,6 +1,6 @@
 """Mean squared error: the reward should be the rating.
 
-loss = (r - rating)²          [squared rating units]
+    loss = (r - rating)²          [squared rating units]
 
 Needs a rating per answer, one column named ``rating``. Choose it where a scale is known and rewards should
 be on it. :mod:`~holdtrue.losses.huber` bears outliers, :mod:`~holdtrue.losses.rmse` is in rating units,

@@ -96,7 +96,7 @@ def load(
     adapted = _adapter_base(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
-    kind = settings.kind or (card.made_by if card else None) or Scalar()
+    kind = chosen_kind(settings)
     with quiet_loading():
         config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
         _refuse_other_kinds(config, base)
@@ -120,6 +120,14 @@ def load(
     if card is not None and template == "own":
         template = card.template.get("name", template)
     return Loaded(model, tokenizer, template, card, base, fresh)
+
+
+def chosen_kind(settings: ModelSettings) -> RewardKind:
+    """The kind of the settings, else that of the saved model's card, else a scalar."""
+    folder = Path(str(settings.path))
+    card = read_card(folder) if settings.kind is None and folder.is_dir() else None
+    found: RewardKind = settings.kind or (card.made_by if card else Scalar())
+    return found
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:

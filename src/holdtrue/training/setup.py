@@ -74,12 +74,12 @@ def set_up(
     Raises:
         DataError: no usable comparison is left. ModelError, SettingsError: as in loading.
     """
+    kind, loss = store.chosen_kind(settings.model), settings.loss
+    require_compatible(kind, loss)
     train_groups, eval_groups, reports = read_splits(settings.data, rejected)
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
-    kind, loss = loaded.model.kind, settings.loss
-    require_compatible(kind, loss)
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
