@@ -22,6 +22,7 @@ from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.odin import Odin
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.kinds.two_class import TwoClass
+from holdtrue.reward.language import LanguageHead
 from holdtrue.reward.model import RewardModel
 
 LOSSES: list[Any] = [kinds.load(FAMILY, name)() for name in kinds.names(FAMILY)]
@@ -42,6 +43,8 @@ def test_every_kind_has_at_least_one_loss_and_all_of_them_give_it_a_gradient(kin
     classifier.score = torch.nn.Linear(32, len(kind.labels), bias=False)
     model = RewardModel(classifier, 0, kind).eval()
     model.examine()
+    if "logprobs" in kind.gives:
+        model.language_head = LanguageHead(torch.nn.Linear(32, 97, bias=False))
     for name in losses_of(kind):
         loss: Any = kinds.load(FAMILY, name)()
         batch = model.batch(said.trees())

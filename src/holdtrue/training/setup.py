@@ -80,6 +80,8 @@ def set_up(
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
+    if "logprobs" in loss.reads:
+        store.keep_language_head(loaded, trust_remote_code=trust_remote_code)
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
