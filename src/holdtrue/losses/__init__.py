@@ -121,7 +121,10 @@ def require_compatible(kind: RewardKind, loss: Loss) -> None:
 
 
 def compatible(kind: RewardKind, loss: Loss) -> bool:
-    """Whether a model of this kind gives all that the loss reads, and has one rating for each of it."""
+    """Whether a model of this kind gives all that the loss reads.
+
+    One that learns from ratings also needs one rating for each output it reads, or one for the reward.
+    """
     rated = kind.labels if "logits" in loss.reads else kind.ratings[:1]
     return (
         loss.reads <= kind.gives

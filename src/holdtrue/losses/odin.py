@@ -1,6 +1,6 @@
 """ODIN: two heads, one of which is made to carry length, so that the other need not.
 
-    loss = softplus(-(gap of quality + length)) + weight·(|ρ(tokens, quality)| - ρ(tokens, length))
+    loss = softplus(-(gap of quality + length)) + length·(|ρ(tokens, quality)| - ρ(tokens, length head))
 
 The sum of both heads ranks each pair; over the whole step Pearson's ρ with the answers' length is pushed to
 0 for quality and to 1 for length; quality alone is the reward (arXiv 2402.07319, eq. 5-7). Lengths are in
