@@ -119,6 +119,7 @@ def test_data_that_cannot_be_used_ends_with_3(
         (["--set", "data.format=nonsense"], 2, "unknown format 'nonsense'"),
         (["--set", "training.gradient_accumulation_steps=2"], 2, "per_device_train_batch_size"),
         (["--set", "data.max_length=4096"], 2, "more than the 128 tokens the model can take"),
+        (["--set", "loss=cross_entropy"], 2, "set model.kind to one it trains: two_class"),
         (["--column", "margin"], 2, "--column takes KEY=NAME"),
         (["--column", "margin=nonsense"], 3, "no column 'nonsense'"),
         (["--model", "/no/model"], 3, "model /no/model does not exist"),

@@ -64,7 +64,7 @@ def test_the_best_of_n_is_set_beside_random_and_best(lead: list[float] | None, w
 
 
 def test_a_difference_is_given_in_points_with_its_signs() -> None:
-    assert wording.points([-0.012, 0.034]) == "−1.2 to +3.4 points"
+    assert wording.lead([-0.012, 0.034]) == "−1.2 to +3.4 points"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.evaluation.accuracy import FEWEST_PROMPTS, quantiles
+from holdtrue.evaluation.bootstrap import FEWEST_PROMPTS, quantiles
 from holdtrue.evaluation.pairs import Floats, Ints
 
 _RESAMPLES = 2000
@@ -34,4 +34,5 @@ def interval(differences: NDArray[np.float64], prompt: Ints, confidence: float) 
         drawn = np.bincount(rng.integers(prompts, size=prompts), minlength=prompts)
         of_seeds = np.bincount(rng.integers(seeds, size=seeds), minlength=seeds)
         means[i] = drawn @ sums @ of_seeds / (drawn @ counts * seeds)
-    return quantiles(means, confidence)
+    low, high = quantiles(means, confidence)
+    return float(low), float(high)

@@ -186,7 +186,7 @@ def _rewards(
 def _held_out(data: DataSettings) -> list[Group]:
     from holdtrue.data.splits import read_splits
 
-    groups = read_splits(data, None)[1]
+    groups = read_splits(data, None).eval
     if not any(comparison.preferred for group in groups for comparison in group.comparisons):
         raise DataError("no comparison that raters decided is held out; name some pairs with --eval")
     return groups

@@ -91,7 +91,7 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": wording.percent,
         "span": wording.span,
-        "points": wording.points,
+        "lead": wording.lead,
         "many": wording.many,
         "number": wording.number,
         "points": wording.points,

@@ -19,7 +19,7 @@ def span(bounds: Sequence[float]) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
-def points(bounds: Sequence[float]) -> str:
+def lead(bounds: Sequence[float]) -> str:
     """An interval of a difference of proportions as ``−1.2 to +3.4 points``."""
     low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds)
     return f"{low} to {high} points"

@@ -74,12 +74,14 @@ def set_up(
     Raises:
         DataError: no usable comparison is left. ModelError, SettingsError: as in loading.
     """
+    kind, loss = store.chosen_kind(settings.model), settings.loss
+    require_compatible(kind, loss)
     splits = read_splits(settings.data, rejected)
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
-    kind, loss = loaded.model.kind, settings.loss
-    require_compatible(kind, loss)
+    if "logprobs" in loss.reads:
+        store.keep_language_head(loaded, trust_remote_code=trust_remote_code)
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
