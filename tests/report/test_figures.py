@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from conftest import make_metrics, make_result
 from holdtrue.report import figures
+from reporting import make_metrics, make_result
 
 POINT = {"oracle": 0.9, "longest": 0.4, "random": 0.5, "lead_interval": [0.1, 0.2]}
 BEST = {

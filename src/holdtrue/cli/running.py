@@ -189,7 +189,8 @@ class Narrator:
                 left_out += f" (see {', '.join(listed)})"
             cut = "".join(f"; {n:,} {reason}" for reason, n in counts["cut"].items())
             self.console.print(
-                f"{split:<8} {counts['comparisons']:,} comparisons of {counts['prompts']:,} prompts, "
+                f"{split:<8} {_counted(counts['comparisons'], counts['answers'])} of "
+                f"{counts['prompts']:,} prompts, "
                 f"{counts['tokens_unique']:,} tokens (sharing saves {shared:.2f}x); left out: {left_out}{cut}"
             )
             for change in counts.get("transformed", ()):
@@ -199,10 +200,10 @@ class Narrator:
         if row["event"] == "eval":
             self.console.print(
                 f"step {row['step']:>6}  validation  loss {number(row['loss'])}  "
-                f"accuracy {number(row['accuracy'])}  ({row['count']:,} comparisons)"
+                f"{_accuracy(row)}({_counted(row['count'], row['answers'])})"
             )
             return
-        text = f"loss {number(row['loss'])}  accuracy {number(row['accuracy'])}"
+        text = f"loss {number(row['loss'])}  {_accuracy(row)}".rstrip()
         speed = f"{row['tokens_per_second']:,.0f} tokens/s"
         if sys.stderr.isatty():
             self._bar(row, f"{text}  {speed}")
@@ -231,3 +232,12 @@ class Narrator:
 def number(value: float | None) -> str:
     """A metric, or that it is not finite."""
     return "not finite" if value is None else f"{value:.4f}"
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    """Nothing for losses of ratings on rows that compare nothing."""
+    return "" if row["accuracy"] is None else f"accuracy {number(row['accuracy'])}  "
+
+
+def _counted(comparisons: int, answers: int) -> str:
+    return f"{comparisons:,} comparisons" if comparisons else f"{answers:,} answers"

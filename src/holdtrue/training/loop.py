@@ -247,7 +247,13 @@ def validate(job: Training, state: State, epoch: float) -> None:
     patience = job.settings.early_stopping_patience
     state.stopped_early = patience is not None and state.stale >= patience
     seconds = time.perf_counter() - started
-    row = {"event": "eval", "step": state.step, "epoch": epoch, "count": int(sums.decided)}
+    row = {
+        "event": "eval",
+        "step": state.step,
+        "epoch": epoch,
+        "count": int(sums.decided),
+        "answers": int(sums.answers),
+    }
     log(job, row | metrics | {"seconds": round(seconds, 3)})
 
 

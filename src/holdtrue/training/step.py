@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from math import nan
 from typing import Protocol
 
 import torch
@@ -40,8 +41,8 @@ class Sums:
         return [getattr(self, field.name) for field in fields(self)]
 
     def metrics(self) -> dict[str, float]:
-        """Means: loss (nats), accuracy over comparisons that are not ties, margin and rewards."""
-        answers, decided = max(self.answers, 1.0), max(self.decided, 1.0)
+        """Means: loss (nats), accuracy and margin over what raters decided (NaN without any), and rewards."""
+        answers, decided = max(self.answers, 1.0), self.decided or nan
         mean = self.reward / answers
         return {
             "loss": self.loss / self.weight if self.weight else 0.0,
