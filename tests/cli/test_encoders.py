@@ -62,7 +62,7 @@ def _settings(folder: Path) -> Any:
 
 
 def test_check_counts_an_encoders_tokens(tmp_path: Path, holdtrue: Run) -> None:
-    row = {"prompt": "ab", "chosen": "cde", "rejected": "f"}
-    data = write_pairs(tmp_path / "pairs.jsonl", 1, rows=[row])
+    data = tmp_path / "pairs.jsonl"
+    data.write_text(json.dumps({"prompt": "ab", "chosen": "cde", "rejected": "fgh"}))
     found = holdtrue("check", data, "--model", write(tmp_path / "bert"), "--json").value
-    assert "9" not in "" and json.dumps(found)  # [CLS] ab [SEP] cde [SEP]
+    assert found["lengths"]["train"]["tokens"]["p50"] == 8  # [CLS] a b [SEP] c d e [SEP]

@@ -334,11 +334,16 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "encoder-decoder": (
         edit("config.json", model_type="t5", architectures=["T5ForConditionalGeneration"]),
-        r"encoder-decoder \(t5\); a decoder is needed",
+        r"\(t5\) is an encoder: model.pool is cls, mean or max, not last",
     ),
     "masked LM": (
         edit("config.json", model_type="bert", architectures=["BertForMaskedLM"]),
-        "BertForMaskedLM; a causal LM or a sequence classifier is needed",
+        r"\(bert\) is an encoder: model.pool is cls, mean or max, not last",
+    ),
+    "ChatGLM": (edit("config.json", model_type="chatglm"), "model type `chatglm`"),
+    "ChatGLM with its code": (
+        edit("config.json", model_type="chatglm", auto_map={"AutoConfig": "configuration_chatglm.C"}),
+        "custom code",
     ),
     "remote code": (
         edit("config.json", model_type="evil", auto_map={"AutoConfig": "evil.EvilConfig"}),

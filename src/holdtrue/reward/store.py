@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.reward import adapters, pools
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.classifiers import from_pretrained, load_classifier, quiet_loading
+from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
+from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel
 from holdtrue.reward.readme import readme
 from holdtrue.settings import ModelSettings
@@ -86,7 +88,7 @@ def load(
     adapted = adapters.base_of(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
-    kind = settings.kind or (card.made_by if card else None) or Scalar()
+    kind = chosen_kind(settings)
     with quiet_loading():
         config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
         pool = pools.choose(settings.pool, config, base, card.pool if card else None)
@@ -137,6 +139,38 @@ def _reading(tokenizer: Any, settings: ModelSettings, pool: pools.Pool, card: Re
     if settings.input == "auto":
         return saved or ("pair" if parts_pairs(tokenizer) else "text")
     return settings.input
+
+
+def chosen_kind(settings: ModelSettings) -> RewardKind:
+    """The kind of the settings, else that of the saved model's card, else a scalar."""
+    folder = Path(str(settings.path))
+    card = read_card(folder) if settings.kind is None and folder.is_dir() else None
+    found: RewardKind = settings.kind or (card.made_by if card else Scalar())
+    return found
+
+
+def keep_language_head(loaded: Loaded, *, trust_remote_code: bool = False) -> None:
+    """Give the model the head of the causal LM it is made from, for losses that read ``logprobs``.
+
+    Raises:
+        ModelError: the model is made from an encoder or a classifier, which have none.
+    """
+    if loaded.model.pool != "last":
+        raise ModelError(f"{loaded.base} is an encoder: only decoders give the likelihood of an answer")
+    with quiet_loading():
+        causal, info = from_pretrained(
+            AutoModelForCausalLM,
+            loaded.base,
+            dtype=loaded.model.inner.dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )
+    tied = causal.config.get_text_config().tie_word_embeddings
+    missing = [key for key in info["missing_keys"] if not (tied and key.startswith(("lm_head", "embed_out")))]
+    if missing:
+        raise ModelError(f"{loaded.base} has no language head ({missing[0]}); start from the causal LM")
+    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
