@@ -8,7 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+)
 
 from encoders import FAMILIES, FAMILY_HEADS, load, trained, write
 from holdtrue.errors import ModelError, SettingsError
@@ -87,8 +93,6 @@ def test_rewards_in_padded_batches_are_those_of_plain_transformers_alone(
 @every_family
 @every_pool
 def test_a_reward_is_the_same_alone_and_in_any_company(family: str, pool: str, tmp_path: Path) -> None:
-    if family == "t5" and pool != "cls":
-        pytest.skip("an encoder-decoder has only its own classifier")
     loaded = load(write(tmp_path / "m", family), pool=pool)
     together = rewards(loaded)
     ids = [ids for item in loaded.encoder().encode(GROUPS) for ids in item.ids]
@@ -138,7 +142,7 @@ def test_a_saved_classifier_comes_back_bit_for_bit_and_loads_in_plain_transforme
 
 
 @pytest.mark.parametrize("pool", ["mean", "max"])
-@pytest.mark.parametrize("family", ["bert", "roberta", "modernbert"])
+@every_family
 def test_a_pooled_encoder_reads_real_tokens_only_and_comes_back_bit_for_bit(
     family: str, pool: str, tmp_path: Path
 ) -> None:
@@ -150,7 +154,8 @@ def test_a_pooled_encoder_reads_real_tokens_only_and_comes_back_bit_for_bit(
     assert (again.model.pool, again.template, again.fresh) == (pool, "text", [])
     assert np.array_equal(rewards(again), rewards(loaded))
     with quiet_loading():
-        backbone = AutoModel.from_pretrained(tmp_path / "saved").eval()
+        plainly = AutoModelForTextEncoding if family == "t5" else AutoModel
+        backbone = plainly.from_pretrained(tmp_path / "saved").eval()
     inputs = AutoTokenizer.from_pretrained(tmp_path / "saved")(*as_text(GROUPS[0], 0), return_tensors="pt")
     with torch.no_grad():
         hidden = backbone(**inputs).last_hidden_state[0]
@@ -159,12 +164,12 @@ def test_a_pooled_encoder_reads_real_tokens_only_and_comes_back_bit_for_bit(
     assert rewards(loaded)[0] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("pool", ["mean", "max"])
+@pytest.mark.parametrize(("family", "pool"), [("bert", "mean"), ("bert", "max"), ("t5", "mean")])
 def test_sentence_transformers_gives_a_pooled_encoders_rewards_by_its_readme(
-    pool: str, tmp_path: Path
+    family: str, pool: str, tmp_path: Path
 ) -> None:
     transformers = pytest.importorskip("sentence_transformers")
-    folder = saved(tmp_path / "saved", write(tmp_path / "m", "bert", "bare"), pool=pool)
+    folder = saved(tmp_path / "saved", write(tmp_path / "m", family, "bare"), pool=pool)
     assert "SentenceTransformer" in (folder / "README.md").read_text()
     with quiet_loading():
         model = transformers.SentenceTransformer(str(folder), device="cpu")
@@ -182,6 +187,16 @@ def test_a_sentence_transformers_folder_says_how_it_is_pooled(tmp_path: Path) ->
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "weightedmean"}')
     with pytest.raises(ModelError, match=r"pooled by weightedmean; set model\.pool: cls, mean or max"):
         load(folder)
+
+
+def test_the_encoder_of_an_encoder_decoder_is_pooled_by_its_mean_unless_told(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "saved", write(tmp_path / "m", "t5"), pool="max")
+    (folder / "modules.json").unlink()
+    (folder / "reward_card.json").unlink()
+    assert not any("decoder" in name for name, _ in load(folder).model.named_parameters())
+    assert (load(folder).model.pool, load(folder, pool="max").model.pool) == ("mean", "max")
+    with pytest.raises(ModelError, match=r"lacks weights its architecture needs: transformer\.decoder"):
+        load(folder, pool="cls")
 
 
 def test_a_pooled_model_without_its_head_is_refused(tmp_path: Path) -> None:
@@ -307,7 +322,6 @@ def test_padding_with_the_separator_is_found(tmp_path: Path) -> None:
     ("family", "settings", "words"),
     [
         ("bert", {"pool": "last"}, r"\(bert\) is an encoder: model\.pool is cls, mean or max, not last"),
-        ("t5", {"pool": "mean"}, r"\(t5\) is an encoder-decoder: only its own classifier"),
         ("bert", {"chat_template_path": "x.jinja"}, "chat_template_path is for decoders"),
     ],
 )
@@ -317,6 +331,25 @@ def test_what_an_encoder_cannot_do_is_said(
     folder = write(tmp_path / "m", family)
     with pytest.raises((ModelError, SettingsError), match=words):
         load(folder, **settings)
+
+
+def test_an_encoder_that_does_not_stand_alone_has_its_own_classifier_only(tmp_path: Path) -> None:
+    from encoders import tokenizer
+
+    tokenizer("roberta").save_pretrained(tmp_path)
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 260}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    ids = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = AutoConfig.for_model("bart", **sizes, **heads, **ids, decoder_ffn_dim=32, num_labels=1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    assert np.ptp(rewards(load(tmp_path))) > 0
+    with pytest.raises(ModelError, match=r"\(bart\) is an encoder-decoder without an encoder of its own"):
+        load(tmp_path, pool="mean")
+
+
+def test_no_loss_reads_the_likelihood_of_an_encoders_answers(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is an encoder: only decoders give the likelihood of an answer"):
+        store.keep_language_head(load(write(tmp_path / "m")))
 
 
 def test_what_only_encoders_can_do_is_said(base_model: Any) -> None:

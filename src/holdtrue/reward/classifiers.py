@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding
 from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.model import renew_head
 from holdtrue.reward.pooled_encoder import PooledEncoder
-from holdtrue.reward.pools import Pool, head_name
+from holdtrue.reward.pools import Pool, has_own_encoder, head_name
 
 
 @contextmanager
@@ -82,10 +82,11 @@ def load_classifier(
         raise ModelError(
             f"{base} has {config.num_labels} outputs; a {kind.name()} reward model has {outputs}"
         )
+    bare = AutoModelForTextEncoding if has_own_encoder(config) else AutoModel
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # transformers draws what is missing
         model, info = from_pretrained(
-            AutoModelForSequenceClassification if own else AutoModel,
+            AutoModelForSequenceClassification if own else bare,
             base,
             num_labels=outputs,
             dtype=getattr(torch, dtype),

@@ -4,6 +4,8 @@
     cls    whatever transformers' classifier of an encoder gives its last linear layer
     mean   Σ mask·h / Σ mask        max   largest h where mask is 1        (float32)
 
+Of an encoder-decoder, ``cls`` runs both halves and ``mean`` and ``max`` the encoder alone.
+
 Sentence encoders such as MiniLM are trained by their mean; their first token's state never was.
 """
 
@@ -15,7 +17,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
+)
 
 from holdtrue.errors import ModelError
 from holdtrue.rundir import read_json
@@ -25,7 +31,12 @@ Pool = Literal["last", "cls", "mean", "max"]
 
 def is_encoder(config: Any) -> bool:
     """Whether a text is read in both directions, so that no prompt can be shared between answers."""
-    return bool(getattr(config, "is_encoder_decoder", False)) or type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    return _has_both(config) or type(config) in MODEL_FOR_MASKED_LM_MAPPING
+
+
+def _has_both(config: Any) -> bool:
+    # the encoder of a T5 saved without its decoder says that it is no encoder-decoder
+    return config.is_encoder_decoder or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 
 def choose(wanted: str, config: Any, folder: str, saved: str | None) -> Pool:
@@ -36,7 +47,7 @@ def choose(wanted: str, config: Any, folder: str, saved: str | None) -> Pool:
     """
     encoder = is_encoder(config)
     found = saved if wanted == "auto" else wanted
-    pool: Any = found or ((_written_down(Path(folder)) or "cls") if encoder else "last")
+    pool: Any = found or ((_written_down(Path(folder)) or _usual(config)) if encoder else "last")
     family = f"{folder} ({config.model_type})"
     if not encoder and pool != "last":
         raise ModelError(
@@ -44,11 +55,22 @@ def choose(wanted: str, config: Any, folder: str, saved: str | None) -> Pool:
         )
     if encoder and pool == "last":
         raise ModelError(f"{family} is an encoder: model.pool is cls, mean or max, not last")
-    if getattr(config, "is_encoder_decoder", False) and pool != "cls":
+    if _has_both(config) and pool != "cls" and not has_own_encoder(config):
         raise ModelError(
-            f"{family} is an encoder-decoder: only its own classifier can be read (model.pool: cls)"
+            f"{family} is an encoder-decoder without an encoder of its own: model.pool is cls, not {pool}"
         )
     return pool  # type: ignore[no-any-return]
+
+
+def has_own_encoder(config: Any) -> bool:
+    """Whether transformers has the encoder of this encoder-decoder as a model of its own (T5)."""
+    return _has_both(config) and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING
+
+
+def _usual(config: Any) -> Pool:
+    """``cls``; ``mean`` for the encoder of an encoder-decoder, saved without the decoder."""
+    alone = any(name.endswith("EncoderModel") for name in config.architectures or [])
+    return "mean" if alone and has_own_encoder(config) else "cls"
 
 
 def _written_down(folder: Path) -> str | None:
