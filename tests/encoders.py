@@ -39,6 +39,13 @@ FAMILIES: dict[str, tuple[dict[str, Any], str, str]] = {
     "t5": (_T5, "$A <sep>", "$A <sep> $B <sep>"),
 }
 """Configuration, and what the tokenizer makes of one text and of two."""
+_OTHERS = {
+    "fnet": _SIZES,
+    "eurobert": _SIZES | {"num_key_value_heads": 4},
+    "ibert": _SIZES,
+    "squeezebert": _SIZES | {"embedding_size": 32},
+}
+_SHAPES = FAMILIES | {name: (sizes, "<cls> $A <sep>", _PAIR) for name, sizes in _OTHERS.items()}
 TYPED = {"bert", "deberta-v2"}
 FAMILY_HEADS = {
     "bert": "classifier",
@@ -56,7 +63,7 @@ def tokenizer(family: str) -> Any:
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
-    _, single, pair = FAMILIES[family]
+    _, single, pair = _SHAPES[family]
     backend.post_processor = processors.TemplateProcessing(
         single=single, pair=pair, special_tokens=[("<cls>", 1), ("<sep>", 2)]
     )
@@ -79,7 +86,7 @@ def write(folder: Path, family: str = "bert", form: str = "masked", **changes: A
     """
     config = AutoConfig.for_model(
         family,
-        **FAMILIES[family][0]
+        **_SHAPES[family][0]
         | {"vocab_size": 260, "pad_token_id": 0, "eos_token_id": 2, "num_labels": 1}
         | changes,
     )

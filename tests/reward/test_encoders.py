@@ -347,6 +347,26 @@ def test_an_encoder_that_does_not_stand_alone_has_its_own_classifier_only(tmp_pa
         load(tmp_path, pool="mean")
 
 
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("fnet", r"\(fnet\) reads padding: its states change by \S+ with the batch they are in"),
+        ("eurobert", r"EuroBertForSequenceClassification pools behind its last layer; set model\.pool: mean"),
+        ("ibert", r"\(ibert\) embeds by QuantEmbedding, not by a plain table"),
+    ],
+)
+def test_an_encoder_whose_rewards_would_depend_on_the_batch_is_refused(
+    family: str, words: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        load(write(tmp_path / "m", family, "classifier", bos_token_id=None, mask_token_id=3))
+
+
+def test_a_backbone_that_insists_on_its_pooling_layer_is_pooled_too(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "saved", write(tmp_path / "m", "squeezebert", "bare"), pool="mean")
+    assert complaints(folder) <= {("bf16 = fp32", "warn")}
+
+
 def test_no_loss_reads_the_likelihood_of_an_encoders_answers(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is an encoder: only decoders give the likelihood of an answer"):
         store.keep_language_head(load(write(tmp_path / "m")))

@@ -104,6 +104,11 @@ def load_classifier(
     head = classifier.get_submodule(name)
     if not isinstance(head, nn.Linear) or head.out_features != outputs:
         raise ModelError(f"{type(classifier).__name__} has no linear head {name!r} of {outputs} outputs")
+    table = classifier.get_input_embeddings()
+    if not isinstance(table, nn.Embedding):
+        raise ModelError(
+            f"{base} ({config.model_type}) embeds by {type(table).__name__}, not by a plain table"
+        )
     missing = sorted(str(key) for key in info["missing_keys"])
     prefix = f"{classifier.base_model_prefix}." if own else ""
     lost = [key for key in missing if key.startswith(prefix) and ".pooler." not in f".{key}"]

@@ -26,6 +26,7 @@ from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
 from holdtrue.reward.pools import POOLS, Pool, answer_tokens, classifier_input, head_name
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import PaddedBatch, TreeBatch, fill, fill_rectangles, lay_out, pad
+from holdtrue.tokens.conversation import Ids
 from holdtrue.tokens.tree import Tree, grow
 
 Batch = TreeBatch | PaddedBatch
@@ -227,6 +228,14 @@ class RewardModel(nn.Module):
         if self.kind.tokenwise:
             return answer_tokens(hidden, batch.attention_mask, batch.targets.length)
         return POOLS[self.pool](hidden, batch.attention_mask)
+
+    @torch.no_grad()
+    def padding_error(self, sequences: Sequence[Ids]) -> float:
+        """Largest difference between pooled states alone and in one padded batch, relative to the largest."""
+        batches = [[ids] for ids in sequences] + [sequences]
+        laid = [self.batch([grow([ids]) for ids in batch]) for batch in batches]
+        *alone, together = [self._pool(self._hidden(one), one).float() for one in laid]
+        return float((torch.cat(alone) - together).abs().max() / together.abs().max().clamp_min(1e-6))
 
     @torch.no_grad()
     def _tree_error(self) -> float:

@@ -40,7 +40,7 @@ class PooledEncoder(PreTrainedModel):  # type: ignore[misc]
         self.pool = pool
         self.score = nn.Linear(encoder.config.hidden_size, outputs, bias=False)
         if getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None
+            encoder.pooler = nn.Identity()
 
     def save_pretrained(self, folder: Path, **_: Any) -> None:  # type: ignore[override,unused-ignore]
         """A folder of sentence-transformers: backbone, pooling and the head as its dense module."""

@@ -123,7 +123,11 @@ POOLS = {"last": last_real_token, "mean": mean, "max": largest}
 
 
 def classifier_input(classifier: Any, head: nn.Module, inputs: dict[str, Any]) -> Tensor:
-    """(N, D) float32: what the classifier's own forward gives its last linear layer."""
+    """(N, D) float32: what the classifier's own forward gives its last linear layer.
+
+    Raises:
+        ModelError: it gives it every token and pools afterwards (EuroBERT).
+    """
     seen: list[Tensor] = []
 
     def take(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -135,6 +139,10 @@ def classifier_input(classifier: Any, head: nn.Module, inputs: dict[str, Any]) -
         classifier(**inputs)
     finally:
         handle.remove()
+    if seen[-1].ndim != 2:
+        raise ModelError(
+            f"{type(classifier).__name__} pools behind its last layer; set model.pool: mean or max"
+        )
     return seen[-1]
 
 

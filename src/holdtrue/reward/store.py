@@ -8,13 +8,16 @@ Safetensors only; code from a model folder runs only where the caller says ``tru
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from holdtrue.errors import ModelError, SettingsError
+from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import adapters, pools
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.classifiers import from_pretrained, load_classifier, quiet_loading
@@ -25,7 +28,7 @@ from holdtrue.reward.model import RewardModel
 from holdtrue.reward.readme import readme
 from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
-from holdtrue.tokens.sentences import SentenceEncoder, parts_pairs, separator
+from holdtrue.tokens.sentences import Input, SentenceEncoder, parts_pairs, separator
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Loaded:
         options = self.tokenizer, wanted, truncation or card_truncation, embeddings
         if self.model.pool == "last":
             return Encoder(*options)
-        return SentenceEncoder(*options, input="pair" if self.template == "pair" else "text")
+        return SentenceEncoder(*options, input=_input(self.template))
 
 
 def load(
@@ -118,6 +121,8 @@ def load(
     model.to(device)
     model.eval()
     model.examine()
+    if pool != "last":
+        _require_padding(model, SentenceEncoder(tokenizer, sys.maxsize, input=_input(template)), base)
     if card is not None and template == "own":
         template = card.template.get("name", template)
     return Loaded(model, tokenizer, template, card, base, fresh)
@@ -139,6 +144,27 @@ def _reading(tokenizer: Any, settings: ModelSettings, pool: pools.Pool, card: Re
     if settings.input == "auto":
         return saved or ("pair" if parts_pairs(tokenizer) else "text")
     return settings.input
+
+
+def _input(template: str) -> Input:
+    return "pair" if template == "pair" else "text"
+
+
+def _require_padding(model: RewardModel, encoder: SentenceEncoder, base: str) -> None:
+    """Refuse an encoder whose answers' states depend on the batch they are in."""
+    answers = tuple(Answer((Message("assistant", "a" * length),)) for length in (1, 20, 6))
+    ids = [
+        own for own in next(encoder.encode([Group((Message("user", "a"),), answers)])).ids if own is not None
+    ]
+    family = f"{base} ({model.inner.config.model_type})"
+    try:
+        error = model.padding_error(ids)
+    except (AttributeError, RuntimeError, TypeError, ValueError) as raised:
+        raise ModelError(f"{family} cannot be read: {str(raised).splitlines()[0][:200]}") from raised
+    if not error < (1e-3 if model.inner.dtype == torch.float32 else 0.05):
+        raise ModelError(
+            f"{family} reads padding: its states change by {error:.0e} with the batch they are in"
+        )
 
 
 def chosen_kind(settings: ModelSettings) -> RewardKind:
