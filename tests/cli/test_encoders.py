@@ -55,6 +55,43 @@ def test_an_encoder_is_planned_trained_resumed_scored_evaluated_verified_and_rep
     assert card["pool"] == ("cls" if pool == "auto" else "mean") and card["template"]["name"] == "pair"
 
 
+RATED = {"prompt": "say it", "completions": ["a", "bc", "def"], "ratings": [0.1, 0.5, 0.9]}
+PAIR = {"prompt": "say it", "chosen": "abc", "rejected": "d"}
+LABELLED = {"prompt": "say it", "completion": "abc", "label": True}
+
+
+@pytest.mark.parametrize(
+    ("family", "row", "options"),
+    [
+        ("t5", RATED, ["loss.kind=mse"]),
+        ("t5", PAIR, ["loss.kind=hinge", "model.pool=mean"]),
+        ("deberta-v2", RATED, ["loss.kind=rmse", "training.gradient_checkpointing=true"]),
+        ("roberta", RATED, ["loss.kind=plackett_luce", "model.lora.r=4"]),
+        ("modernbert", LABELLED, ["model.kind=two_class", "loss.kind=cross_entropy", "model.pool=max"]),
+        ("bert", PAIR, ["training.parallel=fsdp", "model.pool=mean"]),
+    ],
+)
+def test_losses_train_encoders_through_the_one_loop(
+    family: str, row: dict[str, Any], options: list[str], tmp_path: Path, holdtrue: Run
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(row | {"prompt": f"say {i}"}) + "\n" for i in range(12)))
+    model = write(tmp_path / "m", family)
+    settings = [
+        "training.max_steps=6",
+        "training.learning_rate=1e-2",
+        "training.train_batch_size=8",
+        *options,
+    ]
+    flags = [flag for setting in settings for flag in ("--set", setting)]
+    trained = holdtrue("train", data, "--model", model, "--output", tmp_path / "run", *flags)
+    assert trained.code == 0, trained.err
+    loss = [row["loss"] for row in RunDir(tmp_path / "run").metrics() if "loss" in row]
+    assert loss[-1] < 0.9 * loss[0]
+    checks = holdtrue("verify", tmp_path / "run", "--json").value["checks"]
+    assert {check["name"] for check in checks if check["status"] == "fail"} == set()
+
+
 def _settings(folder: Path) -> Any:
     from holdtrue.settings import build
 

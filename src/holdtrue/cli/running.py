@@ -184,7 +184,10 @@ class Narrator:
             if not counts["trees"] and not counts["dropped"]:
                 self.console.print(f"{split:<8} nothing held out")
                 continue
-            shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
+            tokens = f"{counts['tokens_real']:,} tokens"
+            if model["layout"] == "tree":
+                shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
+                tokens = f"{counts['tokens_unique']:,} tokens (sharing saves {shared:.2f}x)"
             lost = {**counts.get("rejected", {}), **counts["dropped"]}
             left_out = ", ".join(f"{n:,} {reason}" for reason, n in lost.items()) or "nothing"
             if listed := [f"{what}.jsonl" for what in ("rejected", "dropped") if counts.get(what)]:
@@ -192,8 +195,7 @@ class Narrator:
             cut = "".join(f"; {n:,} {reason}" for reason, n in counts["cut"].items())
             self.console.print(
                 f"{split:<8} {_counted(counts['comparisons'], counts['answers'])} of "
-                f"{counts['prompts']:,} prompts, "
-                f"{counts['tokens_unique']:,} tokens (sharing saves {shared:.2f}x); left out: {left_out}{cut}"
+                f"{counts['prompts']:,} prompts, {tokens}; left out: {left_out}{cut}"
             )
             for change in counts.get("transformed", ()):
                 self.console.print(f"         {sentence(change)}")

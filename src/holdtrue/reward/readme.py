@@ -17,6 +17,11 @@ def readme(card: RewardCard, adapter: bool) -> str:
         else ""
     )
     usually = f", usually `{card.pooled['text']}`" if "text" in card.pooled else ""
+    turns = (
+        ""
+        if card.pool == "last"
+        else " Several turns are one text: `User: ` or `Assistant: ` and its content, parted by blank lines."
+    )
     return f"""# Reward model
 
 Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
@@ -24,7 +29,7 @@ Only differences between answers to the same prompt mean something.
 
 {_code(card, adapter)}
 
-- Read: {card.pooled.get("policy", "last real token")}{usually}.
+- Read: {card.pooled.get("policy", "last real token")}{usually}.{turns}
 - Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
 - Loss: `{json.dumps(card.loss)}`.
 
