@@ -288,12 +288,15 @@ def test_a_pooled_encoder_takes_an_adapter_too(tmp_path: Path) -> None:
     assert close(rewards(load(tmp_path / "merged")), before)
 
 
-@every_family
-@pytest.mark.parametrize("input", ["pair", "text"])
+@pytest.mark.parametrize(
+    ("family", "input"), [("bert", "text"), ("deberta-v2", "pair"), ("modernbert", "text"), ("t5", "pair")]
+)
 def test_a_healthy_encoder_passes_every_check(family: str, input: str, tmp_path: Path) -> None:
     folder = saved(tmp_path / "saved", write(tmp_path / "m", family), input=input)
-    assert complaints(folder) <= {("bf16 = fp32", "warn")}  # random weights spread rewards little
-    assert [check.name for check in verify(folder, seed=42)] == [
+    checks = verify(folder, seed=42)
+    bad = {(check.name, check.status) for check in checks if check.status not in ("ok", "skip")}
+    assert bad <= {("bf16 = fp32", "warn")}  # random weights spread rewards little
+    assert [check.name for check in checks] == [
         *("head saved", "head trained", "special tokens", "padding token"),
         *(f"alone = in a batch (padding ({load(folder).model.layout_reason}))", "alone = right padding"),
         *("bf16 = fp32", "saved = reloaded", "ours = plain transformers", "weights", "length"),
