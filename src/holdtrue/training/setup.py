@@ -38,10 +38,10 @@ class Setup:
 
     @property
     def learning_rate(self) -> float:
-        """Peak rate: as set, or 0.04 / width (2e-5 for encoders), ten times that for adapters."""
+        """Peak rate: as set, or 0.04 / width, ten times that for adapters."""
         if self.settings.training.learning_rate is not None:
             return self.settings.training.learning_rate
-        rate = 0.04 / _width(self.loaded) if self.loaded.model.pool == "last" else 2e-5
+        rate = 0.04 / _width(self.loaded)
         return float(rate * (10 if self.settings.model.lora else 1))
 
     def describe(self) -> dict[str, Any]:
