@@ -181,7 +181,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     from holdtrue.evaluation import evaluate
     from holdtrue.report import write_report
     from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer, count_reasons
+    from holdtrue.reward.scorer import RewardScorer, count_reasons, position_consistency
 
     settings, loaded = setup.settings, setup.loaded
     judged = setup.eval if setup.eval.trees else setup.train
@@ -191,6 +191,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     scored = list(scorer.stream(judged.groups))
     rewards = [item.rewards for item in scored]
     result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored))
+    result |= position_consistency(scored)
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)
@@ -224,14 +225,16 @@ def _other_results(run: RunDir, name: str, model_hash: str) -> list[dict[str, An
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     """What the saved model's card says."""
     from holdtrue.reward.card import RewardCard, read_token
+    from holdtrue.reward.kinds import ComparingKind
     from holdtrue.training.preparation import length_quantiles
 
     data, reward = setup.settings.data, result["reward"]
     fitted = setup.eval.trees and result["temperature"] and not result["temperature_bounded"]
     last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
+    compares = isinstance(setup.loaded.model.kind, ComparingKind)
     return RewardCard(
         base_model=setup.loaded.base,
-        pooled=read_token(last, setup.loaded.tokenizer),
+        pooled={} if compares else read_token(last, setup.loaded.tokenizer),
         plain_text=data.plain_text,
         max_length=setup.encoder.max_length,
         truncation=data.truncation,

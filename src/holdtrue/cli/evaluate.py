@@ -63,13 +63,13 @@ def command(
 def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate
-    from holdtrue.reward.scorer import count_reasons
+    from holdtrue.reward.scorer import count_reasons, position_consistency
 
     groups, report = read_groups([path], data, None)
     scored = list(scorer.stream(groups))
     rewards = [item.rewards for item in scored]
     result = evaluate(groups, rewards, evaluation, path, count_reasons(scored))
-    return result | {"rejected": dict(report.rejected)}
+    return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
 
 
 def _keep(path: Path, results: list[dict[str, Any]]) -> None:

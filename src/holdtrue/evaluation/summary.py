@@ -30,6 +30,9 @@ def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
             ("accuracy", f"{_rate(result, 'accuracy', 'interval')}, {result['interval_method']}"),
             ("longer answer", _rate(result, "longer_answer_accuracy", "longer_answer_interval")),
         ]
+    if "position_consistency" in result:
+        same = f"{result['position_consistency']:.1%} have the same winner in both orders"
+        rows.append(("position", same))
     ties = f"{result['ties']} with equal rewards (count half)"
     rows.append(("comparisons", f"{result['count']} of {result['prompts']} prompts, {ties}"))
     if result["label_ties"]:

@@ -40,7 +40,8 @@ class Loss(Kind):
     """Base of the losses."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"rewards"})
-    """Fields of RewardOutput the loss needs; a model whose kind does not give them is refused."""
+    """Fields of RewardOutput the loss needs; a model whose kind does not give them is refused. ``gap`` is
+    given by every kind that gives rewards."""
     unit: ClassVar[Literal["comparison", "answer", "prompt"]] = "comparison"
     """What its items are; a step's size is counted in them."""
     target: ClassVar[Literal["comparisons", "ratings", "accepted"]] = "comparisons"
@@ -49,6 +50,11 @@ class Loss(Kind):
     """True when items of a step depend on each other: it is then given the whole step at once."""
     labels: ClassVar[tuple[str, ...] | None] = None
     """The head's outputs it is made for, where it reads logits and not any will do."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """``reads``, and what its fields as they are set read besides."""
+        return self.reads
 
     @abstractmethod
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
@@ -84,7 +90,7 @@ def require_compatible(kind: RewardKind, loss: Loss) -> None:
     if not compatible(kind, loss):
         family = "holdtrue.reward.kinds"
         able = [n for n in kinds.names(family) if compatible(kinds.load(family, n)(), loss)]  # type: ignore[arg-type]
-        reads = " and ".join(sorted(loss.reads)) + (f" ({', '.join(loss.labels)})" if loss.labels else "")
+        reads = " and ".join(sorted(loss.needs)) + (f" ({', '.join(loss.labels)})" if loss.labels else "")
         raise SettingsError(
             f"loss {loss.name()} reads {reads}, which model.kind {kind.name()} does not give; "
             f"kinds that do: {', '.join(able) or 'none'}"
@@ -93,4 +99,5 @@ def require_compatible(kind: RewardKind, loss: Loss) -> None:
 
 def compatible(kind: RewardKind, loss: Loss) -> bool:
     """Whether a model of this kind gives all that the loss reads."""
-    return loss.reads <= kind.gives and loss.labels in (None, kind.labels)
+    gives = kind.gives | {"gap"} if "rewards" in kind.gives else kind.gives
+    return loss.needs <= gives and loss.labels in (None, kind.labels)

@@ -8,7 +8,7 @@ with d = r_first - r_second (Davidson 1970, JASA 65:317-328). ν = 0 is Bradley-
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class Davidson(Loss):
     """Pairwise loss of wins, losses and ties in fixed proportion."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gap"})
 
     nu: float = Field(1.0, gt=0)
     """ν: how likely a tie between equals is; at 1 as likely as either win."""

@@ -7,7 +7,7 @@ with gap = r_first - r_second and p = P(first preferred). Sparse gradients: sett
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 class Hinge(Loss):
     """Pairwise hinge: no more is asked once the gap reaches the margin."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gap"})
 
     margin: float = Field(1.0, ge=0)
     """m, in reward units; a row's own margin is added to it."""

@@ -8,7 +8,7 @@ with d = r_first - r_second (Rao and Kupper 1967, JASA 62:194-204). θ = 1 is Br
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 class RaoKupper(Loss):
     """Pairwise loss of wins, losses and ties with a threshold."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gap"})
 
     theta: float = Field(2.0, gt=1)
     """θ: the gap within which answers are taken for equal is log θ either way."""
