@@ -21,7 +21,10 @@ import toy
 from holdtrue.records import Answer, Comparison, Group, Message
 
 KINDS = {"llama": "preference_lm", "t5": "preference_lm", "bert": "pair_ranker"}
-_ASKING = "[CONTEXT] [RESPONSE A] B] POST: RESPONSE A: B: Which response is better? A B".split()
+_ASKING = (
+    *("[CONTEXT]", "[RESPONSE", "A]", "B]", "POST:", "RESPONSE", "A:", "B:"),
+    *("Which", "response", "is", "better?", "A", "B"),
+)
 
 
 def tokenizer(**options: Any) -> PreTrainedTokenizerFast:

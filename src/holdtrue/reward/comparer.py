@@ -30,6 +30,7 @@ from holdtrue.tokens.tree import Tree
 Floats = NDArray[np.float64]
 Ranking = Literal["gap", "win_rate", "knockout"]
 
+_Leaf = tuple[int, bytes]  # the group, and the ids of a joint sequence
 _MAX_LEAVES = 16
 _NAN = float("nan")
 
@@ -85,28 +86,31 @@ class PairComparer:
         orders = [[order for i, j in own for order in ((i, j), (j, i))] for own in asked]
         encoded = self.encoder.encode(list(zip(groups, orders, strict=True)))
         found = [Shown(np.full((len(g.answers),) * 2, _NAN), {}) for g in groups]
-        leaves: dict[tuple[int, Order], Ids] = {}
+        leaves: dict[_Leaf, Ids] = {}  # equal answers make equal sequences, which are computed once
+        places: dict[tuple[int, Order], _Leaf] = {}
         for index, (own, item) in enumerate(zip(orders, encoded, strict=True)):
             for order, ids, reason in zip(own, item.ids, item.reasons, strict=True):
                 if ids is None:
                     found[index].reasons[order] = str(reason)
                 else:
-                    leaves[index, order] = ids
-        for (index, order), gap in self._gaps(leaves).items():
-            if np.isfinite(gap):
-                found[index].logits[order] = gap
+                    places[index, order] = leaf = index, ids.tobytes()
+                    leaves[leaf] = ids
+        gaps = self._gaps(leaves)
+        for (index, order), leaf in places.items():
+            if np.isfinite(gaps[leaf]):
+                found[index].logits[order] = gaps[leaf]
             else:
                 found[index].reasons[order] = "gap is not finite"
         return found
 
-    def _gaps(self, leaves: dict[tuple[int, Order], Ids]) -> dict[tuple[int, Order], float]:
+    def _gaps(self, leaves: dict[_Leaf, Ids]) -> dict[_Leaf, float]:
         trees: list[Tree] = []
-        owners: list[list[tuple[int, Order]]] = []
+        owners: list[list[_Leaf]] = []
         for part in _portions(leaves, self.max_tokens_per_pass):
             trees.append(plant([leaves[key] for key in part]))
             owners.append(part)
         model = self.loaded.model
-        gaps: dict[tuple[int, Order], float] = {}
+        gaps: dict[_Leaf, float] = {}
         with torch.inference_mode():
             for batch in model.pack(trees, self.max_tokens_per_pass):
                 out = model(model.batch([trees[i] for i in batch])).gap
@@ -115,9 +119,9 @@ class PairComparer:
         return gaps
 
 
-def _portions(leaves: dict[tuple[int, Order], Ids], budget: int) -> list[list[tuple[int, Order]]]:
+def _portions(leaves: dict[_Leaf, Ids], budget: int) -> list[list[_Leaf]]:
     """A group's sequences in portions that share a tree: at most 16, and within the token budget."""
-    portions: list[list[tuple[int, Order]]] = []
+    portions: list[list[_Leaf]] = []
     tokens = 0
     for key, ids in leaves.items():
         full = not portions or portions[-1][0][0] != key[0] or len(portions[-1]) == _MAX_LEAVES
@@ -136,7 +140,8 @@ def all_pairs(answers: int) -> list[Order]:
 
 def probabilities(gaps: Floats) -> Floats:
     """(N, N) P(row preferred to column) = σ(gap), NaN on the diagonal."""
-    found: Floats = np.exp(-np.logaddexp(0, -gaps))
+    with np.errstate(invalid="ignore"):  # NaN where there is no gap
+        found: Floats = np.exp(-np.logaddexp(0, -gaps))
     np.fill_diagonal(found, _NAN)
     return found
 

@@ -121,6 +121,7 @@ class MarkedPairs:
         self._start = np.array([] if start is None else [start], dtype=np.int32)
         self._markers = np.array(tokenizer.convert_tokens_to_ids(list(MARKERS)), dtype=np.int32)
         self._separator = np.array([separator], dtype=np.int32)
+        self._special = [i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id]
 
     def encode(self, asked: Sequence[Asked]) -> Iterator[Encoded]:
         """Token ids of every comparison of every group, in order.
@@ -137,7 +138,8 @@ class MarkedPairs:
                 continue
             by_answer = dict(zip(used, parts[1:], strict=True))
             fitted = [self._fit(parts[0], by_answer[i], by_answer[j], group) for i, j in orders]
-            yield Encoded(*(tuple(column) for column in zip(*fitted, strict=True)))
+            ids, reasons, cuts = zip(*fitted, strict=True) if fitted else ((), (), ())
+            yield Encoded(ids, reasons, cuts)
 
     def _tokenize(self, texts: list[str]) -> tuple[str | None, list[Ids]]:
         try:
@@ -153,6 +155,9 @@ class MarkedPairs:
         finally:
             backend.encode_special_tokens = before
         parts = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        parts = [
+            ids[~np.isin(ids, self._special)] for ids in parts
+        ]  # some vocabularies hold them as words too
         if self.vocabulary is not None and any(len(p) and p.max() >= self.vocabulary for p in parts):
             return "a token the model has no embedding for", []
         return None, parts
