@@ -143,12 +143,12 @@ def test_a_language_model_that_was_not_trained_to_compare_is_not_scored_with(tmp
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (("A", "tell about"), "'tell about' is 2 tokens"),
-        (("A", "banana"), "'banana' is unknown"),
-        (("A", "A"), "are the same token"),
+        (["A", "tell about"], "'tell about' is 2 tokens"),
+        (["A", "banana"], "'banana' is unknown"),
+        (["A", "A"], "are the same token"),
     ],
 )
-def test_replies_must_be_two_single_tokens(tmp_path: Path, tokens: tuple[str, str], message: str) -> None:
+def test_replies_must_be_two_single_tokens(tmp_path: Path, tokens: list[str], message: str) -> None:
     folder = comparing.write(tmp_path / "base", "llama")
     with pytest.raises(ModelError, match=message):
         load(folder, kind={"kind": "preference_lm", "tokens": tokens})

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoModel
 
 from holdtrue.errors import ModelError, SettingsError
-from holdtrue.reward.model import Batch, RewardModel, RewardOutput
+from holdtrue.reward.model import Batch, RewardModel, RewardOutput, sees_ahead
 from holdtrue.tokens.batches import PaddedBatch
 from holdtrue.tokens.joint import MARKERS
 
@@ -92,12 +92,7 @@ class PairRankerModel(RewardModel):
             ModelError: a token's state does not see what stands after it, as in decoders.
         """
         self.layout, self.layout_reason = "padded", "an encoder reads every sequence whole"
-        ids = torch.arange(2, 8, device=self.device)[None]
-        changed = ids.clone()
-        changed[0, -1] = 1
-        with torch.no_grad():
-            states = [self.backbone(input_ids=i).last_hidden_state[0, 0] for i in (ids, changed)]
-        if torch.equal(*states):
+        if not sees_ahead(self.backbone, self.device):
             raise ModelError(
                 f"{type(self.inner).__name__} reads only what stands before a token; pair_ranker needs an "
                 "encoder, for decoders there is model.kind=preference_lm"

@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from holdtrue.errors import ModelError
-from holdtrue.reward.model import Batch, RewardModel, RewardOutput, last_real_token
+from holdtrue.reward.model import Batch, RewardModel, RewardOutput, last_real_token, sees_ahead
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import TreeBatch
 
@@ -61,8 +61,17 @@ class PreferenceModel(RewardModel):
         return self.kind.read(logits.float(), logits, batch.targets.length)
 
     def examine(self, flex: bool = False) -> None:
-        """As of decoders; encoder-decoders are always padded."""
+        """As of decoders; encoder-decoders are always padded.
+
+        Raises:
+            ModelError: it is no decoder: a token's state sees what stands after it.
+        """
         if self.decoder:
+            if sees_ahead(self.backbone, self.device):
+                raise ModelError(
+                    f"{type(self.inner).__name__} is an encoder, which does not say what comes next; "
+                    "for encoders there is model.kind=pair_ranker"
+                )
             super().examine(flex)
         else:
             self.layout, self.layout_reason = "padded", "an encoder reads every sequence whole"
@@ -116,7 +125,7 @@ def load(kind: PreferenceLm, source: Source) -> tuple[PreferenceModel, bool]:
     return PreferenceModel(lm, 0 if pad_id is None else pad_id, kind, tokens), not source.trained
 
 
-def _single_tokens(texts: tuple[str, str], tokenizer: Any) -> tuple[int, int]:
+def _single_tokens(texts: list[str], tokenizer: Any) -> tuple[int, int]:
     ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
     for text, own in zip(texts, ids, strict=True):
         if len(own) != 1 or own[0] == tokenizer.unk_token_id:

@@ -36,7 +36,7 @@ class PreferenceLm(ComparingKind):
     """The question, with {context}, {first} and {second}. By default "[CONTEXT] {context} [RESPONSE A]
     {first} [RESPONSE B] {second}" for decoders and "POST: {context} RESPONSE A: {first} RESPONSE B:
     {second} Which response is better? RESPONSE" for encoder-decoders, spaced as published."""
-    tokens: tuple[str, str] = Field(("A", "B"))
+    tokens: list[str] = Field(["A", "B"], min_length=2, max_length=2)
     """What the model replies for the first and the second answer; single tokens."""
 
     @field_validator("template")
@@ -51,7 +51,7 @@ class PreferenceLm(ComparingKind):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        return self.tokens
+        return tuple(self.tokens)
 
     def question(self, group: Group, order: tuple[int, int], decoder: bool) -> str:
         """The text of a comparison; encoder-decoders get the context on one line, as SteamSHP was trained."""
