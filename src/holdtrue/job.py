@@ -320,6 +320,8 @@ def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
     from holdtrue.training.setup import hold_master_weights
 
     settings = setup.settings
+    # the root's parameters are still those the last validation gathered, from before the best were loaded
+    setup.loaded.model.reshard()  # type: ignore[operator]
     weights = {name: full_tensor(p.detach()).cpu() for name, p in setup.loaded.model.named_parameters()}
     whole = store.load(settings.model, seed=settings.seed, device=world.device, trust_remote_code=trust)
     hold_master_weights(whole)
