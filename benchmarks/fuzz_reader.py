@@ -22,9 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdtrue.data.formats import classes
 from holdtrue.data.reader import Reader
 
 Damage = Callable[[random.Random, bytes], bytes]
+
+ANSWERS = ["chosen", "completions", "completion", "messages", "summaries", "human_ref_A", "response_a"]
+ANSWERS += ["response_1", "response1", "response", "response_A", "bon_best", "label"]
+"""Columns that hold the answers: a row cannot do without the first of them that it has."""
+SAMPLES = [row for found in classes() for row in found.sample if not set(ANSWERS).isdisjoint(row)]
 
 
 @dataclass
@@ -80,6 +86,7 @@ def good_row(rng: random.Random, number: int) -> dict[str, Any]:
         },
         {"prompt": words(), "completions": [one, other, one], "ratings": [1, None, 0.5]},
         {"prompt": words(), "completion": one},
+        *rng.sample(SAMPLES, 3),
     ]
     return {**rng.choice(layouts), "id": number}
 
@@ -123,19 +130,19 @@ def number(rng: random.Random, line: bytes) -> bytes:
 
 def null_field(rng: random.Random, line: bytes) -> bytes:
     row = json.loads(line)
-    row[next(key for key in ("chosen", "completions", "completion") if key in row)] = None
+    row[next(key for key in ANSWERS if key in row)] = None
     return json.dumps(row).encode()
 
 
 def missing_field(rng: random.Random, line: bytes) -> bytes:
     row = json.loads(line)
-    del row[next(key for key in ("chosen", "completions", "completion") if key in row)]
+    del row[next(key for key in ANSWERS if key in row)]
     return json.dumps(row).encode()
 
 
 def wrong_type(rng: random.Random, line: bytes) -> bytes:
     row = json.loads(line)
-    name = next(key for key in ("chosen", "completions", "completion") if key in row)
+    name = next(key for key in ANSWERS if key in row)
     row[name] = rng.choice((3, True, {"role": "assistant"}, [[]], [None], [{"role": 1, "content": "x"}]))
     return json.dumps(row).encode()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from statistics import NormalDist
 
 
-def wilson(successes: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+def wilson(successes: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a proportion.
 
         (p + z²/2n ± z·√(p(1 - p)/n + z²/4n²)) / (1 + z²/n),   p = successes / n
 
-    ``successes`` may be fractional (a tie counts 0.5). (0, 1) when ``count`` is 0.
+    ``successes`` and ``count`` may be fractional (a tie counts 0.5). (0, 1) when ``count`` is 0.
     Source: E. B. Wilson, JASA 22 (1927).
     """
     if not count:

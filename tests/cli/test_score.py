@@ -46,10 +46,12 @@ def test_completions_get_one_reward_each_and_a_single_answer_gets_one(
     data = [
         {"prompt": "rain ?", "completions": ["so kind", "so rude", "tell " * 200]},
         {"prompt": "rain ?", "completions": ["so kind"]},
+        {"prompt": "rain ?", "completions": ["so kind", "tell " * 200], "ratings": [2, 1]},
     ]
     path = toy.write_pairs(tmp_path / "many.jsonl", 0, rows=data)
     assert holdtrue("score", toy_run, path, "-o", tmp_path / "many.out").code == 0
-    first, second = rows(tmp_path / "many.out")
+    first, second, rated = rows(tmp_path / "many.out")
+    assert rated["rewards"] == [pytest.approx(second["rewards"][0]), None]
     assert first["rewards"][2] is None and first["rewards"][0] == pytest.approx(second["rewards"][0])
     assert first["reward_reason"] == "longer than max_length" and "reward_reason" not in second
     one = toy.write_pairs(tmp_path / "one.jsonl", 0, rows=[{"prompt": "rain ?", "completion": "so kind"}])

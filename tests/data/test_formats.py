@@ -1,4 +1,8 @@
+import json
+import math
 import sys
+from collections.abc import Iterator
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -10,37 +14,20 @@ from holdtrue.data.formats import Format
 from holdtrue.data.formats.completion import Completion
 from holdtrue.data.formats.completions import Completions
 from holdtrue.data.formats.hh import HH
+from holdtrue.data.formats.judgebench import JudgeBench
 from holdtrue.data.formats.preference import Preference
+from holdtrue.data.formats.rewardbench2 import RewardBench2
+from holdtrue.data.formats.rm_bench import RMBench
+from holdtrue.data.formats.rmb import RMB
 from holdtrue.errors import SettingsError
-from holdtrue.records import Group, Message, Messages
+from holdtrue.records import Answer, Comparison, Group
+from turns import asks, assistant, reason, says, user
 
 EVERY = formats.classes()
 
 
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
-
-
-def says(text: str) -> Messages:
-    return (Message("assistant", text),)
-
-
-def asks(text: str) -> Messages:
-    return (Message("user", text),)
-
-
 def sides(group: Group) -> tuple[Any, Any, Any]:
     return group.prompt, group.answers[0].content, group.answers[1].content
-
-
-def reason(layout: Format, row: dict[str, Any]) -> str:
-    with pytest.raises(BadRow) as caught:
-        layout.parse(row)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
@@ -53,17 +40,115 @@ def test_the_three_rows_of_a_sample_are_of_their_layout_alone_and_parse(found: t
 
 
 @pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
+def test_a_sample_means_the_same_after_a_round_trip_through_json(found: type[Format]) -> None:
+    for row in found.sample:
+        again = json.loads(json.dumps(row))
+        assert formats.recognise(again) is found
+        assert found().parse(again) == found().parse(row)
+
+
+JUNK: list[Any] = [None, True, -1, 7, 10**400, math.nan, "x", "", [], [None], [[]], [{}], {}, {"x": 1}]
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """Copies of a value in which one part, at any depth, is left out or replaced by junk."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        copy = value.copy()
+        del copy[key]
+        yield copy
+        for part in (*JUNK, *damaged(value[key])):
+            copy = value.copy()
+            copy[key] = part
+            yield copy
+
+
+@pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
+def test_a_damaged_row_is_read_or_refused_with_a_reason(found: type[Format]) -> None:
+    refused = 0
+    for row in found.sample:
+        for bad in damaged(dict(row)):
+            try:
+                group = formats.recognise(bad)().parse(bad)
+            except BadRow:
+                refused += 1
+            else:
+                assert group.answers
+    assert refused > 20
+
+
+def test_columns_of_two_layouts_together_are_read_as_one_or_refused_as_ambiguous() -> None:
+    for one, other in combinations(EVERY, 2):
+        row = {**one.sample[0], **other.sample[0]}
+        fitting = [found.name() for found in EVERY if found.recognises(row)]
+        if len(fitting) == 1:
+            assert formats.recognise(row).name() == fitting[0]
+        else:
+            with pytest.raises(BadRow, match="layout ambiguous"):
+                formats.recognise(row)
+
+
+def test_a_pair_is_read_as_one_whatever_it_was_made_from() -> None:
+    made = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    for found in EVERY:
+        if not {"chosen", "rejected"} & set(found.columns):
+            assert formats.recognise({**found.sample[0], **made}) is Preference
+
+
+def test_a_row_that_two_layouts_fit_says_how_to_choose() -> None:
+    row = {**formats.named("shp").sample[0], **formats.named("tldr").sample[0]}
+    with pytest.raises(BadRow, match="the columns are those of shp and tldr; name one with --format"):
+        formats.recognise(row)
+    formats.require(formats.named("shp"), row)
+
+
+@pytest.mark.parametrize("found", EVERY, ids=lambda found: found.name())
 def test_a_module_names_every_column_its_layout_reads(found: type[Format]) -> None:
     table = sys.modules[found.__module__].__doc__ or ""
     assert [column for column in found.columns if column not in table] == []
 
 
 def test_layouts_are_found_by_the_names_of_their_files() -> None:
-    assert [found.name() for found in EVERY] == ["completion", "completions", "hh", "preference"]
+    assert [found.name() for found in EVERY] == kinds.names(formats.FAMILY)
     assert formats.named("hh") is HH
     with pytest.raises(SettingsError, match=r"is not a subclass of holdtrue\.data\.formats\.Format"):
         formats.named("holdtrue.losses.bradley_terry:BradleyTerry")
     assert kinds.load(formats.FAMILY, "preference") is Preference
+
+
+def rated(*ratings: float | None, raters: tuple[str | None, ...] = ()) -> Group:
+    answers = [
+        Answer(f"{i}", {} if value is None else {"rating": value}, rater=raters[i] if raters else None)
+        for i, value in enumerate(ratings)
+    ]
+    return formats.ranked("q", answers)
+
+
+def test_ratings_of_a_prompt_give_all_pairs_that_differ_and_weigh_one_together() -> None:
+    # 3 > 1 (twice) and 3 > 2 and 2 > 1 (twice): 5 of the 6 pairs, the equal ones are left out
+    group = rated(1, 3, 1, 2)
+    assert [(c.first, c.second) for c in group.comparisons] == [(1, 0), (3, 0), (1, 2), (1, 3), (3, 2)]
+    assert {(c.label, c.weight, c.margin) for c in group.comparisons} == {(1.0, 1 / 5, None)}
+
+
+def test_equal_missing_or_single_ratings_give_no_comparison() -> None:
+    assert rated(2, 2).comparisons == rated(2).comparisons == rated(None, 1).comparisons == ()
+    assert len(rated(2).answers) == 1
+
+
+def test_ratings_of_different_raters_are_not_compared() -> None:
+    group = rated(1, 2, 1, 2, raters=("a", "a", "b", None))
+    assert group.comparisons == (Comparison(1, 0, rater="a"),)
+
+
+def test_ranks_are_ratings_turned_round() -> None:
+    row = {"prompt": "q", "completions": ["a", "b", "c", "d"], "ranks": [2, 1, 2, None], "rater": "w"}
+    group = Completions().parse(row)
+    assert [dict(a.ratings) for a in group.answers] == [{"rating": -2}, {"rating": -1}, {"rating": -2}, {}]
+    assert {answer.rater for answer in group.answers} == {"w"}
+    assert group.comparisons == (
+        Comparison(1, 0, weight=0.5, rater="w"),
+        Comparison(1, 2, weight=0.5, rater="w"),
+    )
 
 
 def test_text_becomes_turns_in_chat_and_stays_text_in_raw() -> None:
@@ -252,7 +337,7 @@ def test_completions_keep_their_ratings_and_empty_answers() -> None:
     group = Completions().parse(row)
     assert [answer.content for answer in group.answers] == [says("a"), says(""), says("c")]
     assert [dict(answer.ratings) for answer in group.answers] == [{"rating": 1.0}, {}, {"rating": 0.5}]
-    assert group.comparisons == ()
+    assert group.comparisons == (Comparison(0, 2),)  # 1 against 0.5; the second has no rating
 
 
 @pytest.mark.parametrize(
@@ -264,6 +349,13 @@ def test_completions_keep_their_ratings_and_empty_answers() -> None:
         ({"completions": ["a", 3]}, "completions[1] is 3, expected text or messages"),
         ({"completions": ["a", "b"], "ratings": [1]}, "ratings do not fit: 2 answers need as many ratings"),
         ({"completions": ["a"], "ratings": ["good"]}, "ratings is not a number"),
+        ({"completions": ["a"], "ratings": [math.nan]}, "ratings is not finite: ratings is nan"),
+        ({"completions": ["a"], "ratings": "good"}, "ratings do not fit"),
+        ({"completions": ["a", "b"], "ranks": [1]}, "ranks do not fit: 2 answers need as many ranks"),
+        ({"completions": ["a"], "ranks": [True]}, "ranks is not a number: ranks is True"),
+        ({"completions": ["a"], "ranks": [1], "ratings": [1]}, "both ratings and ranks: answers are ordered"),
+        ({"completions": ["a"], "rater": 3.5}, "wrong type: rater is 3.5, expected text or an integer"),
+        ({"completions": ["a"], "rater": ["x", "y"]}, "rater do not fit: 1 answers need as many rater"),
         ({"completions": ["a"], "prompt": None}, "missing field: prompt is null"),
     ],
 )
@@ -276,6 +368,13 @@ def test_a_completion_is_an_answer_or_the_last_turn_of_a_conversation() -> None:
     group = Completion().parse({"messages": [user("q"), assistant("a"), user("r"), assistant("b")]})
     assert group.prompt == asks("q") + says("a") + asks("r")
     assert group.answers[0].content == says("b")
+
+
+def test_a_completion_can_have_a_rating_and_a_label_in_text() -> None:
+    row = {"prompt": "q", "completion": "a", "rating": 4, "label": "fine"}
+    assert formats.recognise(row) is Completion
+    assert Completion().parse(row) == Group(asks("q"), (Answer(says("a"), {"rating": 4.0}),))
+    assert "rating is not a number: rating is 'good'" in reason(Completion(), {**row, "rating": "good"})
 
 
 @pytest.mark.parametrize(
@@ -298,8 +397,95 @@ def test_a_pair_with_messages_and_completions_beside_it_is_still_a_pair() -> Non
     assert [found for found in EVERY if found.recognises(row)] == [Preference]
 
 
+def test_lists_of_answers_are_compared_across_the_sides_only() -> None:
+    row = {"prompt": "q", "chosen": ["a", "b"], "rejected": ["c", "", "a"], "subset": "Ties"}
+    group = RewardBench2().parse(row)
+    assert [answer.text for answer in group.answers] == ["a", "b", "c", "", "a"]
+    pairs = [comparison.preferred for comparison in group.comparisons]
+    assert pairs == [(0, 2), (0, 3), (0, 4), (1, 2), (1, 3), (1, 4)]
+    assert RewardBench2(plain_text="raw").parse(row).prompt == "q"
+
+
+def test_a_dialogue_as_prompt_of_lists_is_no_pair() -> None:
+    row = {"prompt": "\n\nHuman: q\n\nAssistant:", "chosen": ["a"], "rejected": ["b"]}
+    assert [found for found in EVERY if found.recognises(row)] == [RewardBench2]
+
+
+@pytest.mark.parametrize(
+    ("layout", "columns", "expected"),
+    [
+        (RewardBench2, {"rejected": []}, "wrong type: rejected is [], expected a list of answers"),
+        (RewardBench2, {"chosen": "a"}, "wrong type: chosen is 'a'"),
+        (RewardBench2, {"chosen": ["a", 3]}, "wrong type: chosen[1] is 3"),
+        (RewardBench2, {"prompt": None}, "missing field: prompt is null"),
+        (RMBench, {}, "not three styles: chosen and rejected hold 1 and 1 answers"),
+        (JudgeBench, {"label": "A=B"}, "label is neither A>B nor B>A: label is 'A=B'"),
+        (JudgeBench, {"question": None}, "missing field: question is null"),
+        (JudgeBench, {"response_B": None}, "missing field: response_B is null"),
+        (RMB, {"reject": "b"}, "wrong type: reject holds 'b', expected an object with text in 'answer'"),
+        (RMB, {"bon_best": {"answer": "a"}, "loser_list": []}, "loser_list is [], expected a list"),
+    ],
+)
+def test_a_benchmark_row_that_cannot_be_used_says_why(
+    layout: type[Format], columns: dict[str, Any], expected: str
+) -> None:
+    rows: dict[type[Format], dict[str, Any]] = {
+        RewardBench2: {"prompt": "q", "chosen": ["a"], "rejected": ["b"]},
+        RMBench: {"prompt": "q", "chosen": ["a"], "rejected": ["b"], "domain": "math"},
+        JudgeBench: {"question": "q", "response_A": "a", "response_B": "b", "label": "A>B"},
+        RMB: {"conversation_input": [user("q")], "chosen": {"answer": "a"}, "reject": {"answer": "b"}},
+    }
+    assert expected in reason(layout(), rows[layout] | columns)
+
+
+def test_the_right_response_is_the_one_the_label_names() -> None:
+    row = {"question": "q", "response_A": "a", "response_B": "b"}
+    assert JudgeBench().parse({**row, "label": "A>B"}).comparisons[0].preferred == (0, 1)
+    assert JudgeBench().parse({**row, "label": "B>A"}).comparisons[0].preferred == (1, 0)
+
+
 def test_an_unknown_layout_lists_what_was_seen_and_what_is_known() -> None:
     with pytest.raises(
         BadRow, match=r"columns seen: question, answer; needed is one of .*preference: chosen"
     ):
         formats.recognise({"question": "?", "answer": "!"})
+    with pytest.raises(
+        BadRow, match="needed is one of shp: history, human_ref_A, human_ref_B, labels; "
+    ) as told:
+        formats.recognise({"history": "?", "human_ref_A": "!", "labels": 1})
+    assert len(str(told.value)) < 400
+
+
+def test_one_answer_can_have_a_rating_and_a_rater() -> None:
+    row = {"prompt": "q", "completion": "a", "rating": 3, "rater": 7}
+    group = Completion().parse(row)
+    assert group.answers == (Answer(says("a"), {"rating": 3.0}, rater="7"),)
+    assert group.meta == {"rater": 7}  # for slices
+    assert "rater is True, expected text or an integer" in reason(Completion(), row | {"rater": True})
+
+
+def test_several_answers_have_a_rater_each_or_one_for_all_and_ratings_by_name() -> None:
+    row = {
+        "prompt": "q",
+        "completions": ["a", "b"],
+        "ratings": [{"kind": 1, "true": None}, 2],
+        "rater": "ann",
+    }
+    group = Completions().parse(row)
+    first, second = group.answers
+    assert (first.ratings, second.ratings) == ({"kind": 1.0}, {"rating": 2.0})
+    assert (first.rater, second.rater) == ("ann", "ann")
+    assert group.comparisons == () and group.meta == {"rater": "ann"}
+    parsed = Completions().parse(row | {"rater": ["ann", None]})
+    assert [answer.rater for answer in parsed.answers] == ["ann", None]
+    assert reason(Completions(), row | {"ratings": [{"kind": "x"}, 2]}).startswith("kind is not a number")
+
+
+def test_ratings_are_compared_within_one_rater_of_several() -> None:
+    row = {"prompt": "q", "completions": ["a", "b", "c"], "ratings": [1, 2, 3], "rater": ["x", "x", "y"]}
+    assert Completions().parse(row).comparisons == (Comparison(1, 0, rater="x"),)
+
+
+def test_a_pair_says_who_compared_it() -> None:
+    group = Preference().parse({"prompt": "q", "chosen": "a", "rejected": "b", "rater": "ann"})
+    assert group.comparisons[0].rater == "ann" and group.meta == {"rater": "ann"}

@@ -1,46 +1,61 @@
-"""``holdtrue evaluate``: accuracy, calibration and slices of a model on preference pairs."""
+"""``holdtrue evaluate``: accuracy, calibration and slices of a model on preference pairs, or a benchmark."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdtrue.cli import frame
-from holdtrue.rundir import RunDir, disk_errors, find_model, read_json, write_json
-from holdtrue.settings import DataSettings, EvaluationSettings
+from holdtrue.errors import DataError, SettingsError
+from holdtrue.rundir import RunDir, disk_errors, read_json, write_json
+from holdtrue.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from holdtrue.cli.scoring import Judge
 
 
 def command(
     model: frame.RunOrModel,
-    data: Annotated[list[str], typer.Argument(metavar="DATA...", help="Preference pairs.")],
+    data: Annotated[
+        list[str] | None, typer.Argument(metavar="DATA...", help="Preference pairs, or a benchmark's rows.")
+    ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option(
+            "--benchmark", metavar="NAME", help="Score by a published rule (holdtrue list benchmarks)."
+        ),
+    ] = None,
     slices: Annotated[
         list[str] | None,
         typer.Option("--slice", metavar="COLUMN", help="Break accuracy down by this column. Repeatable."),
     ] = None,
     min_accuracy: Annotated[
         float | None,
-        typer.Option("--min-accuracy", min=0, max=1, metavar="X", help="Exit code 4 when accuracy is below."),
+        typer.Option(
+            "--min-accuracy", min=0, max=1, metavar="X", help="Exit code 4 when accuracy (score) is below."
+        ),
     ] = None,
     format: frame.Format = None,
     columns: frame.Columns = None,
     overrides: frame.Overrides = None,
     trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
-    """Measure accuracy and calibration on preference pairs.
+    """Measure accuracy and calibration on preference pairs, and best of n on rated answers.
 
-    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside
-    what "the longer answer wins" would reach. The results of a RUN are kept in it and appear in its report.
+    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside what
+    the longer answer, the shorter one and a bag of words (of a RUN) would reach. Prompts with three or more
+    rated answers also give the rating of the best of n. The results of a RUN are kept in it and its report.
+
+    With ``--benchmark`` all DATA together are the rows of a published benchmark and get its score. Without
+    DATA its rows are read from the hub, where it has a place for them.
     """
     from rich.console import Group as Stacked
 
-    from holdtrue.evaluation.summary import render
-    from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.training.distributed import default_device
+    from holdtrue.cli import scoring
+    from holdtrue.evaluation.summary import render, render_benchmark
 
-    folder = find_model(model)
     settings = frame.settings_from(
         [],
         format=format,
@@ -48,40 +63,107 @@ def command(
         flags={"evaluation.slices": slices, "evaluation.min_accuracy": min_accuracy},
         overrides=overrides,
     )
-    loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
-    rows = settings.data
-    if loaded.card is not None and "plain_text" not in rows.model_fields_set:
-        rows = rows.model_copy(update={"plain_text": loaded.card.plain_text})
-    scorer = RewardScorer(loaded)
-    results = [_measure(scorer, path, rows, settings.evaluation) for path in data]
-    _keep(model, results)
+    chosen = _chosen(benchmark, data or [], settings.evaluation)
+    judge = scoring.load(model, settings.data, trust_remote_code)
+    if chosen is not None:
+        result = _run_benchmark(judge, chosen, data or [], settings.evaluation)
+        _keep(model, "benchmarks", "benchmark", [result])
+        code = frame.gate([{"accuracy": result["score"]}], settings.evaluation.min_accuracy)
+        return frame.Result(result, render_benchmark(result), code)
+    words = _bag_of_words(model)
+    results = [_measure(judge, path, settings.evaluation, words) for path in data or []]
+    _keep(model, "results", "data", results)
     value = results[0] if len(results) == 1 else {"results": results}
     text = Stacked(*(render(result) for result in results))
     return frame.Result(value, text, frame.gate(results, settings.evaluation.min_accuracy))
 
 
-def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
+def _bag_of_words(path: Path) -> Any:
+    """The run's baseline, or why there is none."""
+    from holdtrue.evaluation.bag_of_words import BagOfWords
+
+    run = RunDir(path)
+    if not run.settings_file.is_file():
+        return "a model folder does not hold one, the run it is from does"
+    if not run.bag_of_words_file.is_file():
+        return f"{run.bag_of_words_file.name} is not in the run"
+    return BagOfWords.load(run.bag_of_words_file)
+
+
+def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate
     from holdtrue.reward.scorer import count_reasons, position_consistency
 
-    groups, report = read_groups([path], data, None)
-    scored = list(scorer.stream(groups))
+    groups, report = read_groups([path], judge.data, None)
+    if not any(group.comparisons for group in groups) and not any(
+        answer.ratings or answer.label is not None for group in groups for answer in group.answers
+    ):
+        answers = sum(len(group.answers) for group in groups)
+        raise DataError(
+            f"{path} holds {answers} answers but no comparison, rating or label to evaluate on; "
+            "use `holdtrue score`"
+        )
+    scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored))
+    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words)
     return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
 
 
-def _keep(path: Path, results: list[dict[str, Any]]) -> None:
-    """Put the results into the run's ``evaluation.json``, in place of older ones on the same data."""
+def _chosen(name: str | None, data: list[str], evaluation: EvaluationSettings) -> Any:
+    """The benchmark of that name, and that the arguments make sense with it, or without one."""
+    from holdtrue import kinds
+    from holdtrue.evaluation.benchmarks import FAMILY
+
+    if name is None:
+        if not data:
+            raise SettingsError("nothing to evaluate on: give DATA, or --benchmark NAME")
+        return None
+    if evaluation.slices:
+        raise SettingsError("--slice is for plain data; a benchmark has subsets of its own")
+    found: Any = kinds.load(FAMILY, name)()
+    if not data and found.hub is None:
+        raise SettingsError(
+            f"benchmark {name} has no place on the hub that could be read: give its files as DATA"
+        )
+    return found
+
+
+def _run_benchmark(
+    judge: Judge, benchmark: Any, paths: list[str], evaluation: EvaluationSettings
+) -> dict[str, Any]:
+    from holdtrue.data.files import HUB
+    from holdtrue.data.reader import Reader
+    from holdtrue.reward.scorer import count_reasons
+
+    data, paths = judge.data, paths or [f"{HUB}{benchmark.hub}"]
+    only = benchmark.layouts[0] if len(benchmark.layouts) == 1 else None
+    reader = Reader(
+        paths,
+        format=data.format or only,
+        columns=data.columns,
+        on_bad_row=data.on_bad_row,
+        plain_text=data.plain_text,
+    )
+    groups = list(reader)
+    reader.report.require_rows()
+    benchmark.check(groups)
+    scored = list(judge.scorer.stream(groups))
+    rewards = [item.rewards for item in scored]
+    result: dict[str, Any] = benchmark.score(groups, rewards, count_reasons(scored), evaluation.confidence)
+    return result | {"data": paths, "rejected": dict(reader.report.rejected)}
+
+
+def _keep(path: Path, key: str, name: str, results: list[dict[str, Any]]) -> None:
+    """Put the results under ``key`` of the run's ``evaluation.json``, in place of older ones of that name."""
     from holdtrue.report import write_report
 
     run = RunDir(path)
     if not run.settings_file.is_file() or not run.evaluation_file.is_file():
         return
     kept = read_json(run.evaluation_file)
-    names = {result["data"] for result in results}
-    kept["results"] = [r for r in kept["results"] if r["data"] not in names] + results
+    names = {result[name] for result in results}
+    kept[key] = [result for result in kept.get(key, []) if result[name] not in names] + results
     with disk_errors(run.path):
         write_json(run.evaluation_file, kept)
         write_report(run)

@@ -101,7 +101,8 @@ def command(
 def scored_row(group: Group, scored: Scored, identity: str) -> dict[str, Any]:
     """The input row with its rewards; a pair needs both sides, completions are null one by one."""
     values = [float(r) if r == r else None for r in scored.rewards]
-    whole = bool(group.comparisons) and None in values
+    rated = any(answer.ratings for answer in group.answers)
+    whole = bool(group.comparisons) and len(values) == 2 and not rated and None in values
     rewards = None if whole or not any(v is not None for v in values) else values
     reasons = sorted({reason for reason in scored.reasons if reason})
     extra: dict[str, Any] = {"rewards": rewards, "reward_model": identity}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from holdtrue.records import Message, Messages
 
 Content = Messages | str
+_T = TypeVar("_T")
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+ROLES = {"Human": "user", "Assistant": "assistant"}
+"""Roles by the marks of native HH-RLHF dialogues."""
 
 
 class BadRow(Exception):
@@ -32,12 +34,60 @@ def show(value: Any) -> str:
 
 def content(row: Mapping[str, Any], column: str) -> Content:
     """Text, or messages from a list of messages or a single one; neither missing nor of another type."""
+    value = _present(row, column)
+    return value if isinstance(value, str) else messages(value, column)
+
+
+def text(row: Mapping[str, Any], column: str) -> str:
+    """Plain text; neither missing nor of another type."""
+    value = _present(row, column)
+    if not isinstance(value, str):
+        raise BadRow("wrong type", f"{column} is {show(value)}, expected text")
+    return value
+
+
+def mapping(row: Mapping[str, Any], column: str) -> Mapping[str, Any]:
+    """An object with named fields; neither missing nor of another type."""
+    value = _present(row, column)
+    if not isinstance(value, Mapping):
+        raise BadRow("wrong type", f"{column} is {show(value)}, expected an object")
+    return value
+
+
+def items(row: Mapping[str, Any], column: str, what: str) -> list[Any]:
+    """A list with at least one item."""
+    value = _present(row, column)
+    if not isinstance(value, list) or not value:
+        raise BadRow("wrong type", f"{column} is {show(value)}, expected a list of {what}")
+    return value
+
+
+def objects(row: Mapping[str, Any], column: str, what: str) -> list[Mapping[str, Any]]:
+    """A list with at least one item, all of them objects with named fields."""
+    found = items(row, column, what)
+    return [mapping({f"{column}[{i}]": value}, f"{column}[{i}]") for i, value in enumerate(found)]
+
+
+def contents(row: Mapping[str, Any], column: str) -> list[Content]:
+    """A list of answers, each text, messages or a single message."""
+    found = items(row, column, "answers")
+    return [content({f"{column}[{i}]": value}, f"{column}[{i}]") for i, value in enumerate(found)]
+
+
+def option(row: Mapping[str, Any], column: str, options: Mapping[Any, _T]) -> _T:
+    """What the value of a column with few values stands for."""
+    value = _present(row, column)
+    if not isinstance(value, (str, int, float)) or value not in options:
+        known = ", ".join(repr(key) for key in options)
+        raise BadRow(f"{column} out of range", f"{column} is {show(value)}, must be one of {known}")
+    return options[value]
+
+
+def _present(row: Mapping[str, Any], column: str) -> Any:
     value = row.get(column)
-    if isinstance(value, str):
-        return value
     if value is None:
         raise BadRow("missing field", f"{column} is {'null' if column in row else 'not there'}")
-    return messages(value, column)
+    return value
 
 
 def messages(value: Any, column: str) -> Messages:
@@ -90,6 +140,36 @@ def as_number(value: Any, column: str, low: float = -math.inf, high: float = mat
     return result
 
 
+def per_answer(row: Mapping[str, Any], column: str, count: int) -> list[Any]:
+    """A list of one value per answer; all None when the column is missing or null."""
+    values = row.get(column)
+    if values is None:
+        return [None] * count
+    if not isinstance(values, list) or len(values) != count:
+        raise BadRow(f"{column} do not fit", f"{count} answers need as many {column}, got {show(values)}")
+    return values
+
+
+def numbers(row: Mapping[str, Any], column: str, count: int) -> list[float | None]:
+    """One number or null per answer; all None when the column is missing or null."""
+    values = per_answer(row, column, count)
+    return [None if value is None else as_number(value, column) for value in values]
+
+
+def scores(values: Mapping[str, Any]) -> dict[str, float]:
+    """Aspect -> finite number; aspects that are null were not judged and are left out."""
+    return {aspect: as_number(value, aspect) for aspect, value in values.items() if value is not None}
+
+
+def rater(value: Any) -> str | None:
+    """Who rated: text, or an integer as text; None where nobody is named."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadRow("wrong type", f"rater is {show(value)}, expected text or an integer")
+    return str(value)
+
+
 def _range(low: float, high: float) -> str:
     return f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
 
@@ -111,8 +191,7 @@ def dialogue(text: str, column: str) -> Messages:
         raise BadRow("not a dialogue", f"{column} does not start with '\\n\\nHuman:', got {show(text[2:])}")
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     return tuple(
-        Message(_ROLES[mark[1]], text[mark.end() : end].strip())
-        for mark, end in zip(marks, ends, strict=True)
+        Message(ROLES[mark[1]], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)
     )
 
 

@@ -171,9 +171,14 @@ class Reader:
             if actual and actual not in raw.value and name in found.columns:
                 raise BadRow("missing column", f"no column {actual!r}, which {name} is to be read from")
         group = layout.parse(row)
-        meta = {name: value for name, value in raw.value.items() if name not in used}
+        others = {name: value for name, value in raw.value.items() if name not in used}
         return (
-            replace(group, meta=meta, source=Source(path, raw.line, raw.offset), row=raw.value),
+            replace(
+                group,
+                meta=others | dict(group.meta),
+                source=Source(path, raw.line, raw.offset),
+                row=raw.value,
+            ),
             layout.name(),
         )
 

@@ -244,7 +244,7 @@ def _plain_transformers(
     """Rewards of the folder as others load it, right-padded with the padding token it declares, if any."""
     name = "ours = plain transformers"
     try:
-        model = _as_others_load(folder, trust_remote_code)
+        model = _as_others_load(folder, len(loaded.model.kind.labels), trust_remote_code)
     except Exception as error:  # whatever they raise, others cannot use the folder
         return Check(name, "fail", f"others cannot load it: {str(error).splitlines()[0][:200]}")
     pad = model.config.get_text_config().pad_token_id
@@ -255,12 +255,15 @@ def _plain_transformers(
         ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in batch])
         mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in batch])
         with torch.inference_mode():
-            theirs.append(model(input_ids=ids, attention_mask=mask).logits[:, 0].double().numpy())
+            logits = model(input_ids=ids, attention_mask=mask).logits
+            out = loaded.model.kind.read(logits, logits, torch.arange(len(logits)))
+        assert out.rewards is not None
+        theirs.append(out.rewards.double().numpy())
     ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
     return compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
 
 
-def _as_others_load(folder: Path, trust_remote_code: bool) -> Any:
+def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     with store.quiet_loading():
@@ -268,10 +271,10 @@ def _as_others_load(folder: Path, trust_remote_code: bool) -> Any:
             from peft import AutoPeftModelForSequenceClassification
 
             return AutoPeftModelForSequenceClassification.from_pretrained(
-                folder, num_labels=1, dtype=torch.float32
+                folder, num_labels=outputs, dtype=torch.float32
             ).eval()
         return AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, dtype=torch.float32, trust_remote_code=trust_remote_code
+            folder, num_labels=outputs, dtype=torch.float32, trust_remote_code=trust_remote_code
         ).eval()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import combinations
 from typing import Any, ClassVar, Literal
 
 from holdtrue import kinds
@@ -17,12 +18,15 @@ from holdtrue.data.fields import (
     Content,
     as_number,
     common_length,
+    content,
     dialogue,
     is_dialogue,
     messages,
     number,
+    rater,
     show,
 )
+from holdtrue.errors import SettingsError
 from holdtrue.kinds import Kind
 from holdtrue.records import Answer, Comparison, Group, Message, Messages, flatten
 
@@ -36,6 +40,7 @@ PAIR_COLUMNS = {
     "weight": "how many times the comparison counts, at least 0",
     "label": "P(chosen preferred) between 0 and 1, a boolean, or 'tie'",
     "tie": "true when neither answer is better",
+    "rater": "who compared the answers",
 }
 
 
@@ -55,15 +60,23 @@ class Format(Kind):
     @classmethod
     @abstractmethod
     def recognises(cls, row: Mapping[str, Any]) -> bool:
-        """True when the row is of this layout; at most one layout says so."""
+        """True when the row is of this layout; a row of which two layouts say so is rejected."""
 
     @abstractmethod
     def parse(self, row: Mapping[str, Any]) -> Group:
-        """The row's prompt, answers and comparisons (the reader adds metadata and source).
+        """The row's prompt, answers and comparisons (the reader adds the other columns and the source).
 
         Raises:
             BadRow: a value is missing, of the wrong type or out of range.
         """
+
+    def write(self, group: Group) -> list[dict[str, Any]]:
+        """Rows that say what the group says, as far as the layout holds it; the writer adds metadata.
+
+        Raises:
+            BadRow: it holds nothing of the group. NotImplementedError: the layout is only read.
+        """
+        raise NotImplementedError(f"{self.name()} is only read")
 
 
 @cache
@@ -83,16 +96,36 @@ def named(name: str) -> type[Format]:
     return found
 
 
+def to_write(name: str) -> type[Format]:
+    """The layout of that name, which can be written.
+
+    Raises:
+        SettingsError: there is none, or it is only read.
+    """
+    found = named(name)
+    if found.write is Format.write:
+        known = ", ".join(cls.name() for cls in classes() if cls.write is not Format.write)
+        raise SettingsError(f"{name} is a layout to read; those to write are {known}")
+    return found
+
+
 def recognise(row: Mapping[str, Any]) -> type[Format]:
     """The layout of a row.
 
     Raises:
-        BadRow: no layout has these columns.
+        BadRow: no layout has these columns, or several have.
     """
-    for found in classes():
-        if found.recognises(row):
-            return found
-    known = "; ".join(f"{found.name()}: {', '.join(found.needs)}" for found in classes())
+    fitting = [found for found in classes() if found.recognises(row)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(found.name() for found in fitting)
+        raise BadRow("layout ambiguous", f"the columns are those of {names}; name one with --format")
+    shared = {found: len(found.columns.keys() & row.keys()) for found in classes()}
+    near = [found for found in sorted(shared, key=lambda found: -shared[found])[:3] if shared[found]]
+    known = "; ".join(
+        f"{found.name()}: {', '.join(found.needs)}" for found in dict.fromkeys((*near, named("preference")))
+    )
     raise BadRow("layout not recognised", f"columns seen: {_listed(row)}; needed is one of {known}")
 
 
@@ -105,13 +138,25 @@ def require(found: type[Format], row: Mapping[str, Any]) -> None:
         )
 
 
+def holds(row: Mapping[str, Any], *columns: str) -> bool:
+    """True for a row with all these columns that is not a pair already.
+
+    Conversions often add ``chosen`` and ``rejected`` beside the columns they were made from.
+    """
+    return row.keys() >= set(columns) and not ("chosen" in row and "rejected" in row)
+
+
 def _listed(row: Mapping[str, Any]) -> str:
     names = [name if len(name) <= 40 else name[:37] + "..." for name in row]
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "") if names else "none"
 
 
-def with_prompt(prompt: Any, answers: Sequence[Content], plain_text: str) -> tuple[Content, list[Content]]:
+def with_prompt(
+    prompt: Any, answers: Sequence[Content], plain_text: str, column: str = "prompt"
+) -> tuple[Content, list[Content]]:
     """Prompt and answers in one form: all messages, or all text when all are and ``plain_text`` is raw."""
+    if prompt is None:
+        raise BadRow("missing field", f"{column} is null")
     if isinstance(prompt, str):
         if not prompt.strip():
             raise BadRow("empty prompt")
@@ -119,7 +164,7 @@ def with_prompt(prompt: Any, answers: Sequence[Content], plain_text: str) -> tup
             return prompt, list(answers)
         turns: Messages = _dialogue_prompt(prompt) if is_dialogue(prompt) else (Message("user", prompt),)
     else:
-        turns = messages(prompt, "prompt")
+        turns = messages(prompt, column)
     if not any(turn.content.strip() for turn in turns):
         raise BadRow("empty prompt")
     return turns, [_answer_turns(turns, answer) for answer in answers]
@@ -162,8 +207,27 @@ def ended(answer: Messages) -> Messages:
     return answer
 
 
+def ranked(prompt: Content, answers: Sequence[Answer]) -> Group:
+    """A Group with the comparisons that the answers' ratings named "rating" imply.
+
+    Two answers rated differently by the same rater give one comparison, the higher first, of weight
+    ``1 / (number of comparisons of the group)``: they are not independent, so all comparisons of one
+    ranking count as one in the loss (InstructGPT, arXiv 2203.02155, eq. 1). Equal ratings give none.
+    """
+    rated = [(i, a.rater, a.ratings["rating"]) for i, a in enumerate(answers) if "rating" in a.ratings]
+    pairs = [
+        (i, j, rater) if one > other else (j, i, rater)
+        for (i, rater, one), (j, second_rater, other) in combinations(rated, 2)
+        if rater == second_rater and one != other
+    ]
+    weight = 1 / max(1, len(pairs))
+    return Group(
+        prompt, tuple(answers), tuple(Comparison(i, j, weight=weight, rater=rater) for i, j, rater in pairs)
+    )
+
+
 def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, Any]) -> Group:
-    """A Group of two answers and their comparison, with the row's margin, weight, label and tie.
+    """A Group of two answers and their comparison, with the row's margin, weight, label, tie and rater.
 
     One empty side is kept: people do prefer silence to some answers, and policies can be silent.
     """
@@ -172,8 +236,65 @@ def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, 
     if not flatten(chosen).strip() and not flatten(rejected).strip():
         raise BadRow("empty answer", "neither side has text")
     weight = number(row, "weight", low=0.0)
-    comparison = Comparison(0, 1, _label(row), 1.0 if weight is None else weight, number(row, "margin"))
-    return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,))
+    weight = 1.0 if weight is None else weight
+    comparison = Comparison(0, 1, _label(row), weight, number(row, "margin"), rater(row.get("rater")))
+    return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,), kept(row, "rater"))
+
+
+def pairs(group: Group) -> list[tuple[Content, Content, dict[str, Any]]]:
+    """Chosen, rejected and the other pair columns of each comparison, the preferred side first."""
+    if not group.comparisons:
+        raise BadRow("no comparison")
+    result = []
+    for c in group.comparisons:
+        better, worse = c.preferred or (c.first, c.second)
+        label = max(c.label, 1 - c.label)
+        columns = {
+            "margin": c.margin,
+            "weight": None if c.weight == 1 else c.weight,
+            "label": None if label == 1 else label,
+            "rater": c.rater,
+        }
+        given = {name: value for name, value in columns.items() if value is not None}
+        result.append((group.answers[better].content, group.answers[worse].content, given))
+    return result
+
+
+def kept(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """A column that a layout reads and that is metadata as well, for slices."""
+    return {} if row.get(column) is None else {column: row[column]}
+
+
+def has_lists(row: Mapping[str, Any]) -> bool:
+    """True when chosen or rejected is a list of answers, not one answer or a conversation."""
+    sides = (row.get("chosen"), row.get("rejected"))
+    return any(isinstance(side, list) and any(isinstance(item, str) for item in side) for side in sides)
+
+
+def set_against(
+    prompt: Any, right: Sequence[Any], wrong: Sequence[Any], plain_text: Literal["chat", "raw"]
+) -> Group:
+    """A Group in which each of the ``right`` answers is preferred to each of the ``wrong`` ones.
+
+    The right answers come first, both in the order given. Answers may be equal or empty: published sets
+    hold such rows, and each is to be scored.
+    """
+    if prompt is None:
+        raise BadRow("missing field", "prompt is null")
+    given = {f"chosen[{i}]": answer for i, answer in enumerate(right)}
+    given |= {f"rejected[{i}]": answer for i, answer in enumerate(wrong)}
+    prompt, answers = with_prompt(prompt, [content(given, place) for place in given], plain_text)
+    count = len(right)
+    comparisons = [Comparison(i, j) for i in range(count) for j in range(count, len(answers))]
+    return Group(prompt, tuple(map(Answer, answers)), tuple(comparisons))
+
+
+def answers_of(row: Mapping[str, Any], column: str) -> list[Any]:
+    """The list of answers in a column, at least one."""
+    found = row.get(column)
+    if not isinstance(found, list) or not found:
+        raise BadRow("wrong type", f"{column} is {show(found)}, expected a list of answers")
+    return found
 
 
 def _label(row: Mapping[str, Any]) -> float:
