@@ -34,8 +34,10 @@ def base_of(path: str) -> str | None:
     return base
 
 
-def with_new(classifier: Any, lora: LoraSettings, seed: int, heads: Sequence[str]) -> Any:
-    """The classifier with fresh adapters; the modules ``heads`` are trained and saved in full.
+def with_new(
+    model: Any, lora: LoraSettings, seed: int, heads: Sequence[str] = (), task: str = "SEQ_CLS"
+) -> Any:
+    """The model with fresh adapters; the modules ``heads`` are trained and saved in full.
 
     Raises:
         ModelError: its modules take no adapter.
@@ -43,18 +45,18 @@ def with_new(classifier: Any, lora: LoraSettings, seed: int, heads: Sequence[str
     from peft import LoraConfig, TaskType, get_peft_model
 
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,  # keeps the head trained and saved in full
+        task_type=TaskType[task],
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in classifier.modules()),
-        modules_to_save=list(heads),
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+        modules_to_save=list(heads) or None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            return get_peft_model(classifier, config)
+            return get_peft_model(model, config)
         except ValueError as error:
             raise ModelError(f"LoRA cannot be applied: {str(error).splitlines()[0][:300]}") from error
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -85,7 +86,6 @@ class RewardModel(nn.Module):
         self.kind = kind or Scalar()
         self.pad_id = pad_id
         self.pool = pool
-        self.head_name = head_name(self.inner)
         accepted = inspect.signature(self._reader.forward).parameters
         self.separator = separator if "token_type_ids" in accepted else None
         self._accepts_positions = "position_ids" in accepted and pool == "last"
@@ -107,6 +107,11 @@ class RewardModel(nn.Module):
     def backbone(self) -> Any:
         """The transformer without its head."""
         return getattr(self.inner, self.inner.base_model_prefix)
+
+    @cached_property
+    def head_name(self) -> str:
+        """Where the classifier has its head."""
+        return head_name(self.inner)
 
     @property
     def head(self) -> nn.Module:
@@ -261,6 +266,16 @@ class RewardModel(nn.Module):
         error = ((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
         tolerance = 1 if self.inner.dtype == torch.float32 else 50  # bfloat16 has 8 bits
         return error / tolerance if error == error else float("inf")
+
+
+@torch.no_grad()
+def sees_ahead(backbone: Any, device: torch.device) -> bool:
+    """Whether a token's state hangs on the tokens after it, as in encoders; found out by trying."""
+    ids = torch.arange(2, 8, device=device)[None]
+    changed = ids.clone()
+    changed[0, -1] = 1
+    first, other = (backbone(input_ids=i).last_hidden_state[0, 0] for i in (ids, changed))
+    return not torch.equal(first, other)
 
 
 def renew_head(head: nn.Linear, seed: int) -> None:

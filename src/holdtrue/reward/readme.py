@@ -1,14 +1,17 @@
-"""The README of a saved reward model: how others get the same number out of it."""
+"""The README a saved model gets: how it is loaded, what it was trained with, what its numbers mean."""
 
 from __future__ import annotations
 
 import json
 
 from holdtrue.reward.card import RewardCard
+from holdtrue.reward.kinds import ComparingKind
 
 
 def readme(card: RewardCard, adapter: bool) -> str:
-    """The text, with code that others can run."""
+    """Text of ``README.md`` for a model saved whole, or as an adapter, with code that others can run."""
+    if isinstance(card.made_by, ComparingKind):
+        return _of_comparer(card)
     temperature = card.calibration.get("temperature")
     calibration = (
         f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
@@ -73,3 +76,22 @@ model = {loader}.from_pretrained("PATH", {labels}dtype=torch.float32).eval()
 {chat}ids = {ids}
 reward = model(**ids).logits[0, 0].item()
 ```"""
+
+
+def _of_comparer(card: RewardCard) -> str:
+    return f"""# Model that compares two answers
+
+Trained with holdtrue {card.holdtrue} from `{card.base_model}`; kind `{card.made_by.name()}`.
+It reads a prompt and two answers together and says which is better.
+
+```
+holdtrue evaluate PATH pairs.jsonl
+holdtrue score PATH answers.jsonl --output scored.jsonl
+```
+
+- How a comparison is written: `{json.dumps(card.kind)}`.
+- Longest comparison in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
+- Loss: `{json.dumps(card.loss)}`.
+
+Judge each pair in both orders and take the mean, as holdtrue does: the place of an answer counts too.
+"""

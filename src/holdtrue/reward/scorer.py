@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from holdtrue.records import Group
+from holdtrue.reward.comparer import PairComparer, Ranking, judge
 from holdtrue.reward.store import Loaded
 from holdtrue.tokens.conversation import Encoder, Ids
+from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import Tree, common_prefix_length, grow
 
 _MAX_LEAVES = 16
@@ -30,15 +32,26 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none."""
+    """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none.
+
+    ``consistent``: for models that compare, whether each of the group's comparisons has the same winner in
+    both orders.
+    """
 
     rewards: NDArray[np.float32]
     reasons: tuple[str | None, ...]
+    consistent: tuple[bool, ...] = ()
 
 
 def count_reasons(scored: Iterable[Scored]) -> Counter[str]:
     """How many answers have no reward, by reason."""
     return Counter(reason for item in scored for reason in item.reasons if reason)
+
+
+def position_consistency(scored: Iterable[Scored]) -> dict[str, float]:
+    """Share of comparisons with the same winner in both orders; nothing for models that do not compare."""
+    said = [same for item in scored for same in item.consistent]
+    return {"position_consistency": float(np.mean(said))} if said else {}
 
 
 class RewardScorer:
@@ -49,19 +62,22 @@ class RewardScorer:
         encoder: how conversations become ids; by default as the model was trained.
         max_tokens_per_pass: unique tokens in one forward pass; bounds memory only.
         chunk: groups encoded and packed together.
+        ranking: how rewards are made of comparisons, for models that compare.
     """
 
     def __init__(
         self,
         loaded: Loaded,
-        encoder: Encoder | None = None,
+        encoder: Encoder | JointEncoder | None = None,
         max_tokens_per_pass: int = 8192,
         chunk: int = 512,
+        ranking: Ranking = "gap",
     ) -> None:
         self.loaded = loaded
         self.encoder = encoder or loaded.encoder()
         self.max_tokens_per_pass = max_tokens_per_pass
         self.chunk = chunk
+        self.ranking = ranking
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
         """Rewards of every group's answers."""
@@ -74,6 +90,10 @@ class RewardScorer:
             yield from self._score_chunk(chunk)
 
     def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
+        if not isinstance(self.encoder, Encoder):
+            comparer = PairComparer(self.loaded, self.encoder, self.max_tokens_per_pass)
+            judged = judge(comparer, groups, self.ranking)
+            return [Scored(j.rewards.astype(np.float32), j.reasons, j.consistent) for j in judged]
         encoded = list(self.encoder.encode(groups))
         # answers to one prompt, also from different rows, share its computation; equal answers are one leaf
         leaves: dict[str, dict[bytes, Ids]] = {}

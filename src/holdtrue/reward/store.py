@@ -21,13 +21,14 @@ from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import adapters, pools
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.classifiers import from_pretrained, load_classifier, quiet_loading
-from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.kinds import ComparingKind, RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel
 from holdtrue.reward.readme import readme
 from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
+from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.sentences import Input, SentenceEncoder, parts_pairs, separator
 
 
@@ -52,8 +53,12 @@ class Loaded:
         """Whether rewards are random, as the head was not in the folder."""
         return bool(self.fresh)
 
-    def encoder(self, max_length: int | None = None, truncation: Truncation | None = None) -> Encoder:
+    def encoder(
+        self, max_length: int | None = None, truncation: Truncation | None = None
+    ) -> Encoder | JointEncoder:
         """Encoder with the limits given, else the card's, else what the model can take.
+
+        It encodes comparisons for kinds that compare, else single conversations.
 
         Raises:
             SettingsError: ``max_length`` is more than the model can take, or nothing says how much that is.
@@ -72,10 +77,56 @@ class Loaded:
         if limit is not None and wanted > limit:
             raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
+        if isinstance(self.model.kind, ComparingKind):
+            return self.model.kind.encoder(self, wanted, truncation or card_truncation)
         options = self.tokenizer, wanted, truncation or card_truncation, embeddings
         if self.model.pool == "last":
             return Encoder(*options)
         return SentenceEncoder(*options, input=_input(self.template))
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model folder about to be loaded by a kind that compares.
+
+    Attributes:
+        base: the folder of the weights, that of the adapter's base where ``path`` holds an adapter.
+        trained: the folder's card says that it is of this kind.
+    """
+
+    path: str
+    base: str
+    config: Any
+    tokenizer: Any
+    settings: ModelSettings
+    seed: int
+    trust_remote_code: bool
+    adapted: bool
+    trained: bool
+
+    def weights(self, auto: Any, unused: tuple[str, ...] = ()) -> Any:
+        """The model as an auto class loads it; all but its ``unused`` weights must be in the file."""
+        model, info = from_pretrained(
+            auto,
+            self.base,
+            dtype=getattr(torch, self.settings.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=self.trust_remote_code,
+        )
+        lost = sorted(key for key in map(str, info["missing_keys"]) if not key.startswith(unused))
+        if lost:
+            raise ModelError(f"{self.base} lacks weights its architecture needs: {', '.join(lost[:3])}")
+        return model
+
+    def with_new_adapter(self, lm: Any, task: str) -> Any:
+        """The language model with fresh adapters as set."""
+        assert self.settings.lora is not None
+        return adapters.with_new(lm, self.settings.lora, self.seed, task=task)
+
+    def with_saved_adapter(self, lm: Any) -> Any:
+        """The language model with the folder's adapter."""
+        return adapters.with_saved(lm, self.path)
 
 
 def load(
@@ -94,38 +145,62 @@ def load(
     kind = chosen_kind(settings)
     with quiet_loading():
         config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
-        pool = pools.choose(settings.pool, config, base, card.pool if card else None)
-        if kind.tokenwise and pool != "last":
-            raise ModelError(
-                f"{base} is an encoder asked for {kind.name()}: only decoders give values of tokens"
-            )
         if Path(path).is_dir() and not adapted and not _has_tokenizer(path):
             raise ModelError(f"{path} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
         tokenizer = from_pretrained(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
-        trained = card is not None and card.pool == pool and not adapted
-        classifier, fresh = load_classifier(
-            base, config, kind, pool, settings.dtype, seed=seed, trust=trust_remote_code, trained=trained
+        known = card is not None and card.made_by.name() == kind.name()
+        source = Source(
+            path, base, config, tokenizer, settings, seed, trust_remote_code, bool(adapted), known
         )
-        template = _reading(tokenizer, settings, pool, card)
-        _give_pad_token(classifier, tokenizer)
-        if adapted:
-            classifier, fresh = adapters.with_saved(classifier, path), []
-        elif settings.lora is not None:
-            heads = pools.outside_backbone(classifier, fresh)
-            classifier = adapters.with_new(classifier, settings.lora, seed, heads)
-    types = separator(tokenizer) if template == "pair" else None
-    model = RewardModel(classifier, tokenizer.pad_token_id, kind, pool, types)
-    model.head.float()
+        if isinstance(kind, ComparingKind):
+            if (settings.pool, settings.input) != ("auto", "auto"):
+                raise SettingsError(
+                    f"model.pool and model.input are for single answers; {kind.name()} has none"
+                )
+            template = prepare_tokenizer(tokenizer, settings.chat_template_path)
+            model, untrained = kind.build(source)
+            fresh = ["head"] if untrained else []
+        else:
+            model, template, fresh = _build(source, kind, card)
     model.to(device)
     model.eval()
     model.examine()
-    if pool != "last":
+    if model.pool != "last":
         _require_padding(model, SentenceEncoder(tokenizer, sys.maxsize, input=_input(template)), base)
     if card is not None and template == "own":
         template = card.template.get("name", template)
     return Loaded(model, tokenizer, template, card, base, fresh)
+
+
+def _build(source: Source, kind: RewardKind, card: RewardCard | None) -> tuple[RewardModel, str, list[str]]:
+    """The model of a kind that scores one answer, how it reads conversations, and what is fresh in it."""
+    settings, base, tokenizer = source.settings, source.base, source.tokenizer
+    pool = pools.choose(settings.pool, source.config, base, card.pool if card else None)
+    if kind.tokenwise and pool != "last":
+        raise ModelError(f"{base} is an encoder asked for {kind.name()}: only decoders give values of tokens")
+    classifier, fresh = load_classifier(
+        base,
+        source.config,
+        kind,
+        pool,
+        settings.dtype,
+        seed=source.seed,
+        trust=source.trust_remote_code,
+        trained=card is not None and card.pool == pool and not source.adapted,
+    )
+    template = _reading(tokenizer, settings, pool, card)
+    _give_pad_token(classifier, tokenizer)
+    if source.adapted:
+        classifier, fresh = adapters.with_saved(classifier, source.path), []
+    elif settings.lora is not None:
+        heads = pools.outside_backbone(classifier, fresh)
+        classifier = adapters.with_new(classifier, settings.lora, source.seed, heads)
+    types = separator(tokenizer) if template == "pair" else None
+    model = RewardModel(classifier, tokenizer.pad_token_id, kind, pool, types)
+    model.head.float()
+    return model, template, fresh
 
 
 def _reading(tokenizer: Any, settings: ModelSettings, pool: pools.Pool, card: RewardCard | None) -> str:
@@ -214,20 +289,17 @@ def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bo
 def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
     """Write model, tokenizer, card and a README into ``folder``; an adapter is merged on request.
 
-    Conventions: one label ``reward``, ``problem_type: regression``, a padding token that is not EOS,
-    the reference rewards' ``mean`` and ``std`` and ``value_head_prefix`` for OpenRLHF.
+    Kinds that compare are saved as what they are, a language model or an encoder with its head.
+    Conventions of all others: one label ``reward``, ``problem_type: regression``, a padding token that is
+    not EOS, the reference rewards' ``mean`` and ``std`` and ``value_head_prefix`` for OpenRLHF.
     """
     folder.mkdir(parents=True, exist_ok=True)
     classifier = loaded.model.classifier
     if merge and hasattr(classifier, "merge_and_unload"):
         classifier = classifier.merge_and_unload()
     config = loaded.model.inner.config
-    labels = loaded.model.kind.labels
-    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
-    config.problem_type = "regression"
-    config.use_cache = False
-    config.value_head_prefix = loaded.model.head_name.partition(".")[0]
-    config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
+    if not isinstance(loaded.model.kind, ComparingKind):
+        _declare(loaded.model, card)
     with quiet_loading():
         classifier.save_pretrained(folder)
         if hasattr(classifier, "peft_config"):
@@ -243,6 +315,15 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
     card.write(folder)
     (folder / "README.md").write_text(readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
     loaded.card = card
+
+
+def _declare(model: RewardModel, card: RewardCard) -> None:
+    config, labels = model.inner.config, model.kind.labels
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    config.problem_type = "regression"
+    config.use_cache = False
+    config.value_head_prefix = model.head_name.partition(".")[0]
+    config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
 
 
 def _has_tokenizer(path: str) -> bool:
