@@ -82,9 +82,9 @@ def seen(loaded: store.Loaded, monkeypatch: pytest.MonkeyPatch) -> list[tuple[in
     passes: list[tuple[int, int]] = []
     forward = loaded.model._pool
 
-    def watched(batch: TreeBatch) -> torch.Tensor:
+    def watched(batch: TreeBatch, *rest: bool) -> torch.Tensor:
         passes.append((len(batch.rows), batch.input_ids.numel()))
-        return forward(batch)
+        return forward(batch, *rest)
 
     monkeypatch.setattr(loaded.model, "_pool", watched)
     return passes

@@ -83,12 +83,13 @@ def command(
 def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate
-    from holdtrue.reward.scorer import count_reasons
+    from holdtrue.reward.scorer import by_aspect, count_reasons
 
-    groups, report = read_groups([path], data, None)
+    groups, report = read_groups([path], data, None, comparisons=not scorer.aspects)
     scored = list(scorer.stream(groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored))
+    aspects = by_aspect(scorer.aspects, scored)
+    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), aspects)
     return result | {"rejected": dict(report.rejected)}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdtrue.records import Group
     from holdtrue.reward.scorer import Scored
 
-_OWN = ("rewards", "reward_model", "reward_reason")
+_OWN = ("rewards", "reward_model", "reward_reason", "aspects")
 
 
 def command(
@@ -36,9 +36,10 @@ def command(
     """Give each answer of a data set its reward.
 
     Each output line is the input row plus "rewards" (chosen and rejected, one per completion, or one)
-    as raw numbers, and "reward_model", the hash of the weights. A row that does not fit gets
-    "rewards": null and "reward_reason". Rows keep their order; an interrupted command goes on where it
-    stopped when it is given again. Unreadable rows are listed in FILE.rejected.jsonl.
+    as raw numbers, and "reward_model", the hash of the weights; of a model with several aspects also
+    "aspects", a list like "rewards" for each. A row that does not fit gets "rewards": null and
+    "reward_reason". Rows keep their order; an interrupted command goes on where it stopped when it is given
+    again. Unreadable rows are listed in FILE.rejected.jsonl.
     """
     from holdtrue.data.files import resources
     from holdtrue.data.reader import Reader
@@ -69,8 +70,9 @@ def command(
         done, groups = _resumed(output, iter(reader), identity, unscored)
         count = done
         with open(output, "a", encoding="utf-8") as file:
-            for group, scored in _scored(RewardScorer(loaded), groups):
-                row = scored_row(group, scored, identity)
+            scorer = RewardScorer(loaded)
+            for group, scored in _scored(scorer, groups):
+                row = scored_row(group, scored, identity, scorer.aspects)
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 count += 1
                 unscored.update(_reasons(row))
@@ -89,17 +91,23 @@ def command(
     return frame.Result(value, f"{count:,} rows in {output}{resumed}; without a reward: {left_out}")
 
 
-def scored_row(group: Group, scored: Scored, identity: str) -> dict[str, Any]:
+def scored_row(group: Group, scored: Scored, identity: str, aspects: Sequence[str] = ()) -> dict[str, Any]:
     """The input row with its rewards; a pair needs both sides, completions are null one by one."""
-    values = [float(r) if r == r else None for r in scored.rewards]
+    values = _numbers(scored.rewards)
     rated = any(answer.ratings for answer in group.answers)
     whole = bool(group.comparisons) and len(values) == 2 and not rated and None in values
     rewards = None if whole or not any(v is not None for v in values) else values
     reasons = sorted({reason for reason in scored.reasons if reason})
     extra: dict[str, Any] = {"rewards": rewards, "reward_model": identity}
+    if scored.aspects is not None and rewards is not None:
+        extra["aspects"] = {name: _numbers(scored.aspects[:, k]) for k, name in enumerate(aspects)}
     if reasons:
         extra["reward_reason"] = "; ".join(reasons)
     return {**(group.row or {}), **extra}
+
+
+def _numbers(values: Any) -> list[float | None]:
+    return [float(value) if value == value else None for value in values]
 
 
 def _scored(scorer: Any, groups: Iterator[Group]) -> Iterator[tuple[Group, Scored]]:

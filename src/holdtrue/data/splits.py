@@ -13,12 +13,12 @@ from holdtrue.settings import DataSettings
 
 
 def read_groups(
-    paths: Sequence[str], settings: DataSettings, rejected: Path | None
+    paths: Sequence[str], settings: DataSettings, rejected: Path | None, *, comparisons: bool = True
 ) -> tuple[list[Group], ReadReport]:
-    """All readable groups that hold a comparison, and the report of the reading.
+    """All readable groups, and the report of the reading.
 
     Raises:
-        DataError: no row could be used.
+        DataError: no row could be used, or none holds a comparison where ``comparisons`` are needed.
     """
     reader = Reader(
         paths,
@@ -30,7 +30,7 @@ def read_groups(
     )
     groups = list(reader)
     reader.report.require_rows()
-    if not any(group.comparisons for group in groups):
+    if comparisons and not any(group.comparisons for group in groups):
         raise DataError(
             f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
         )
@@ -38,13 +38,13 @@ def read_groups(
 
 
 def read_splits(
-    settings: DataSettings, rejected: Path | None
+    settings: DataSettings, rejected: Path | None, *, comparisons: bool = True
 ) -> tuple[list[Group], list[Group], dict[str, ReadReport]]:
     """Training groups, validation groups (named files, or prompts held out of training) and the reports."""
-    train, report = read_groups(settings.train, settings, rejected)
+    train, report = read_groups(settings.train, settings, rejected, comparisons=comparisons)
     reports = {"train": report}
     if settings.eval:
-        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
+        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected, comparisons=comparisons)
     elif settings.eval_fraction:
         train, held_out = split_by_prompt(train, settings.eval_fraction)
     else:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdtrue.errors import DataError
+from holdtrue.evaluation import aspects as by_aspect
 from holdtrue.evaluation import calibration, slices
 from holdtrue.evaluation.accuracy import difference, interval, score
 from holdtrue.evaluation.pairs import Floats, Ints, Pairs, collect, finite
@@ -31,6 +32,7 @@ def evaluate(
     settings: EvaluationSettings,
     name: str,
     unscored: Mapping[str, int],
+    aspects: Mapping[str, Sequence[NDArray[np.floating]]] | None = None,
 ) -> dict[str, Any]:
     """Everything measured on one data set, as one JSON object. Deterministic.
 
@@ -46,13 +48,17 @@ def evaluate(
         name: what the data set is called.
         unscored: answers without a reward, by reason. Those no reason accounts for are counted
             as ``no finite reward``.
+        aspects: by name what rewards were made of, in their shape; each one that answers are rated in gets a
+            row in ``aspects`` (:mod:`holdtrue.evaluation.aspects`).
 
     Raises:
-        DataError: no group has a comparison.
+        DataError: no group has a comparison, or a rating of an aspect.
         SettingsError: a slice names a column that no row has.
         ValueError: rewards and groups do not match.
     """
-    if not any(group.comparisons for group in groups):
+    parts = {key: finite(columns) for key, columns in (aspects or {}).items()}
+    rated = by_aspect.measure(groups, parts, settings.confidence)
+    if not rated and not any(group.comparisons for group in groups):
         answers = sum(len(group.answers) for group in groups)
         raise DataError(
             f"{name} holds {answers} answers but no comparison to evaluate on; use `holdtrue score`"
@@ -78,8 +84,9 @@ def evaluate(
         "reward": _describe(all_rewards[known]),
         "histogram": _histogram(groups, scored, decided),
         "margins": _margins(decided.gap),
+        **({"aspects": rated} if parts else {}),
         "points": _points(scored, lengths, decided),
-        "mistakes": _mistakes(groups, scored, decided),
+        "mistakes": _mistakes(groups, scored, decided, parts),
         "unscored": _reasons(unscored, int((~known).sum())),
         "unscored_comparisons": pairs.unscored,
     }
@@ -197,13 +204,19 @@ def _points(rewards: Sequence[Floats], lengths: Sequence[Ints], pairs: Pairs) ->
     return [[int(lengths[g][i]), float(f"{rewards[g][i]:.6g}"), right] for g, i, right in kept]
 
 
-def _mistakes(groups: Sequence[Group], rewards: Sequence[Floats], pairs: Pairs) -> list[dict[str, Any]]:
+def _mistakes(
+    groups: Sequence[Group],
+    rewards: Sequence[Floats],
+    pairs: Pairs,
+    aspects: Mapping[str, Sequence[Floats]],
+) -> list[dict[str, Any]]:
     """The comparisons with the largest gap the wrong way, worst first."""
     worst = [row for row in np.argsort(pairs.gap, kind="stable")[:_MOST_MISTAKES] if pairs.gap[row] < 0]
     table = []
     for row in worst:
         index, i, j = int(pairs.group[row]), int(pairs.preferred[row]), int(pairs.other[row])
         group = groups[index]
+        values = {name: [float(columns[index][k]) for k in (i, j)] for name, columns in aspects.items()}
         table.append(
             {
                 "prompt": _cut(group.prompt_text),
@@ -214,6 +227,7 @@ def _mistakes(groups: Sequence[Group], rewards: Sequence[Floats], pairs: Pairs) 
                 "gap": float(pairs.gap[row]),
                 "file": group.source.file if group.source else None,
                 "line": group.source.line if group.source else None,
+                **({"aspects": values} if values else {}),
             }
         )
     return table

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from holdtrue.correlation import pearson, ranks
 from holdtrue.evaluation.pairs import Bools, Floats
-from holdtrue.evaluation.slices import pearson, ranks
 from holdtrue.intervals import wilson
 from holdtrue.records import Group
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 _MOST_ROWS = 12
+_ASPECT_NUMBERS = ("mse", "pearson", "spearman")
 
 
 def render(result: dict[str, Any], *, slices: bool = True) -> Group:
@@ -18,7 +19,8 @@ def render(result: dict[str, Any], *, slices: bool = True) -> Group:
     numbers.add_column()
     for label, value in _numbers(result):
         numbers.add_row(label, Text(value))
-    parts = [_slices(result["slices"])] if slices and result["slices"] else []
+    parts = [_aspects(result["aspects"])] if result.get("aspects") else []
+    parts += [_slices(result["slices"])] if slices and result["slices"] else []
     return Group(Text(_plain(result["data"]), style="bold"), numbers, *parts)
 
 
@@ -96,6 +98,19 @@ def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
         bound = ", at the end of the range: no finite one fits best" if result["temperature_bounded"] else ""
         rows.append(("temperature", f"{result['temperature']:.3g}{bound}"))
     return rows
+
+
+def _aspects(aspects: dict[str, dict[str, Any]]) -> Table:
+    table = Table("aspect", box=None, header_style="dim", pad_edge=False)
+    for heading in ("answers", "mse", "pearson", "spearman", "pairs", "accuracy", "alpha"):
+        table.add_column(heading, justify="right")
+    for name, row in aspects.items():
+        numbers = [f"{row[key]:.3g}" if row.get(key) is not None else "" for key in _ASPECT_NUMBERS]
+        accuracy = f"{row['accuracy']:.1%}" if row.get("accuracy") is not None else ""
+        alpha = f"{row['alpha']:g}" if "alpha" in row else ""
+        counts = [str(row.get(key, 0)) for key in ("count", "pairs")]
+        table.add_row(Text(_plain(name)), counts[0], *numbers, counts[1], accuracy, alpha)
+    return table
 
 
 def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:

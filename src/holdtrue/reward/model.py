@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from holdtrue.errors import ModelError
+from holdtrue.reward.gate import Gate
 from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
 from holdtrue.tokens import attention
@@ -63,6 +65,7 @@ class RewardModel(nn.Module):
         layout: ``tree`` where the model reads token trees exactly, else ``padded``.
         layout_reason: why it is not ``tree``.
         bf16: compute the backbone under bfloat16 autocast.
+        gate: weighs the aspects by the prompt, for kinds that have one, once it is fitted.
     """
 
     def __init__(self, classifier: Any, pad_id: int, kind: RewardKind | None = None) -> None:
@@ -73,6 +76,7 @@ class RewardModel(nn.Module):
         self.bf16 = False
         self.layout: Literal["tree", "padded"] = "padded"
         self.layout_reason: str | None = "not examined"
+        self.gate: Gate | None = None
         self._read_only: ReadOnlyRows | None = None
 
     @property
@@ -100,12 +104,23 @@ class RewardModel(nn.Module):
 
     def forward(self, batch: Batch) -> RewardOutput:
         """What the kind gives of a batch's answers."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            pooled = self._pool(batch)
+        pooled, prompts = self.states(batch, prompts=self.gate is not None)
         with torch.autocast(self.device.type, enabled=False):
-            pooled = pooled.float()
             ends = batch.targets.length.cumsum(0) - 1
-            return self.kind.read(self.head(pooled), pooled, ends)
+            out = self.kind.read(self.head(pooled), pooled, ends)
+            if self.gate is None or prompts is None or not isinstance(self.kind, Aspects):
+                return out
+            aspects = self.kind.without_verbosity(given(out.logits))
+            return replace(out, rewards=(self.gate(prompts) * aspects).sum(1))
+
+    def states(self, batch: Batch, *, prompts: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(N, D) float32 states that the head reads, and on request those at the prompts' last tokens."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            pooled = self._pool(batch, prompts)
+        if not prompts:
+            return pooled.float(), None
+        answers, asked = pooled.float().chunk(2)
+        return answers, asked
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""
@@ -165,9 +180,12 @@ class RewardModel(nn.Module):
             self.inner.set_attn_implementation(original)
             self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
 
-    def _pool(self, batch: Batch) -> Tensor:
+    def _pool(self, batch: Batch, prompts: bool = False) -> Tensor:
+        """States the head reads; with ``prompts`` those at the prompts' last tokens after them."""
+        if prompts and batch.prompt_rows is None:
+            raise ValueError("the batch does not know its prompts: its encoder was not asked for them")
         if isinstance(batch, TreeBatch):
-            only_ends = self._read_only is not None and not self.kind.tokenwise
+            only_ends = self._read_only is not None and not self.kind.tokenwise and not prompts
             batch.plan.read_only_layer = self._read_only.index if self._read_only and only_ends else None
             with attention.laid_out(batch.plan):
                 hidden = self.backbone(
@@ -176,7 +194,8 @@ class RewardModel(nn.Module):
                     attention_mask=torch.ones_like(batch.input_ids),  # else positions are taken for packing
                     use_cache=False,
                 ).last_hidden_state
-            pooled: Tensor = hidden[0, batch.answer_rows if self.kind.tokenwise else batch.rows]
+            rows = batch.answer_rows if self.kind.tokenwise else batch.rows
+            pooled: Tensor = hidden[0, torch.cat([rows, given(batch.prompt_rows)]) if prompts else rows]
             return pooled
         accepted = inspect.signature(self.backbone.forward).parameters
         extra = {"position_ids": batch.position_ids} if "position_ids" in accepted else {}
@@ -185,7 +204,11 @@ class RewardModel(nn.Module):
         ).last_hidden_state
         if self.kind.tokenwise:
             return answer_tokens(hidden, batch.attention_mask, batch.targets.length)
-        return last_real_token(hidden, batch.attention_mask)
+        pooled = last_real_token(hidden, batch.attention_mask)
+        if not prompts:
+            return pooled
+        asked = hidden[torch.arange(len(hidden), device=hidden.device), given(batch.prompt_rows)]
+        return torch.cat([pooled, asked])
 
     @torch.no_grad()
     def _tree_error(self) -> float:
@@ -211,6 +234,12 @@ class RewardModel(nn.Module):
         error = ((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
         tolerance = 1 if self.inner.dtype == torch.float32 else 50  # bfloat16 has 8 bits
         return error / tolerance if error == error else float("inf")
+
+
+def given(tensor: Tensor | None) -> Tensor:
+    """A tensor that has to be there."""
+    assert tensor is not None
+    return tensor
 
 
 def last_real_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:

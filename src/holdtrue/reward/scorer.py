@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from holdtrue.records import Group
+from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.store import Loaded
 from holdtrue.tokens.conversation import Encoder, Ids
 from holdtrue.tokens.tree import Tree, common_prefix_length, grow
@@ -30,15 +31,25 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none."""
+    """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none.
+
+    ``aspects`` (N, K) are what they were made of, where the model's kind is ``aspects``.
+    """
 
     rewards: NDArray[np.float32]
     reasons: tuple[str | None, ...]
+    aspects: NDArray[np.float32] | None = None
 
 
 def count_reasons(scored: Iterable[Scored]) -> Counter[str]:
     """How many answers have no reward, by reason."""
     return Counter(reason for item in scored for reason in item.reasons if reason)
+
+
+def by_aspect(names: Sequence[str], scored: Sequence[Scored]) -> dict[str, list[NDArray[np.float32]]]:
+    """Each aspect's values, for each group (N answers,)."""
+    tables = [item.aspects for item in scored if item.aspects is not None]
+    return {name: [table[:, k] for table in tables] for k, name in enumerate(names)}
 
 
 class RewardScorer:
@@ -62,6 +73,8 @@ class RewardScorer:
         self.encoder = encoder or loaded.encoder()
         self.max_tokens_per_pass = max_tokens_per_pass
         self.chunk = chunk
+        kind = loaded.model.kind
+        self.aspects: tuple[str, ...] = kind.labels if isinstance(kind, Aspects) else ()
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
         """Rewards of every group's answers."""
@@ -77,40 +90,50 @@ class RewardScorer:
         encoded = list(self.encoder.encode(groups))
         # answers to one prompt, also from different rows, share its computation; equal answers are one leaf
         leaves: dict[str, dict[bytes, Ids]] = {}
+        asked: dict[tuple[str, bytes], int] = {}
         for group, item in zip(groups, encoded, strict=True):
             own = leaves.setdefault(group.prompt_key, {})
-            for ids in item.ids:
+            for k, ids in enumerate(item.ids):
                 if ids is not None:
                     own.setdefault(ids.tobytes(), ids)
-        rewards = self._score_leaves(leaves)
+                    if item.prompt:
+                        asked[group.prompt_key, ids.tobytes()] = item.prompt[k]
+        found = self._score_leaves(leaves, asked)
+        nothing = [float("nan")] * (1 + len(self.aspects))
         results = []
         for group, item in zip(groups, encoded, strict=True):
-            values = [
-                float("nan") if ids is None else rewards[group.prompt_key, ids.tobytes()] for ids in item.ids
-            ]
+            values = [nothing if ids is None else found[group.prompt_key, ids.tobytes()] for ids in item.ids]
             reasons = tuple(
-                "reward is not finite" if reason is None and not np.isfinite(value) else reason
+                "reward is not finite" if reason is None and not np.isfinite(value[0]) else reason
                 for reason, value in zip(item.reasons, values, strict=True)
             )
-            array = np.array(values, dtype=np.float32)
-            results.append(Scored(np.where(np.isfinite(array), array, np.float32("nan")), reasons))
+            array = np.array(values, dtype=np.float32).reshape(-1, len(nothing))
+            array = np.where(np.isfinite(array), array, np.float32("nan"))
+            results.append(Scored(array[:, 0], reasons, array[:, 1:] if self.aspects else None))
         return results
 
-    def _score_leaves(self, leaves: dict[str, dict[bytes, Ids]]) -> dict[tuple[str, bytes], float]:
+    def _score_leaves(
+        self, leaves: dict[str, dict[bytes, Ids]], asked: dict[tuple[str, bytes], int]
+    ) -> dict[tuple[str, bytes], list[float]]:
+        """Reward and aspects of each answer."""
         trees: list[Tree] = []
         owners: list[list[tuple[str, bytes]]] = []
         for key, own in leaves.items():
             for part in _portions(list(own.items()), self.max_tokens_per_pass):
-                trees.append(grow([ids for _, ids in part]))
+                prompts = [asked[key, identity] for identity, _ in part] if asked else []
+                trees.append(grow([ids for _, ids in part], asked=prompts))
                 owners.append([(key, identity) for identity, _ in part])
         model = self.loaded.model
-        rewards: dict[tuple[str, bytes], float] = {}
+        found: dict[tuple[str, bytes], list[float]] = {}
         with torch.inference_mode():
             for batch in model.pack(trees, self.max_tokens_per_pass):
-                out = model(model.batch([trees[i] for i in batch])).rewards
+                out = model(model.batch([trees[i] for i in batch]))
+                columns = out.rewards[:, None]
+                if self.aspects:
+                    columns = torch.cat([columns, out.logits], 1)
                 names = [owner for i in batch for owner in owners[i]]
-                rewards.update(zip(names, out.tolist(), strict=True))
-        return rewards
+                found.update(zip(names, columns.tolist(), strict=True))
+        return found
 
 
 def _portions(items: list[tuple[bytes, Ids]], budget: int) -> Iterator[list[tuple[bytes, Ids]]]:

@@ -24,8 +24,10 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError, SettingsError
+from holdtrue.reward import gate
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.model import RewardModel, renew_head
 from holdtrue.settings import LoraSettings, ModelSettings
@@ -59,7 +61,8 @@ class Loaded:
         if limit is not None and wanted > limit:
             raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
-        return Encoder(self.tokenizer, wanted, truncation or card_truncation, embeddings)
+        prompts = self.model.kind.reads_prompts
+        return Encoder(self.tokenizer, wanted, truncation or card_truncation, embeddings, prompts)
 
 
 @contextmanager
@@ -114,6 +117,9 @@ def load(
             classifier = _with_new_adapter(classifier, settings.lora, seed)
     model = RewardModel(classifier, tokenizer.pad_token_id, kind)
     model.head.float()
+    if isinstance(kind, Aspects) and kind.gate is not None and settings.kind is None:
+        width = model.inner.config.get_text_config().hidden_size
+        model.gate = gate.load(Path(path), width, len(kind.names), kind.gate)
     model.to(device)
     model.eval()
     model.examine()
@@ -156,6 +162,8 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
         if hasattr(classifier, "peft_config"):
             config.save_pretrained(folder / "base_config")
         loaded.tokenizer.save_pretrained(folder)
+    if loaded.model.gate is not None:
+        gate.save(loaded.model.gate, folder)
     card.kind = loaded.model.kind.model_dump(mode="json")
     card.base_model = card.base_model or loaded.base
     card.template = {"name": loaded.template, "sha256": text_hash(loaded.tokenizer.chat_template or "")}

@@ -24,8 +24,7 @@ from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
-from holdtrue.tokens.conversation import Ids
-from holdtrue.tokens.tree import grow
+from holdtrue.tokens.tree import Tree, grow
 
 Status = Literal["ok", "warn", "fail", "skip"]
 TOLERANCE = 1e-4
@@ -87,13 +86,18 @@ def verify(
     raw_config = _raw(folder, "config.json") or _raw(Path(loaded.base), "config.json")
     encoder = loaded.encoder()
     encoded = list(encoder.encode(sample()))
-    usable = [ids for item in encoded for ids in item.ids if ids is not None]
+    usable = [
+        grow([ids], asked=item.prompt[k : k + 1])
+        for item in encoded
+        for k, ids in enumerate(item.ids)
+        if ids is not None
+    ]
     if len(usable) < 2:
         reason = next((reason for item in encoded for reason in item.reasons if reason), "there are too few")
         raise ModelError(f"no sample conversations to score (max_length {encoder.max_length}): {reason}")
     checks = [*_head(folder, loaded, seed), *_tokens(loaded, raw_config, usable)]
     checks.append(_beginning(encoder.repaired["doubled BOS removed"]))
-    alone = np.concatenate([_score(loaded, [ids], "right") for ids in usable])
+    alone = np.concatenate([_score(loaded, [one], "right") for one in usable])
     broken = int((~np.isfinite(alone)).sum())
     if broken:
         checks.append(Check("finite", "fail", f"{broken} of {len(alone)} rewards are not finite"))
@@ -137,8 +141,8 @@ def _keys(file: Path) -> list[str]:
         return list(opened.keys())
 
 
-def _tokens(loaded: store.Loaded, config: dict[str, Any], usable: Sequence[Ids]) -> Iterator[Check]:
-    last = [int(ids[-1]) for ids in usable]
+def _tokens(loaded: store.Loaded, config: dict[str, Any], usable: Sequence[Tree]) -> Iterator[Check]:
+    last = [int(one.answers[0][-1]) for one in usable]
     common = max(set(last), key=last.count)
     text = loaded.tokenizer.convert_ids_to_tokens(common)
     if last.count(common) == len(last):
@@ -178,21 +182,21 @@ def _beginning(doubled: int) -> Check:
     return Check("beginning", "ok", "at most one BOS")
 
 
-def _score(loaded: store.Loaded, sequences: Sequence[Ids], side: str | None = None) -> np.ndarray:
-    """Rewards with all sequences in one pass; ``side`` forces a padded batch."""
+def _score(loaded: store.Loaded, usable: Sequence[Tree], side: str | None = None) -> np.ndarray:
+    """Rewards with all conversations in one pass; ``side`` forces a padded batch."""
     model = loaded.model
     layout = model.layout
     try:
         if side is not None:
             model.layout = "padded"
         with torch.inference_mode():
-            rewards = model(model.batch([grow([ids]) for ids in sequences], side or "right")).rewards
+            rewards = model(model.batch(usable, side or "right")).rewards
     finally:
         model.layout = layout
     return np.asarray(rewards.cpu().double().numpy())
 
 
-def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> Iterator[Check]:
+def _numbers(loaded: store.Loaded, usable: Sequence[Tree], alone: np.ndarray) -> Iterator[Check]:
     spread = float(alone.std()) or 1.0
     if alone.std() < 1e-6:
         yield Check("spread", "fail", "all sample rewards are equal")
@@ -203,7 +207,7 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
     before = loaded.model.bf16
     loaded.model.bf16 = True
     try:
-        low = np.concatenate([_score(loaded, [ids]) for ids in usable])
+        low = np.concatenate([_score(loaded, [one]) for one in usable])
     finally:
         loaded.model.bf16 = before
     error = float(np.abs(low - alone).max()) / spread
@@ -219,7 +223,7 @@ def _compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Ch
     )
 
 
-def _reloaded(loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool) -> Check:
+def _reloaded(loaded: store.Loaded, usable: Sequence[Tree], trust_remote_code: bool) -> Check:
     from holdtrue.reward.card import RewardCard
 
     with tempfile.TemporaryDirectory() as folder:
@@ -234,10 +238,14 @@ def _reloaded(loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bo
 
 
 def _plain_transformers(
-    folder: Path, loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool
+    folder: Path, loaded: store.Loaded, usable: Sequence[Tree], trust_remote_code: bool
 ) -> Check:
-    """Rewards of the folder as others load it, right-padded with the padding token it declares, if any."""
-    name = "ours = plain transformers"
+    """Rewards of the folder as others load it, right-padded with the padding token it declares, if any.
+
+    Others know nothing of a gate, so aspects are compared without it.
+    """
+    gated = ", without the gate" if loaded.model.gate is not None else ""
+    name = f"ours = plain transformers{gated}"
     try:
         model = _as_others_load(folder, len(loaded.model.kind.labels), trust_remote_code)
     except Exception as error:  # whatever they raise, others cannot use the folder
@@ -245,7 +253,8 @@ def _plain_transformers(
     pad = model.config.get_text_config().pad_token_id
     batched = pad is not None and 0 <= pad < model.get_input_embeddings().num_embeddings
     theirs = []
-    for batch in [usable] if batched else [[ids] for ids in usable]:
+    sequences = [one.answers[0] for one in usable]
+    for batch in [sequences] if batched else [[ids] for ids in sequences]:
         width = max(map(len, batch))
         ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in batch])
         mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in batch])
@@ -254,7 +263,9 @@ def _plain_transformers(
             out = loaded.model.kind.read(logits, logits, torch.arange(len(logits)))
         assert out.rewards is not None
         theirs.append(out.rewards.double().numpy())
-    ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
+    gate, loaded.model.gate = loaded.model.gate, None
+    ours = np.concatenate([_score(loaded, [one]) for one in usable])
+    loaded.model.gate = gate
     return _compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
 
 

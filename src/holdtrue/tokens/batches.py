@@ -74,6 +74,7 @@ class TreeBatch:
         plan: where trees and answers lie, for the attention functions.
         rows: (N,) int64, the last token of each answer.
         answer_rows: (sum of answer lengths,) int64, every token of every answer.
+        prompt_rows: (N,) int64, the last token of each answer's rendered prompt, if the trees know it.
     """
 
     input_ids: Tensor
@@ -82,6 +83,7 @@ class TreeBatch:
     rows: Tensor
     answer_rows: Tensor
     targets: Targets
+    prompt_rows: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,14 @@ class PaddedBatch:
 
     Attributes:
         input_ids, attention_mask, position_ids: (N, L) int64.
+        prompt_rows: (N,) int64, where in its row the rendered prompt's last token stands, if the trees know.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     targets: Targets
+    prompt_rows: Tensor | None = None
 
 
 def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBatch:
@@ -104,6 +108,7 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
     positions: list[np.ndarray] = []
     rows: list[int] = []
     answer_rows: list[np.ndarray] = []
+    prompt_rows: list[int] = []
     at = 0
     for tree in trees:
         start = len(tree.prompt)
@@ -111,7 +116,11 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         positions += [np.arange(start), *(np.arange(start, start + len(a)) for a in tree.answers)]
         at += start
         answer_rows.append(np.arange(at, at + tree.tokens - start))
-        for answer in tree.answers:
+        root = at - start
+        for k, answer in enumerate(tree.answers):
+            if tree.asked is not None:  # a prompt may end in the part that its answers do not share
+                last = int(tree.asked[k]) - 1
+                prompt_rows.append(last + (root if last < start else at - start))
             at += len(answer)
             rows.append(at - 1)
     position_ids = np.concatenate(positions)
@@ -123,6 +132,7 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         rows=torch.tensor(rows, device=device),
         answer_rows=torch.from_numpy(np.concatenate(answer_rows)).to(device),
         targets=_targets(trees, device),
+        prompt_rows=torch.tensor(prompt_rows, device=device) if len(prompt_rows) == len(rows) else None,
     )
 
 
@@ -139,11 +149,14 @@ def pad(
         input_ids[row, place] = ids
         mask[row, place] = 1
     positions = np.maximum(mask.cumsum(1) - 1, 0)
+    asked = [tree.asked for tree in trees if tree.asked is not None]
+    prompt_rows = mask.argmax(1) + np.concatenate(asked) - 1 if len(asked) == len(trees) else None
     return PaddedBatch(
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(mask).to(device),
         position_ids=torch.from_numpy(positions).to(device),
         targets=_targets(trees, device),
+        prompt_rows=None if prompt_rows is None else torch.from_numpy(prompt_rows).to(device),
     )
 
 

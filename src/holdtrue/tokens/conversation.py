@@ -25,6 +25,7 @@ Truncation = Literal["drop", "left", "right", "error"]
 
 PLAIN_TEMPLATE = (Path(__file__).parent / "plain.jinja").read_text(encoding="utf-8").rstrip("\n")
 _CHUNK = 1024
+_ANSWERS_BEGIN = ("", "a", " ", "\n", "1", ".")
 # Friday 26 July 2024 is what Llama 3's templates write where no clock is given
 _CLOCK = (
     "{% macro strftime_now(format) %}{{ format | replace('%d', '26') | replace('%m', '07') | "
@@ -38,12 +39,14 @@ class Encoded:
     """A group's conversations as token ids.
 
     ``ids[k]`` is prompt and answer ``k`` in full, or ``None`` where ``reasons[k]`` says why it cannot be
-    used. ``cut[k]`` counts the tokens truncation took away.
+    used. ``cut[k]`` counts the tokens truncation took away, ``prompt[k]`` those of the prompt, where the
+    encoder was asked for them.
     """
 
     ids: tuple[Ids | None, ...]
     reasons: tuple[str | None, ...]
     cut: tuple[int, ...]
+    prompt: tuple[int, ...] = ()
 
 
 def prepare_tokenizer(tokenizer: Any, template_file: str | None = None) -> str:
@@ -77,6 +80,7 @@ class Encoder:
         truncation: what is done with longer ones: ``drop`` leaves the answer out with a reason,
             ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
         vocabulary: embeddings the model has, where the tokenizer may know more tokens.
+        prompts: also find out how many tokens of a conversation are the prompt's.
 
     Attributes:
         repaired: how often something was put right, by what.
@@ -88,6 +92,7 @@ class Encoder:
         max_length: int,
         truncation: Truncation = "drop",
         vocabulary: int | None = None,
+        prompts: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -96,6 +101,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
+        self.prompts = prompts
         self.repaired: Counter[str] = Counter()
         self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._backend = tokenizer.backend_tokenizer
@@ -168,13 +174,44 @@ class Encoder:
         encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         results = iter(zip(plan, conversations, strict=True))
-        for group in groups:
+        openings = self._opening_ids(groups) if self.prompts else [None] * len(groups)
+        for group, opening in zip(groups, openings, strict=True):
             fitted = [self._fit(ids, *next(results), group) for _ in group.answers]
             yield Encoded(
                 tuple(own for own, _, _ in fitted),
                 tuple(reason for _, reason, _ in fitted),
                 tuple(cut for _, _, cut in fitted),
+                () if opening is None else tuple(self._shared(opening, own, cut) for own, _, cut in fitted),
             )
+
+    def _opening_ids(self, groups: Sequence[Group]) -> list[Ids]:
+        """The ids that every conversation of each group's prompt begins with.
+
+        Those of the rendered prompt with the opening of an assistant turn, less the tokens that merge with
+        the beginning of some answers, so that they do not depend on the answer.
+        """
+        openings = [self._opening(group.prompt) for group in groups]
+        texts = [text if isinstance(_encodable(text), str) else "" for text in openings]
+        pieces = [text + begin for text in texts for begin in _ANSWERS_BEGIN]
+        encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+        ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+        found = []
+        for i, group in enumerate(groups):
+            first, *others = ids[i * len(_ANSWERS_BEGIN) : (i + 1) * len(_ANSWERS_BEGIN)]
+            for other in others:
+                first = first[: _same(first, other)]
+            if isinstance(group.prompt, str):
+                first = np.concatenate([self._bos, first])
+            found.append(first[self._doubled_bos(first) :])
+        return found
+
+    def _shared(self, opening: Ids, ids: Ids | None, cut: int) -> int:
+        """Tokens a conversation has in common with its prompt's opening; at least the first one."""
+        if ids is None:
+            return 0
+        if cut and self.truncation == "left":
+            opening = self._without_beginning(opening, cut)
+        return max(_same(opening, ids), 1)
 
     def _fit(
         self, ids: list[Ids], plan: list[int] | _Refused, conversation: Messages | str, group: Group
@@ -200,20 +237,27 @@ class Encoder:
             return None, "longer than max_length", 0
         if self.truncation == "right":
             return full[: self.max_length], None, over
-        keep = 1 if full[0] == self._bos_id else 0
-        return np.concatenate([full[:keep], full[over + keep :]]), None, over
+        return self._without_beginning(full, over), None, over
+
+    def _without_beginning(self, ids: Ids, tokens: int) -> Ids:
+        keep = 1 if len(ids) and ids[0] == self._bos_id else 0
+        return np.concatenate([ids[:keep], ids[tokens + keep :]])
 
     def _finish(self, ids: Ids, *, raw: bool) -> Ids:
         if raw:
             ids = np.concatenate([self._bos, ids])
-        extra = 0
-        while len(ids) > extra + 1 and ids[extra] == ids[extra + 1] == self._bos_id:
-            extra += 1
+        extra = self._doubled_bos(ids)
         if extra:
             self.repaired["doubled BOS removed"] += 1
             ids = ids[extra:]
         eos = self.tokenizer.eos_token_id
         return np.append(ids, np.int32(eos)) if raw and eos is not None else ids
+
+    def _doubled_bos(self, ids: Ids) -> int:
+        extra = 0
+        while len(ids) > extra + 1 and ids[extra] == ids[extra + 1] == self._bos_id:
+            extra += 1
+        return extra
 
     def _render_all(self, conversations: Sequence[Messages | str]) -> list[str | _Refused]:
         rendered: list[str | _Refused] = [c if isinstance(c, str) else "" for c in conversations]
@@ -287,6 +331,13 @@ def _exact_boundaries(tokenizer: Any) -> tuple[str, ...]:
         for token in tokenizer.added_tokens_decoder.values()
         if token.special and not (token.lstrip or token.single_word or token.normalized)
     )
+
+
+def _same(one: Ids, other: Ids) -> int:
+    """Ids two sequences begin with in common."""
+    length = min(len(one), len(other))
+    differs = one[:length] != other[:length]
+    return int(differs.argmax()) if differs.any() else length
 
 
 def _common_prefix(texts: Sequence[str]) -> str:

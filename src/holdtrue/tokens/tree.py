@@ -56,6 +56,8 @@ class Tree:
 
     ``first, second`` (B,) index the answers; ``label, weight, margin`` (B,) are float32, margin 0 where
     none was given. ``ratings`` (N, K) and ``accepted`` (N,) are float32, NaN where nothing was said.
+    ``asked`` (N,) are tokens of each sequence that are the rendered prompt's, ``None`` where the encoder was
+    not asked for them; ``key`` tells the trees of different prompts apart.
     """
 
     prompt: Ids
@@ -67,6 +69,8 @@ class Tree:
     margin: NDArray[np.float32]
     ratings: NDArray[np.float32]
     accepted: NDArray[np.float32]
+    asked: NDArray[np.int64] | None = None
+    key: str = ""
 
     def count(self, unit: Unit) -> int:
         """Items of a loss in this tree."""
@@ -99,7 +103,11 @@ class Tree:
 
 
 def grow(
-    sequences: Sequence[Ids], comparisons: Sequence[Comparison] = (), verdicts: Sequence[Verdict] = ()
+    sequences: Sequence[Ids],
+    comparisons: Sequence[Comparison] = (),
+    verdicts: Sequence[Verdict] = (),
+    asked: Sequence[int] = (),
+    key: str = "",
 ) -> Tree:
     """A tree whose leaves are ``sequences``, in order. A single sequence is all answer, no prompt."""
     verdicts = verdicts or [Verdict(())] * len(sequences)
@@ -114,6 +122,8 @@ def grow(
         margin=np.array([c.margin or 0.0 for c in comparisons], dtype=np.float32),
         ratings=np.array([v.ratings for v in verdicts], dtype=np.float32).reshape(len(sequences), -1),
         accepted=np.array([v.accepted for v in verdicts], dtype=np.float32),
+        asked=np.array(asked, dtype=np.int64) if asked else None,
+        key=key,
     )
 
 
@@ -144,7 +154,7 @@ def forest(
     """
     prompts: dict[str, _Prompt] = {}
     for group, encoded in groups:
-        prompt = prompts.setdefault(group.prompt_key, _Prompt(max_answers))
+        prompt = prompts.setdefault(group.prompt_key, _Prompt(max_answers, group.prompt_key))
         if lesson.unit == "comparison":
             _add_comparisons(prompt, group, encoded, dropped, cut)
         else:
@@ -168,13 +178,14 @@ def _add_comparisons(
             truncated = encoded.cut[comparison.first] or encoded.cut[comparison.second]
             dropped(group, "identical after truncation" if truncated else "identical sides")
         else:
-            prompt.add_comparison(first, second, comparison)
+            asked = [encoded.prompt[k] for k in (comparison.first, comparison.second) if encoded.prompt]
+            prompt.add_comparison(first, second, comparison, asked)
 
 
 def _add_answers(
     prompt: _Prompt, group: Group, encoded: Encoded, lesson: Lesson, dropped: Drop, cut: Counter[str]
 ) -> None:
-    leaves: dict[int, tuple[Ids, Verdict]] = {}
+    leaves: dict[int, tuple[Ids, Verdict, tuple[int, ...]]] = {}
     for k, ids in enumerate(encoded.ids):
         verdict = _verdict(group, k, lesson.columns)
         if ids is None:
@@ -184,9 +195,9 @@ def _add_answers(
         elif lesson.target == "accepted" and isnan(verdict.accepted):
             dropped(group, "neither accepted nor refused")
         else:
-            leaves[k] = ids, verdict
+            leaves[k] = ids, verdict, encoded.prompt[k : k + 1]
             cut["answers truncated"] += encoded.cut[k] > 0
-    if lesson.unit == "prompt" and len({verdict.ratings for _, verdict in leaves.values()}) < 2:
+    if lesson.unit == "prompt" and len({verdict.ratings for _, verdict, _ in leaves.values()}) < 2:
         if leaves:
             dropped(group, "fewer than two answers with different ratings")
         return
@@ -210,24 +221,27 @@ class _Open:
     sequences: list[Ids] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    asked: list[int] = field(default_factory=list)
     places: dict[bytes, int] = field(default_factory=dict)
 
 
 class _Prompt:
     """What belongs to one prompt, dealt out over trees of at most ``max_answers`` leaves."""
 
-    def __init__(self, max_answers: int) -> None:
+    def __init__(self, max_answers: int, key: str) -> None:
         self.max_answers = max_answers
+        self.key = key
         self.open: list[_Open] = []
         self.holders: dict[bytes, list[int]] = {}  # trees an answer is a leaf of
 
-    def add_comparison(self, first: Ids, second: Ids, comparison: Comparison) -> None:
+    def add_comparison(self, first: Ids, second: Ids, comparison: Comparison, asked: Sequence[int]) -> None:
         keys = first.tobytes(), second.tobytes()
         tree = self.open[self._place(keys)]
-        for key, ids in zip(keys, (first, second), strict=True):
+        for side, (key, ids) in enumerate(zip(keys, (first, second), strict=True)):
             if key not in tree.places:
                 tree.places[key] = len(tree.sequences)
                 tree.sequences.append(ids)
+                tree.asked += asked[side : side + 1]
         tree.comparisons.append(replace(comparison, first=tree.places[keys[0]], second=tree.places[keys[1]]))
 
     def _place(self, keys: tuple[bytes, bytes]) -> int:
@@ -245,11 +259,15 @@ class _Prompt:
         return place
 
     def add_answers(
-        self, leaves: dict[int, tuple[Ids, Verdict]], comparisons: Sequence[Comparison], *, together: bool
+        self,
+        leaves: dict[int, tuple[Ids, Verdict, tuple[int, ...]]],
+        comparisons: Sequence[Comparison],
+        *,
+        together: bool,
     ) -> None:
         """Leaves by their number in the group, with those comparisons whose two sides share a tree."""
         places: dict[int, tuple[_Open, int]] = {}
-        for k, (ids, verdict) in leaves.items():
+        for k, (ids, verdict, asked) in leaves.items():
             full = not self.open or len(self.open[-1].sequences) >= self.max_answers
             if (not places) if together else full:
                 self.open.append(_Open())
@@ -257,6 +275,7 @@ class _Prompt:
             places[k] = tree, len(tree.sequences)
             tree.sequences.append(ids)
             tree.verdicts.append(verdict)
+            tree.asked += asked
         for comparison in comparisons:
             if comparison.first in places and comparison.second in places:
                 (tree, first), (other, second) = places[comparison.first], places[comparison.second]
@@ -264,4 +283,4 @@ class _Prompt:
                     tree.comparisons.append(replace(comparison, first=first, second=second))
 
     def trees(self) -> list[Tree]:
-        return [grow(tree.sequences, tree.comparisons, tree.verdicts) for tree in self.open]
+        return [grow(t.sequences, t.comparisons, t.verdicts, t.asked, self.key) for t in self.open]

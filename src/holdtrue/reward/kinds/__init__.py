@@ -37,6 +37,11 @@ class RewardKind(Kind):
         """Ratings the outputs are trained on, where a loss learns from ratings."""
         return ("rating",)
 
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether the state at the prompt's last token is read as well."""
+        return False
+
     @abstractmethod
     def read(self, logits: Tensor, hidden: Tensor, ends: Tensor) -> RewardOutput:
         """The output made from the head's.
