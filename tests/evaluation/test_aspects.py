@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from holdtrue.errors import DataError
 from holdtrue.evaluation import evaluate
 from holdtrue.evaluation.aspects import measure
 from holdtrue.records import Answer, Comparison, Group
@@ -30,16 +29,18 @@ def test_an_aspect_without_pairs_has_no_accuracy_and_one_without_ratings_no_row(
     assert (found["x"]["accuracy"], found["x"]["pairs"], found["x"]["pearson"]) == (None, 0, pytest.approx(1))
 
 
-def test_rated_answers_without_comparisons_are_evaluated_and_unrated_ones_refused() -> None:
+def test_rated_answers_are_evaluated_without_comparisons() -> None:
     rewards = [np.array([1.0, 0.0])]
-    result = evaluate([group("p", 2, 1)], rewards, EvaluationSettings(), "d", {}, {"x": rewards})
+    result = evaluate([group("p", 2, 1)], rewards, EvaluationSettings(), "d", {}, aspects={"x": rewards})
     assert result["accuracy"] is None and result["aspects"]["x"]["accuracy"] == 1
-    with pytest.raises(DataError, match="no comparison to evaluate on"):
-        evaluate([group("p", None, None)], rewards, EvaluationSettings(), "d", {}, {"x": rewards})
+
+
+def test_a_model_without_aspects_has_none() -> None:
+    assert evaluate([group("p", 2, 1)], [np.zeros(2)], EvaluationSettings(), "d", {})["aspects"] is None
 
 
 def test_a_mistake_carries_the_aspects_of_both_sides() -> None:
     compared = Group("p", (Answer("good"), Answer("bad")), (Comparison(0, 1),))
     parts = {"x": [np.array([0.5, 0.25])]}
-    result = evaluate([compared], [np.array([0.0, 1.0])], EvaluationSettings(), "d", {}, parts)
+    result = evaluate([compared], [np.array([0.0, 1.0])], EvaluationSettings(), "d", {}, aspects=parts)
     assert result["mistakes"][0]["aspects"] == {"x": [0.5, 0.25]}

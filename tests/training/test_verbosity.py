@@ -42,5 +42,5 @@ def test_an_aspect_free_of_verbosity_is_left_alone_and_verbosity_itself_counts_n
 def test_a_set_too_small_for_the_bound_is_refused_with_what_was_reached() -> None:
     # ranks 1 3 2 against 1 2 3: Spearman 0.5; with three answers it can only be ±1, ±0.5 or undefined
     table = np.array([[1, 1], [30, 2], [2, 3]], dtype=np.float32)
-    with pytest.raises(DataError, match="stays at 0.50 .* fit on more answers"):
+    with pytest.raises(DataError, match=r"stays at 0\.50 .* fit on more answers"):
         penalties(table, ["quality", "verbosity"], "verbosity")

@@ -24,6 +24,7 @@ from holdtrue.reward.gate import Gate
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.scalar import Scalar
+from holdtrue.reward.language import LanguageHead
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import PaddedBatch, TreeBatch, fill, fill_rectangles, lay_out, pad
@@ -41,6 +42,7 @@ class RewardOutput:
         logits: (N, K) class logits or aspect scores.
         values: (sum of answer lengths,) per-token values, packed.
         offsets: (N + 1,) where each answer's values begin.
+        logprobs: (sum of answer lengths,) float32, log-probability of each answer token, packed.
         hidden: (N, D) float32, the pooled state.
         gap: (B,) logit of P(first preferred), for kinds that compare two answers.
     """
@@ -49,6 +51,7 @@ class RewardOutput:
     logits: Tensor | None = None
     values: Tensor | None = None
     offsets: Tensor | None = None
+    logprobs: Tensor | None = None
     hidden: Tensor | None = None
     gap: Tensor | None = None
 
@@ -66,6 +69,7 @@ class RewardModel(nn.Module):
         layout_reason: why it is not ``tree``.
         bf16: compute the backbone under bfloat16 autocast.
         gate: weighs the aspects by the prompt, for kinds that have one, once it is fitted.
+        language_head: gives the log-probabilities of answers' tokens, where a loss reads them.
     """
 
     def __init__(self, classifier: Any, pad_id: int, kind: RewardKind | None = None) -> None:
@@ -77,6 +81,7 @@ class RewardModel(nn.Module):
         self.layout: Literal["tree", "padded"] = "padded"
         self.layout_reason: str | None = "not examined"
         self.gate: Gate | None = None
+        self.language_head: LanguageHead | None = None
         self._read_only: ReadOnlyRows | None = None
 
     @property
@@ -104,23 +109,27 @@ class RewardModel(nn.Module):
 
     def forward(self, batch: Batch) -> RewardOutput:
         """What the kind gives of a batch's answers."""
-        pooled, prompts = self.states(batch, prompts=self.gate is not None)
+        gate = self.gate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            hidden = self._hidden(batch, prompts=gate is not None)
+            logprobs = self.language_head(hidden, batch) if self.language_head is not None else None
+            pooled = self._pool(hidden, batch)
         with torch.autocast(self.device.type, enabled=False):
+            pooled = pooled.float()
             ends = batch.targets.length.cumsum(0) - 1
-            out = self.kind.read(self.head(pooled), pooled, ends)
-            if self.gate is None or prompts is None or not isinstance(self.kind, Aspects):
+            out = replace(self.kind.read(self.head(pooled), pooled, ends), logprobs=logprobs)
+            if gate is None:
                 return out
+            assert isinstance(self.kind, Aspects)
             aspects = self.kind.without_verbosity(given(out.logits))
-            return replace(out, rewards=(self.gate(prompts) * aspects).sum(1))
+            return replace(out, rewards=(gate(_at_prompts(hidden, batch).float()) * aspects).sum(1))
 
     def states(self, batch: Batch, *, prompts: bool = False) -> tuple[Tensor, Tensor | None]:
         """(N, D) float32 states that the head reads, and on request those at the prompts' last tokens."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            pooled = self._pool(batch, prompts)
-        if not prompts:
-            return pooled.float(), None
-        answers, asked = pooled.float().chunk(2)
-        return answers, asked
+            hidden = self._hidden(batch, prompts=prompts)
+        asked = _at_prompts(hidden, batch).float() if prompts else None
+        return self._pool(hidden, batch).float(), asked
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""
@@ -180,35 +189,33 @@ class RewardModel(nn.Module):
             self.inner.set_attn_implementation(original)
             self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
 
-    def _pool(self, batch: Batch, prompts: bool = False) -> Tensor:
-        """States the head reads; with ``prompts`` those at the prompts' last tokens after them."""
-        if prompts and batch.prompt_rows is None:
-            raise ValueError("the batch does not know its prompts: its encoder was not asked for them")
+    def _hidden(self, batch: Batch, *, prompts: bool = False) -> Tensor:
+        """(1, T, D) or (N, L, D) states of the last layer, at least where they are read."""
         if isinstance(batch, TreeBatch):
-            only_ends = self._read_only is not None and not self.kind.tokenwise and not prompts
+            only_ends = not (self.kind.tokenwise or self.language_head is not None or prompts)
             batch.plan.read_only_layer = self._read_only.index if self._read_only and only_ends else None
             with attention.laid_out(batch.plan):
-                hidden = self.backbone(
+                packed: Tensor = self.backbone(
                     input_ids=batch.input_ids,
                     position_ids=batch.position_ids,
                     attention_mask=torch.ones_like(batch.input_ids),  # else positions are taken for packing
                     use_cache=False,
                 ).last_hidden_state
-            rows = batch.answer_rows if self.kind.tokenwise else batch.rows
-            pooled: Tensor = hidden[0, torch.cat([rows, given(batch.prompt_rows)]) if prompts else rows]
-            return pooled
+            return packed
         accepted = inspect.signature(self.backbone.forward).parameters
         extra = {"position_ids": batch.position_ids} if "position_ids" in accepted else {}
-        hidden = self.backbone(
+        padded: Tensor = self.backbone(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **extra
         ).last_hidden_state
+        return padded
+
+    def _pool(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """(N, D) states the head reads; (sum of answer lengths, D) for kinds that read every token."""
+        if isinstance(batch, TreeBatch):
+            return hidden[0, batch.answer_rows if self.kind.tokenwise else batch.rows]
         if self.kind.tokenwise:
             return answer_tokens(hidden, batch.attention_mask, batch.targets.length)
-        pooled = last_real_token(hidden, batch.attention_mask)
-        if not prompts:
-            return pooled
-        asked = hidden[torch.arange(len(hidden), device=hidden.device), given(batch.prompt_rows)]
-        return torch.cat([pooled, asked])
+        return last_real_token(hidden, batch.attention_mask)
 
     @torch.no_grad()
     def _tree_error(self) -> float:
@@ -220,7 +227,7 @@ class RewardModel(nn.Module):
         self.eval()
         try:
             packed = lay_out(trees, self.device)
-            together = self._pool(packed).float()
+            together = self._pool(self._hidden(packed), packed).float()
             if self.kind.tokenwise:
                 together = together[packed.targets.length.cumsum(0) - 1]
             singles = [
@@ -228,7 +235,7 @@ class RewardModel(nn.Module):
                 for tree in trees
                 for answer in tree.answers
             ]
-            alone = torch.cat([self._pool(single).float()[-1:] for single in singles])
+            alone = torch.cat([self._pool(self._hidden(one), one).float()[-1:] for one in singles])
         finally:
             self.train(was_training)
         error = ((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
@@ -240,6 +247,15 @@ def given(tensor: Tensor | None) -> Tensor:
     """A tensor that has to be there."""
     assert tensor is not None
     return tensor
+
+
+def _at_prompts(hidden: Tensor, batch: Batch) -> Tensor:
+    """(N, D) states at the last token of each answer's rendered prompt."""
+    if batch.prompt_rows is None:
+        raise ValueError("the batch does not know its prompts: its encoder was not asked for them")
+    if isinstance(batch, TreeBatch):
+        return hidden[0, batch.prompt_rows]
+    return hidden[torch.arange(len(hidden), device=hidden.device), batch.prompt_rows]
 
 
 def last_real_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:

@@ -83,25 +83,25 @@ def set_up(
     Raises:
         DataError: no usable comparison is left. ModelError, SettingsError: as in loading.
     """
-    train_groups, eval_groups, reports = read_splits(
-        settings.data, rejected, comparisons=settings.loss.target == "comparisons"
-    )
-    loaded = store.load(
-        settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
-    )
-    kind, loss = loaded.model.kind, settings.loss
+    kind, loss = store.chosen_kind(settings.model), settings.loss
     require_compatible(kind, loss)
     ridge = settings.training.method == "ridge"
     if isinstance(kind, Aspects) and not ridge:
         _refuse_unfitted(kind)
-    lesson = Lesson(loss.unit, loss.target, kind.ratings)
+    splits = read_splits(settings.data, rejected)
     if loss.target == "ratings":
-        _require_ratings(train_groups, kind.ratings)
+        _require_ratings(splits.train, kind.ratings)
+    loaded = store.load(
+        settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
+    )
+    if "logprobs" in loss.reads:
+        store.keep_language_head(loaded, trust_remote_code=trust_remote_code)
+    lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
     gated = ridge and kind.reads_prompts
-    train, pairs = _prepared(train_groups, encoder, most, "train", lesson, gated=gated)
-    held_out, held_out_pairs = _prepared(eval_groups, encoder, most, "eval", lesson, gated=gated)
+    train, pairs = _prepared(splits.train, encoder, most, "train", lesson, gated=gated)
+    held_out, held_out_pairs = _prepared(splits.eval, encoder, most, "eval", lesson, gated=gated)
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
         what = "labels" if loss.target == "accepted" else loss.target
@@ -119,10 +119,12 @@ def set_up(
     counts = {"train": train.summary(), "eval": held_out.summary()}
     if gated:
         counts["train"]["gate"], counts["eval"]["gate"] = pairs.summary(), held_out_pairs.summary()
-    for name, report in reports.items():
+    for name, report in splits.reports.items():
         read = report.as_json()
         read["repaired"] |= counts[name]["repaired"]
         counts[name] |= read
+    for name, changes in splits.transformed.items():
+        counts[name]["transformed"] = changes
     both = (pairs, held_out_pairs) if gated else None
     return Setup(settings, loaded, encoder, train, held_out, counts, both)
 
