@@ -8,9 +8,11 @@ take the longest common prefix of the ids of their answers.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,9 +21,11 @@ from numpy.typing import NDArray
 
 from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Group, Messages, as_json
+from holdtrue.tokens import steps
 
 Ids = NDArray[np.int32]
 Truncation = Literal["drop", "left", "right", "error"]
+Marker = Literal["prompt", "steps"]
 
 PLAIN_TEMPLATE = (Path(__file__).parent / "plain.jinja").read_text(encoding="utf-8").rstrip("\n")
 _CHUNK = 1024
@@ -39,14 +43,16 @@ class Encoded:
     """A group's conversations as token ids.
 
     ``ids[k]`` is prompt and answer ``k`` in full, or ``None`` where ``reasons[k]`` says why it cannot be
-    used. ``cut[k]`` counts the tokens truncation took away, ``prompt[k]`` those of the prompt, where the
-    encoder was asked for them.
+    used. ``cut[k]`` counts the tokens truncation took away. ``marks[k]`` are the places of tokens that are
+    read besides the last, where the encoder was asked for them: the prompt's last, or the last of each step;
+    ``steps[k]`` is then what was said of each of these steps, NaN where nothing was.
     """
 
     ids: tuple[Ids | None, ...]
     reasons: tuple[str | None, ...]
     cut: tuple[int, ...]
-    prompt: tuple[int, ...] = ()
+    marks: tuple[tuple[int, ...], ...] = ()
+    steps: tuple[tuple[float, ...], ...] = ()
 
 
 def prepare_tokenizer(tokenizer: Any, template_file: str | None = None) -> str:
@@ -80,7 +86,8 @@ class Encoder:
         truncation: what is done with longer ones: ``drop`` leaves the answer out with a reason,
             ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
         vocabulary: embeddings the model has, where the tokenizer may know more tokens.
-        prompts: also find out how many tokens of a conversation are the prompt's.
+        marker: ``prompt`` also finds the last token of the prompt, ``steps`` that of each of an answer's steps.
+        separator: what stands between two steps.
 
     Attributes:
         repaired: how often something was put right, by what.
@@ -92,7 +99,8 @@ class Encoder:
         max_length: int,
         truncation: Truncation = "drop",
         vocabulary: int | None = None,
-        prompts: bool = False,
+        marker: Marker | None = None,
+        separator: str = "\n",
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -101,7 +109,8 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
-        self.prompts = prompts
+        self.marker = marker
+        self.separator = separator
         self.repaired: Counter[str] = Counter()
         self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._backend = tokenizer.backend_tokenizer
@@ -174,15 +183,67 @@ class Encoder:
         encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         results = iter(zip(plan, conversations, strict=True))
-        openings = self._opening_ids(groups) if self.prompts else [None] * len(groups)
+        openings = self._opening_ids(groups) if self.marker == "prompt" else [None] * len(groups)
         for group, opening in zip(groups, openings, strict=True):
             fitted = [self._fit(ids, *next(results), group) for _ in group.answers]
-            yield Encoded(
+            found = Encoded(
                 tuple(own for own, _, _ in fitted),
                 tuple(reason for _, reason, _ in fitted),
                 tuple(cut for _, _, cut in fitted),
-                () if opening is None else tuple(self._shared(opening, own, cut) for own, _, cut in fitted),
             )
+            if opening is not None:
+                marks = tuple((self._shared(opening, own, cut) - 1,) for own, _, cut in fitted)
+                found = replace(found, marks=marks)
+            yield self._with_steps(group, found) if self.marker == "steps" else found
+
+    def _with_steps(self, group: Group, encoded: Encoded) -> Encoded:
+        """Marks at the answers' steps; an answer whose text is not found in what the model reads is refused."""
+        ids, reasons = list(encoded.ids), list(encoded.reasons)
+        marks: list[tuple[int, ...]] = []
+        said: list[tuple[float, ...]] = []
+        for k, own in enumerate(encoded.ids):
+            found: list[tuple[int, float]] = []
+            if own is not None:
+                ends, values = steps.of(group.answers[k], self.separator)
+                places = self._tokens_at(group, k, ends)
+                if places is None:
+                    ids[k], reasons[k] = None, "the chat template changes the text, its steps are not found"
+                else:
+                    kept = self._after_cut(own, places, encoded.cut[k])
+                    found = [(at, v) for at, v in zip(kept, values, strict=True) if at >= 0]
+                    found = found or [(len(own) - 1, math.nan)]
+            marks.append(tuple(at for at, _ in found))
+            said.append(tuple(value for _, value in found))
+        return replace(
+            encoded, ids=tuple(ids), reasons=tuple(reasons), marks=tuple(marks), steps=tuple(said)
+        )
+
+    def _tokens_at(self, group: Group, answer: int, ends: Sequence[int]) -> list[int] | None:
+        """The token that holds the last character of each part of an answer, before any cut."""
+        conversation = group.conversation(answer)
+        text, raw = self.render(conversation), isinstance(conversation, str)
+        said = group.answers[answer].text
+        boundary = len(_common_prefix([self._opening(group.prompt), text]))
+        start = text.find(said.strip(), min(boundary, max(len(text) - len(said), 0)))
+        if start < 0:
+            return None
+        start -= len(said) - len(said.lstrip())
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        added = len(self._bos) if raw else 0
+        ids = np.concatenate([self._bos[:added], np.asarray(encoding.ids, np.int32)])
+        added -= self._doubled_bos(ids)
+        reach = [end for _, end in encoding.offsets]
+        places = [min(bisect_left(reach, start + end), len(reach) - 1) for end in ends]
+        return [bisect_right(reach, reach[at]) - 1 + added for at in places]  # the last byte of a character
+
+    def _after_cut(self, ids: Ids, places: list[int], cut: int) -> list[int]:
+        """Places in a conversation that truncation shortened; -1 where they were cut away."""
+        if not cut:
+            return places
+        if self.truncation == "right":
+            return [at if at < len(ids) else -1 for at in places]
+        keep = 1 if ids[0] == self._bos_id else 0
+        return [at - cut if at >= cut + keep else -1 for at in places]
 
     def _opening_ids(self, groups: Sequence[Group]) -> list[Ids]:
         """The ids that every conversation of each group's prompt begins with.
