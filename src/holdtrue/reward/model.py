@@ -124,13 +124,6 @@ class RewardModel(nn.Module):
             aspects = self.kind.without_verbosity(given(out.logits))
             return replace(out, rewards=(gate(_at_prompts(hidden, batch).float()) * aspects).sum(1))
 
-    def states(self, batch: Batch, *, prompts: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(N, D) float32 states that the head reads, and on request those at the prompts' last tokens."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden = self._hidden(batch, prompts=prompts)
-        asked = _at_prompts(hidden, batch).float() if prompts else None
-        return self._pool(hidden, batch).float(), asked
-
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""
         if self.layout == "tree":

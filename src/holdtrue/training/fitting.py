@@ -21,7 +21,7 @@ from holdtrue.rundir import RunDir, append_jsonl
 from holdtrue.training import gating, ridge, verbosity
 from holdtrue.training.preparation import Prepared
 from holdtrue.training.setup import Setup
-from holdtrue.training.states import StateCache, States
+from holdtrue.training.states import StateCache
 
 Row = dict[str, Any]
 
@@ -30,8 +30,8 @@ def fit(setup: Setup, run: RunDir, tell: Callable[[Row], None]) -> Row:
     """Fit the model's head, and what its kind has besides, and put them into it.
 
     Returns:
-        ``aspects``: per aspect alpha, rated answers and the held-out error; ``states``: where the states came
-        from; ``penalties``; ``gate``; ``seconds`` of states and fit.
+        ``aspects``: per aspect alpha, rated answers and the held-out error; ``states``: how many were
+        computed and how many read from the cache; ``penalties``; ``gate``; ``seconds`` of states and fit.
 
     Raises:
         DataError: an aspect has nothing to learn from, or verbosity cannot be taken out.
@@ -40,15 +40,13 @@ def fit(setup: Setup, run: RunDir, tell: Callable[[Row], None]) -> Row:
     kind = model.kind
     assert isinstance(kind, Aspects)
     folder = Path(settings.ridge.states) if settings.ridge.states else run.path / "states"
-    started = time.perf_counter()
-    cache = StateCache(model, folder, settings.training.tokens_per_pass(model.device.type))
-    states = cache.states(setup.train.trees)
-    read = time.perf_counter()
     ratings = np.concatenate([tree.ratings for tree in setup.train.trees])
     prompts = [tree.key for tree in setup.train.trees for _ in tree.answers]
-    lines = ridge.fit(
-        states.answers.numpy(), ratings, prompts, kind.names, intercept=settings.ridge.intercept
-    )
+    started = time.perf_counter()
+    cache = StateCache(model, folder, settings.training.tokens_per_pass(model.device.type))
+    states = cache.answers(setup.train.trees)
+    read = time.perf_counter()
+    lines = ridge.fit(states.numpy(), ratings, prompts, kind.names, intercept=settings.ridge.intercept)
     _put(setup, lines)
     told: Row = {
         "aspects": {
@@ -61,7 +59,6 @@ def fit(setup: Setup, run: RunDir, tell: Callable[[Row], None]) -> Row:
             }
             for name, line in zip(kind.names, lines, strict=True)
         },
-        "states": {"ratings": states.origin},
     }
     if kind.verbosity is not None and not kind.penalties:
         aspects = _aspects(setup, states).cpu().numpy()
@@ -69,7 +66,8 @@ def fit(setup: Setup, run: RunDir, tell: Callable[[Row], None]) -> Row:
         model.kind = model.kind.model_copy(update={"penalties": told["penalties"]})
     told["seconds"] = {"states": round(read - started, 3), "fit": round(time.perf_counter() - read, 3)}
     if setup.pairs is not None:
-        told["gate"] = _fit_gate(setup, cache, told["states"], run, tell)
+        told["gate"] = _fit_gate(setup, cache, run, tell)
+    told["states"] = {"computed": cache.computed, "read": cache.read}
     return told
 
 
@@ -85,32 +83,30 @@ def _put(setup: Setup, lines: list[ridge.Fitted]) -> None:
 
 
 @torch.no_grad()
-def _aspects(setup: Setup, states: States) -> Tensor:
+def _aspects(setup: Setup, states: Tensor) -> Tensor:
     """(N, K) aspects as the model now computes them."""
     model = setup.loaded.model
-    hidden = states.answers.to(model.device)
+    hidden = states.to(model.device)
     return given(model.kind.read(model.head(hidden), hidden, torch.arange(len(hidden))).logits)
 
 
-def _fit_gate(setup: Setup, cache: StateCache, origins: Row, run: RunDir, tell: Callable[[Row], None]) -> Row:
+def _fit_gate(setup: Setup, cache: StateCache, run: RunDir, tell: Callable[[Row], None]) -> Row:
     model, kind = setup.loaded.model, setup.loaded.model.kind
     assert isinstance(kind, Aspects) and kind.gate is not None and setup.pairs is not None
 
-    def compared(name: str, prepared: Prepared) -> gating.Compared:
-        states = cache.states(prepared.trees, prompts=True)
-        origins[name] = states.origin
-        aspects = kind.without_verbosity(_aspects(setup, states))
-        return gating.Compared.of(prepared.trees, aspects, given(states.prompts).to(model.device))
+    def compared(prepared: Prepared) -> gating.Compared:
+        aspects = kind.without_verbosity(_aspects(setup, cache.answers(prepared.trees)))
+        return gating.Compared.of(prepared.trees, aspects, cache.prompts(prepared.trees).to(model.device))
 
     def log(row: Row) -> None:
         append_jsonl(run.metrics_file, [row])
         tell(row)
 
     train, held_out = setup.pairs
-    pairs = compared("comparisons", train)
-    others = compared("held-out comparisons", held_out) if held_out.trees else None
+    pairs = compared(train)
+    others = compared(held_out) if held_out.trees else None
     started = time.perf_counter()
     gate = Gate(pairs.prompts.shape[1], len(kind.names), kind.gate, setup.settings.seed).to(model.device)
     told = gating.train(gate, kind.gate, pairs, others, seed=setup.settings.seed, tell=log)
     model.gate = gate
-    return told | {"scale": float(gate.scale), "seconds": round(time.perf_counter() - started, 3)}
+    return told | {"scale": float(gate.scale.detach()), "seconds": round(time.perf_counter() - started, 3)}

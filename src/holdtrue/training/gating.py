@@ -27,10 +27,14 @@ _VALIDATIONS = 10
 
 @dataclass(frozen=True)
 class Compared:
-    """B comparisons of N answers, with aspects (N, K) as they count in the reward and prompts (N, D)."""
+    """B comparisons of N answers, with aspects (N, K) as they count in the reward.
+
+    ``prompts`` (P, D) are different from each other, and ``asked`` (N,) is the row of each answer's.
+    """
 
     aspects: Tensor
     prompts: Tensor
+    asked: Tensor
     first: Tensor
     second: Tensor
     label: Tensor
@@ -38,7 +42,7 @@ class Compared:
 
     @classmethod
     def of(cls, trees: Sequence[Tree], aspects: Tensor, prompts: Tensor) -> Compared:
-        """The trees' comparisons; rows of ``aspects`` and ``prompts`` are their answers in order."""
+        """The trees' comparisons; rows of ``aspects`` and ``prompts`` (N, D) are their answers in order."""
         starts = np.cumsum([0, *(len(tree.answers) for tree in trees)])
         places = [
             np.concatenate([getattr(tree, side) + start for tree, start in zip(trees, starts, strict=False)])
@@ -46,13 +50,15 @@ class Compared:
         ]
         said = [np.concatenate([getattr(tree, name) for tree in trees]) for name in ("label", "weight")]
         columns = [torch.from_numpy(column).to(aspects.device) for column in (*places, *said)]
-        return cls(aspects, prompts, *columns)
+        different, asked = prompts.unique(dim=0, return_inverse=True)
+        return cls(aspects, different, asked, *columns)
 
     def gaps(self, gate: Gate, rows: Tensor) -> Tensor:
         """How much the first answer of each of these comparisons is ahead."""
         first, second = self.first[rows], self.second[rows]
         answers = torch.cat([first, second])
-        rewards: Tensor = (gate(self.prompts[answers]) * self.aspects[answers]).sum(1)
+        prompts, of_answers = self.asked[answers].unique(return_inverse=True)  # dropout is drawn per prompt
+        rewards: Tensor = (gate(self.prompts[prompts])[of_answers] * self.aspects[answers]).sum(1)
         return rewards[: len(rows)] - rewards[len(rows) :]
 
 
@@ -110,6 +116,7 @@ def measure(gate: Gate, compared: Compared) -> dict[str, Any]:
         "loss": float(_loss(compared, gate, rows)),
         "accuracy": float(right.mean()) if len(right) else None,
         "count": len(right),
+        "answers": len(compared.asked),
     }
 
 

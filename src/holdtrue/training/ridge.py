@@ -58,10 +58,9 @@ def fit(
     Raises:
         DataError: an aspect is rated for fewer than two prompts, or the same everywhere.
     """
+    require_learnable(ratings, prompts, names)
     known = ~np.isnan(ratings)
     keys = np.array(prompts)
-    for k, name in enumerate(names):
-        _require_something_to_learn(name, ratings[known[:, k], k], keys[known[:, k]])
     found: dict[int, Fitted] = {}
     for rows in np.unique(known, axis=1).T:  # aspects rated for the same answers are solved together
         own = [k for k in range(len(names)) if np.array_equal(known[:, k], rows)]
@@ -70,17 +69,25 @@ def fit(
     return [found[k] for k in range(len(names))]
 
 
-def _require_something_to_learn(name: str, ratings: NDArray[np.float32], prompts: NDArray[np.str_]) -> None:
-    if len(np.unique(prompts)) < 2:
-        raise DataError(
-            f"aspect {name!r} is rated for {len(np.unique(prompts))} prompt; "
-            "alpha is chosen on held-out prompts, so two are needed"
-        )
-    if np.ptp(ratings) == 0:
-        raise DataError(
-            f"all {len(ratings)} ratings of {name!r} are {ratings[0]:g}: there is nothing to learn; "
-            "leave it out of model.kind.names"
-        )
+def require_learnable(ratings: NDArray[np.float32], prompts: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse aspects that nothing can be learnt of; arguments as of :func:`fit`.
+
+    Raises:
+        DataError: an aspect is rated for fewer than two prompts, or the same everywhere.
+    """
+    keys = np.array(prompts)
+    for name, column in zip(names, ratings.T, strict=True):
+        rated = ~np.isnan(column)
+        if (count := len(np.unique(keys[rated]))) < 2:
+            raise DataError(
+                f"aspect {name!r} is rated for {count} prompt{'s' * (count != 1)}; "
+                "alpha is chosen on held-out prompts, so two are needed"
+            )
+        if np.ptp(column[rated]) == 0:
+            raise DataError(
+                f"all {rated.sum()} ratings of {name!r} are {column[rated][0]:g}: there is nothing to learn; "
+                "leave it out of model.kind.names"
+            )
 
 
 def _fit_together(x: Floats, y: Floats, prompts: NDArray[np.str_], intercept: bool) -> list[Fitted]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from holdtrue.data.splits import read_splits
@@ -21,6 +22,7 @@ from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.tree import PAIRS, Lesson
 from holdtrue.training.preparation import Prepared, prepare
+from holdtrue.training.ridge import require_learnable
 
 
 @dataclass
@@ -106,6 +108,12 @@ def set_up(
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
         what = "labels" if loss.target == "accepted" else loss.target
         raise DataError(f"no usable {what} left: {reasons or 'there were none'}")
+    if ridge:
+        require_learnable(
+            np.concatenate([tree.ratings for tree in train.trees]),
+            [tree.key for tree in train.trees for _ in tree.answers],
+            kind.ratings,
+        )
     if gated and not pairs.trees:
         raise DataError("a gate is trained on comparisons, and no usable one is among the training rows")
     loaded.model.bf16 = _bf16(loaded, settings)
