@@ -196,7 +196,7 @@ def _fit_baseline(run: RunDir, setup: Setup) -> None:
 
 def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Measure, save and report the trained model; ``fitted`` is what a closed form found."""
-    from holdtrue.evaluation import evaluate
+    from holdtrue.evaluation import evaluate, steps
     from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
@@ -213,6 +213,9 @@ def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tel
     words = BagOfWords.load(run.bag_of_words_file) if setup.held_out else "it was fitted on these very pairs"
     result = evaluate(
         judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words, aspects
+    )
+    result |= steps.agreement(
+        judged.groups, [item.steps for item in scored], scorer.separator, settings.evaluation.confidence
     )
     for aspect, found in fitted.get("aspects", {}).items():
         result["aspects"][aspect] = result["aspects"].get(aspect, {}) | found

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdtrue.records import Group
     from holdtrue.reward.scorer import Scored
 
-_OWN = ("rewards", "reward_model", "reward_reason", "aspects")
+_OWN = ("rewards", "reward_model", "reward_reason", "aspects", "steps")
 
 
 def command(
@@ -37,7 +37,8 @@ def command(
 
     Each output line is the input row plus "rewards" (chosen and rejected, one per completion, or one)
     as raw numbers, and "reward_model", the hash of the weights; of a model with several aspects also
-    "aspects", a list like "rewards" for each. A row that does not fit gets "rewards": null and
+    "aspects", a list like "rewards" for each, and of a process reward model "steps", its number at the end of
+    each step. A row that does not fit gets "rewards": null and
     "reward_reason". Rows keep their order; an interrupted command goes on where it stopped when it is given
     again. Unreadable rows are listed in FILE.rejected.jsonl.
     """
@@ -101,6 +102,8 @@ def scored_row(group: Group, scored: Scored, identity: str, aspects: Sequence[st
     extra: dict[str, Any] = {"rewards": rewards, "reward_model": identity}
     if scored.aspects is not None and rewards is not None:
         extra["aspects"] = {name: _numbers(scored.aspects[:, k]) for k, name in enumerate(aspects)}
+    if scored.steps is not None and rewards is not None:
+        extra["steps"] = [_numbers(values) for values in scored.steps]
     if reasons:
         extra["reward_reason"] = "; ".join(reasons)
     return {**(group.row or {}), **extra}

@@ -115,6 +115,10 @@ def _single_answers(result: dict[str, Any]) -> list[tuple[str, str]]:
         auc = "one class only" if labels["auc"] is None else f"AUC {_span(labels, 'auc')}"
         right = f"right at 0 {labels['right_at_zero']:.1%}"
         rows.append(("labels", f"{auc}, {right}, {labels['good']} good of {labels['count']}"))
+    if (steps := result.get("steps")) is not None:
+        auc = "one class only" if steps["auc"] is None else f"AUC {_span(steps, 'auc')}"
+        right = f"right at 0 {steps['right_at_zero']:.1%}"
+        rows.append(("steps", f"{auc}, {right}, {steps['right_steps']} right of {steps['count']}"))
     if (ratings := result["ratings"]) is not None:
         names = ("pearson", "spearman", "within_prompts")
         found = [
@@ -151,6 +155,9 @@ def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 def _accuracy(result: dict[str, Any]) -> list[tuple[str, str]]:
+    compared = result["count"] or result["label_ties"] or result["unscored_comparisons"]
+    if not compared and any(result.get(name) for name in ("labels", "ratings", "steps")):
+        return []  # the data compares nothing, and was not meant to
     if result["accuracy"] is None:
         rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]
     else:

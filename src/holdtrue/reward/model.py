@@ -41,6 +41,7 @@ class RewardOutput:
         rewards: (N,) float32, one number per answer, for kinds that score one answer.
         logits: (N, K) class logits or aspect scores.
         values: (sum of answer lengths,) per-token values, packed.
+        steps: (M,) float32, a value for each step of all answers, the logit of P(right).
         offsets: (N + 1,) where each answer's values begin.
         logprobs: (sum of answer lengths,) float32, log-probability of each answer token, packed.
         hidden: (N, D) float32, the pooled state.
@@ -50,6 +51,7 @@ class RewardOutput:
     rewards: Tensor | None = None
     logits: Tensor | None = None
     values: Tensor | None = None
+    steps: Tensor | None = None
     offsets: Tensor | None = None
     logprobs: Tensor | None = None
     hidden: Tensor | None = None
@@ -109,20 +111,20 @@ class RewardModel(nn.Module):
 
     def forward(self, batch: Batch) -> RewardOutput:
         """What the kind gives of a batch's answers."""
-        gate = self.gate
+        gate, steps = self.gate, self.kind.marks == "steps"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden = self._hidden(batch, prompts=gate is not None)
+            hidden = self._hidden(batch, marks=steps or gate is not None)
             logprobs = self.language_head(hidden, batch) if self.language_head is not None else None
-            pooled = self._pool(hidden, batch)
+            pooled = at_marks(hidden, batch) if steps else self._pool(hidden, batch)
         with torch.autocast(self.device.type, enabled=False):
             pooled = pooled.float()
-            ends = batch.targets.length.cumsum(0) - 1
+            ends = (batch.targets.marks if steps else batch.targets.length).cumsum(0) - 1
             out = replace(self.kind.read(self.head(pooled), pooled, ends), logprobs=logprobs)
             if gate is None:
                 return out
             assert isinstance(self.kind, Aspects)
             aspects = self.kind.without_verbosity(given(out.logits))
-            return replace(out, rewards=(gate(_at_prompts(hidden, batch).float()) * aspects).sum(1))
+            return replace(out, rewards=(gate(at_marks(hidden, batch).float()) * aspects).sum(1))
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""
@@ -182,10 +184,10 @@ class RewardModel(nn.Module):
             self.inner.set_attn_implementation(original)
             self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
 
-    def _hidden(self, batch: Batch, *, prompts: bool = False) -> Tensor:
+    def _hidden(self, batch: Batch, *, marks: bool = False) -> Tensor:
         """(1, T, D) or (N, L, D) states of the last layer, at least where they are read."""
         if isinstance(batch, TreeBatch):
-            only_ends = not (self.kind.tokenwise or self.language_head is not None or prompts)
+            only_ends = not (self.kind.tokenwise or self.language_head is not None or marks)
             batch.plan.read_only_layer = self._read_only.index if self._read_only and only_ends else None
             with attention.laid_out(batch.plan):
                 packed: Tensor = self.backbone(
@@ -242,13 +244,11 @@ def given(tensor: Tensor | None) -> Tensor:
     return tensor
 
 
-def _at_prompts(hidden: Tensor, batch: Batch) -> Tensor:
-    """(N, D) states at the last token of each answer's rendered prompt."""
-    if batch.prompt_rows is None:
-        raise ValueError("the batch does not know its prompts: its encoder was not asked for them")
-    if isinstance(batch, TreeBatch):
-        return hidden[0, batch.prompt_rows]
-    return hidden[torch.arange(len(hidden), device=hidden.device), batch.prompt_rows]
+def at_marks(hidden: Tensor, batch: Batch) -> Tensor:
+    """(M, D) states at the marked tokens."""
+    if not len(batch.mark_rows):
+        raise ValueError("no token of the batch is marked: its encoder was not asked for marks")
+    return hidden.flatten(0, 1)[batch.mark_rows]
 
 
 def last_real_token(hidden: Tensor, attention_mask: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from holdtrue.records import Group
 from holdtrue.reward.kinds.aspects import Aspects
+from holdtrue.reward.kinds.process import Process
 from holdtrue.reward.store import Loaded
 from holdtrue.tokens.conversation import Encoder, Ids
 from holdtrue.tokens.tree import Tree, common_prefix_length, grow
@@ -33,12 +34,14 @@ class Scorer(Protocol):
 class Scored:
     """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none.
 
-    ``aspects`` (N, K) are what they were made of, where the model's kind is ``aspects``.
+    ``aspects`` (N, K), or for each answer the values of its ``steps``, are what they were made of, where the
+    model's kind gives them.
     """
 
     rewards: NDArray[np.float32]
     reasons: tuple[str | None, ...]
     aspects: NDArray[np.float32] | None = None
+    steps: tuple[NDArray[np.float32], ...] | None = None
 
 
 def count_reasons(scored: Iterable[Scored]) -> Counter[str]:
@@ -75,6 +78,7 @@ class RewardScorer:
         self.chunk = chunk
         kind = loaded.model.kind
         self.aspects: tuple[str, ...] = kind.labels if isinstance(kind, Aspects) else ()
+        self.separator = kind.separator if isinstance(kind, Process) else ""
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
         """Rewards of every group's answers."""
@@ -90,15 +94,15 @@ class RewardScorer:
         encoded = list(self.encoder.encode(groups))
         # answers to one prompt, also from different rows, share its computation; equal answers are one leaf
         leaves: dict[str, dict[bytes, Ids]] = {}
-        asked: dict[tuple[str, bytes], int] = {}
+        marks: dict[tuple[str, bytes], tuple[int, ...]] = {}
         for group, item in zip(groups, encoded, strict=True):
             own = leaves.setdefault(group.prompt_key, {})
             for k, ids in enumerate(item.ids):
                 if ids is not None:
                     own.setdefault(ids.tobytes(), ids)
-                    if item.prompt:
-                        asked[group.prompt_key, ids.tobytes()] = item.prompt[k]
-        found = self._score_leaves(leaves, asked)
+                    if item.marks:
+                        marks[group.prompt_key, ids.tobytes()] = item.marks[k]
+        found = self._score_leaves(leaves, marks)
         nothing = [float("nan")] * (1 + len(self.aspects))
         results = []
         for group, item in zip(groups, encoded, strict=True):
@@ -107,33 +111,41 @@ class RewardScorer:
                 "reward is not finite" if reason is None and not np.isfinite(value[0]) else reason
                 for reason, value in zip(item.reasons, values, strict=True)
             )
-            array = np.array(values, dtype=np.float32).reshape(-1, len(nothing))
-            array = np.where(np.isfinite(array), array, np.float32("nan"))
-            results.append(Scored(array[:, 0], reasons, array[:, 1:] if self.aspects else None))
+            rewards, parts = _finite([value[0] for value in values]), [_finite(value[1:]) for value in values]
+            aspects = np.stack(parts) if self.aspects else None
+            results.append(Scored(rewards, reasons, aspects, tuple(parts) if self.separator else None))
         return results
 
     def _score_leaves(
-        self, leaves: dict[str, dict[bytes, Ids]], asked: dict[tuple[str, bytes], int]
+        self, leaves: dict[str, dict[bytes, Ids]], marks: dict[tuple[str, bytes], tuple[int, ...]]
     ) -> dict[tuple[str, bytes], list[float]]:
-        """Reward and aspects of each answer."""
+        """Reward of each answer, and the aspects or steps it is made of."""
         trees: list[Tree] = []
         owners: list[list[tuple[str, bytes]]] = []
         for key, own in leaves.items():
             for part in _portions(list(own.items()), self.max_tokens_per_pass):
-                prompts = [asked[key, identity] for identity, _ in part] if asked else []
-                trees.append(grow([ids for _, ids in part], asked=prompts))
+                own_marks = [marks[key, identity] for identity, _ in part] if marks else []
+                trees.append(grow([ids for _, ids in part], marks=own_marks))
                 owners.append([(key, identity) for identity, _ in part])
         model = self.loaded.model
         found: dict[tuple[str, bytes], list[float]] = {}
         with torch.inference_mode():
             for batch in model.pack(trees, self.max_tokens_per_pass):
-                out = model(model.batch([trees[i] for i in batch]))
-                columns = out.rewards[:, None]
-                if self.aspects:
-                    columns = torch.cat([columns, out.logits], 1)
+                laid = model.batch([trees[i] for i in batch])
+                out = model(laid)
                 names = [owner for i in batch for owner in owners[i]]
-                found.update(zip(names, columns.tolist(), strict=True))
+                rewards = out.rewards.tolist()
+                parts: list[list[float]] = out.logits.tolist() if self.aspects else [[]] * len(rewards)
+                if out.steps is not None:
+                    parts = [part.tolist() for part in out.steps.split(laid.targets.marks.tolist())]
+                found.update({n: [r, *p] for n, r, p in zip(names, rewards, parts, strict=True)})
         return found
+
+
+def _finite(values: Sequence[float]) -> NDArray[np.float32]:
+    array = np.array(values, dtype=np.float32)
+    found: NDArray[np.float32] = np.where(np.isfinite(array), array, np.float32("nan"))
+    return found
 
 
 def _portions(items: list[tuple[bytes, Ids]], budget: int) -> Iterator[list[tuple[bytes, Ids]]]:

@@ -28,6 +28,7 @@ from holdtrue.reward import gate
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.aspects import Aspects
+from holdtrue.reward.kinds.process import Process
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel, renew_head
@@ -62,8 +63,11 @@ class Loaded:
         if limit is not None and wanted > limit:
             raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
-        prompts = self.model.kind.reads_prompts
-        return Encoder(self.tokenizer, wanted, truncation or card_truncation, embeddings, prompts)
+        kind = self.model.kind
+        separator = kind.separator if isinstance(kind, Process) else "\n"
+        return Encoder(
+            self.tokenizer, wanted, truncation or card_truncation, embeddings, kind.marks, separator
+        )
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def verify(
     encoder = loaded.encoder()
     encoded = list(encoder.encode(sample()))
     usable = [
-        grow([ids], asked=item.prompt[k : k + 1])
+        grow([ids], marks=item.marks[k : k + 1])
         for item in encoded
         for k, ids in enumerate(item.ids)
         if ids is not None
@@ -252,21 +252,23 @@ def _plain_transformers(
         return Check(name, "fail", f"others cannot load it: {str(error).splitlines()[0][:200]}")
     pad = model.config.get_text_config().pad_token_id
     batched = pad is not None and 0 <= pad < model.get_input_embeddings().num_embeddings
-    theirs = []
-    sequences = [one.answers[0] for one in usable]
+    kind, theirs = loaded.model.kind, []
+    # others read one number per text: of kinds that read steps, the text up to each step's end
+    stops = [one.marks[0] if kind.marks == "steps" else [len(one.answers[0]) - 1] for one in usable]
+    sequences = [one.answers[0][: i + 1] for one, own in zip(usable, stops, strict=True) for i in own]
     for batch in [sequences] if batched else [[ids] for ids in sequences]:
         width = max(map(len, batch))
         ids = torch.tensor([[*ids.tolist(), *[pad] * (width - len(ids))] for ids in batch])
         mask = torch.tensor([[1] * len(i) + [0] * (width - len(i)) for i in batch])
         with torch.inference_mode():
-            logits = model(input_ids=ids, attention_mask=mask).logits
-            out = loaded.model.kind.read(logits, logits, torch.arange(len(logits)))
-        assert out.rewards is not None
-        theirs.append(out.rewards.double().numpy())
+            theirs.append(model(input_ids=ids, attention_mask=mask).logits)
+    logits = torch.cat(theirs)
+    out = kind.read(logits, logits, torch.tensor([len(own) for own in stops]).cumsum(0) - 1)
+    assert out.rewards is not None
     gate, loaded.model.gate = loaded.model.gate, None
     ours = np.concatenate([_score(loaded, [one]) for one in usable])
     loaded.model.gate = gate
-    return _compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
+    return _compare(name, ours, out.rewards.double().numpy(), float(ours.std()) or 1.0)
 
 
 def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> Any:

@@ -31,6 +31,8 @@ class Targets:
         ratings: (N, K) float32, NaN where none was given.
         accepted: (N,) float32 in [0, 1], NaN where nothing was said.
         length: (N,) int64, tokens of each answer after its tree's prompt.
+        marks: (N,) int64, how many tokens of each conversation are marked.
+        steps: (M,) float32, what was said of the marked steps, NaN where nothing; else empty.
         tree: (N,) int64, number of the tree, which all answers to learn from together share.
         counted: (N,) float32, 0 for answers that stand in the batch without weight, else 1.
     """
@@ -44,6 +46,8 @@ class Targets:
     ratings: Tensor
     accepted: Tensor
     length: Tensor
+    marks: Tensor
+    steps: Tensor
     tree: Tensor
     counted: Tensor
 
@@ -74,7 +78,7 @@ class TreeBatch:
         plan: where trees and answers lie, for the attention functions.
         rows: (N,) int64, the last token of each answer.
         answer_rows: (sum of answer lengths,) int64, every token of every answer.
-        prompt_rows: (N,) int64, the last token of each answer's rendered prompt, if the trees know it.
+        mark_rows: (M,) int64, where in the row the marked tokens of all answers stand.
     """
 
     input_ids: Tensor
@@ -83,7 +87,7 @@ class TreeBatch:
     rows: Tensor
     answer_rows: Tensor
     targets: Targets
-    prompt_rows: Tensor | None = None
+    mark_rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,14 @@ class PaddedBatch:
 
     Attributes:
         input_ids, attention_mask, position_ids: (N, L) int64.
-        prompt_rows: (N,) int64, where in its row the rendered prompt's last token stands, if the trees know.
+        mark_rows: (M,) int64, where in the flattened rectangle the marked tokens of all answers stand.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     position_ids: Tensor
     targets: Targets
-    prompt_rows: Tensor | None = None
+    mark_rows: Tensor
 
 
 def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBatch:
@@ -108,7 +112,7 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
     positions: list[np.ndarray] = []
     rows: list[int] = []
     answer_rows: list[np.ndarray] = []
-    prompt_rows: list[int] = []
+    mark_rows: list[int] = []
     at = 0
     for tree in trees:
         start = len(tree.prompt)
@@ -118,9 +122,10 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         answer_rows.append(np.arange(at, at + tree.tokens - start))
         root = at - start
         for k, answer in enumerate(tree.answers):
-            if tree.asked is not None:  # a prompt may end in the part that its answers do not share
-                last = int(tree.asked[k]) - 1
-                prompt_rows.append(last + (root if last < start else at - start))
+            for mark in (
+                tree.marks[k] if tree.marks else ()
+            ):  # in the part that the answers share, or after it
+                mark_rows.append(mark + (root if mark < start else at - start))
             at += len(answer)
             rows.append(at - 1)
     position_ids = np.concatenate(positions)
@@ -132,7 +137,7 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         rows=torch.tensor(rows, device=device),
         answer_rows=torch.from_numpy(np.concatenate(answer_rows)).to(device),
         targets=_targets(trees, device),
-        prompt_rows=torch.tensor(prompt_rows, device=device) if len(prompt_rows) == len(rows) else None,
+        mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
     )
 
 
@@ -149,14 +154,15 @@ def pad(
         input_ids[row, place] = ids
         mask[row, place] = 1
     positions = np.maximum(mask.cumsum(1) - 1, 0)
-    asked = [tree.asked for tree in trees if tree.asked is not None]
-    prompt_rows = mask.argmax(1) + np.concatenate(asked) - 1 if len(asked) == len(trees) else None
+    first = mask.argmax(1) + width * np.arange(len(mask))
+    marked = [marks for tree in trees for marks in tree.marks or [()] * len(tree.answers)]
+    mark_rows = [first[row] + mark for row, marks in enumerate(marked) for mark in marks]
     return PaddedBatch(
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(mask).to(device),
         position_ids=torch.from_numpy(positions).to(device),
         targets=_targets(trees, device),
-        prompt_rows=None if prompt_rows is None else torch.from_numpy(prompt_rows).to(device),
+        mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
     )
 
 
@@ -182,6 +188,10 @@ def _targets(trees: Sequence[Tree], device: torch.device | str) -> Targets:
         ratings=column("ratings"),
         accepted=column("accepted"),
         length=torch.tensor(lengths, device=device),
+        marks=torch.tensor(
+            [len(marks) for tree in trees for marks in tree.marks or [()] * len(tree.answers)], device=device
+        ),
+        steps=column("steps"),
         tree=torch.repeat_interleave(torch.arange(len(trees)), torch.tensor(counts)).to(device),
         counted=torch.ones(len(lengths), device=device),
     )

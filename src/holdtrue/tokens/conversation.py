@@ -19,9 +19,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from holdtrue import steps
 from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Group, Messages, as_json
-from holdtrue.tokens import steps
 
 Ids = NDArray[np.int32]
 Truncation = Literal["drop", "left", "right", "error"]
@@ -86,7 +86,7 @@ class Encoder:
         truncation: what is done with longer ones: ``drop`` leaves the answer out with a reason,
             ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
         vocabulary: embeddings the model has, where the tokenizer may know more tokens.
-        marker: ``prompt`` also finds the last token of the prompt, ``steps`` that of each of an answer's steps.
+        marker: ``prompt`` also finds the prompt's last token, ``steps`` that of each step of an answer.
         separator: what stands between two steps.
 
     Attributes:
@@ -197,7 +197,7 @@ class Encoder:
             yield self._with_steps(group, found) if self.marker == "steps" else found
 
     def _with_steps(self, group: Group, encoded: Encoded) -> Encoded:
-        """Marks at the answers' steps; an answer whose text is not found in what the model reads is refused."""
+        """Marks at the answers' steps; an answer that is not found in what the model reads is refused."""
         ids, reasons = list(encoded.ids), list(encoded.reasons)
         marks: list[tuple[int, ...]] = []
         said: list[tuple[float, ...]] = []
@@ -214,9 +214,7 @@ class Encoder:
                     found = found or [(len(own) - 1, math.nan)]
             marks.append(tuple(at for at, _ in found))
             said.append(tuple(value for _, value in found))
-        return replace(
-            encoded, ids=tuple(ids), reasons=tuple(reasons), marks=tuple(marks), steps=tuple(said)
-        )
+        return replace(encoded, ids=tuple(ids), reasons=tuple(reasons), marks=tuple(marks), steps=tuple(said))
 
     def _tokens_at(self, group: Group, answer: int, ends: Sequence[int]) -> list[int] | None:
         """The token that holds the last character of each part of an answer, before any cut."""

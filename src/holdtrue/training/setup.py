@@ -101,13 +101,14 @@ def set_up(
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
-    gated = ridge and kind.reads_prompts
+    gated = ridge and kind.marks == "prompt"
     train, pairs = _prepared(splits.train, encoder, most, "train", lesson, gated=gated)
     held_out, held_out_pairs = _prepared(splits.eval, encoder, most, "eval", lesson, gated=gated)
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
         what = "labels" if loss.target == "accepted" else loss.target
         raise DataError(f"no usable {what} left: {reasons or 'there were none'}")
+    loss.check(train.trees + held_out.trees)
     if ridge:
         require_learnable(
             np.concatenate([tree.ratings for tree in train.trees]),

@@ -65,9 +65,8 @@ class StateCache:
         """(N, D) float32 states of the rendered prompt before each of the trees' answers."""
         return self._states_of(
             [
-                [ids[:asked] for ids, asked in zip(_sequences(tree), tree.asked, strict=True)]
+                [ids[: last + 1] for ids, (last,) in zip(_sequences(tree), tree.marks, strict=True)]
                 for tree in trees
-                if tree.asked is not None
             ]
         )
 

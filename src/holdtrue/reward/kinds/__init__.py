@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdtrue.reward.model import RewardOutput
+    from holdtrue.tokens.conversation import Marker
 
 
 class RewardKind(Kind):
@@ -38,15 +39,16 @@ class RewardKind(Kind):
         return ("rating",)
 
     @property
-    def reads_prompts(self) -> bool:
-        """Whether the state at the prompt's last token is read as well."""
-        return False
+    def marks(self) -> Marker | None:
+        """Tokens that are read besides an answer's last: the prompt's last, or instead the ends of steps."""
+        return None
 
     @abstractmethod
     def read(self, logits: Tensor, hidden: Tensor, ends: Tensor) -> RewardOutput:
         """The output made from the head's.
 
         ``logits`` (N, K) and ``hidden`` (N, D) are of answers, or of all their tokens end to end for
-        tokenwise kinds; ``ends`` (N,) are the rows of the answers' last tokens. All float32. Nothing
+        tokenwise kinds and of all their steps for those that mark steps; ``ends`` (N,) are the rows of the
+        answers' last. All float32. Nothing
         returned may be a view of ``logits``: the hooks of FSDP must not get one.
         """

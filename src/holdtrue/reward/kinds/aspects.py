@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from holdtrue.reward.model import RewardOutput
+    from holdtrue.tokens.conversation import Marker
 
 
 class GateSettings(Section):
@@ -84,8 +85,8 @@ class Aspects(RewardKind):
         return tuple(self.names)
 
     @property
-    def reads_prompts(self) -> bool:
-        return self.gate is not None
+    def marks(self) -> Marker | None:
+        return None if self.gate is None else "prompt"
 
     def read(self, logits: Tensor, hidden: Tensor, ends: Tensor) -> RewardOutput:
         from holdtrue.reward.model import RewardOutput
