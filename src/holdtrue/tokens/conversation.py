@@ -81,6 +81,7 @@ class Encoder:
             ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
         vocabulary: embeddings the model has, where the tokenizer may know more tokens.
         prompts: also find out how many tokens of a conversation are the prompt's.
+        reply: end a chat with the opening of an assistant turn, for models that answer it.
 
     Attributes:
         repaired: how often something was put right, by what.
@@ -93,6 +94,7 @@ class Encoder:
         truncation: Truncation = "drop",
         vocabulary: int | None = None,
         prompts: bool = False,
+        reply: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -102,6 +104,7 @@ class Encoder:
         self.max_length = max_length
         self.truncation = truncation
         self.prompts = prompts
+        self.reply = reply
         self.repaired: Counter[str] = Counter()
         self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._backend = tokenizer.backend_tokenizer
@@ -271,7 +274,7 @@ class Encoder:
         return [_encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
-        return list(self._template(chats, add_generation_prompt=False))
+        return list(self._template(chats, add_generation_prompt=self.reply))
 
     def _template(self, chats: Any, *, add_generation_prompt: bool) -> Any:
         template = self.tokenizer.chat_template

@@ -58,6 +58,7 @@ class Tree:
     none was given. ``ratings`` (N, K) and ``accepted`` (N,) are float32, NaN where nothing was said.
     ``asked`` (N,) are tokens of each sequence that are the rendered prompt's, ``None`` where the encoder was
     not asked for them; ``key`` tells the trees of different prompts apart.
+    ``orders`` is how often each comparison stands in the tree: twice where models are shown both orders.
     """
 
     prompt: Ids
@@ -71,10 +72,11 @@ class Tree:
     accepted: NDArray[np.float32]
     asked: NDArray[np.int64] | None = None
     key: str = ""
+    orders: int = 1
 
     def count(self, unit: Unit) -> int:
         """Items of a loss in this tree."""
-        return {"comparison": len(self.first), "answer": len(self.answers), "prompt": 1}[unit]
+        return {"comparison": len(self.first) // self.orders, "answer": len(self.answers), "prompt": 1}[unit]
 
     @property
     def shared(self) -> list[int]:
