@@ -200,7 +200,7 @@ def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tel
     from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer, by_aspect, count_reasons
+    from holdtrue.reward.scorer import RewardScorer, by_aspect, count_reasons, position_consistency
 
     settings, loaded = setup.settings, setup.loaded
     judged = setup.eval if setup.held_out else setup.train
@@ -219,6 +219,7 @@ def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tel
     )
     for aspect, found in fitted.get("aspects", {}).items():
         result["aspects"][aspect] = result["aspects"].get(aspect, {}) | found
+    result |= position_consistency(scored)
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)
@@ -253,14 +254,16 @@ def _measured_before(run: RunDir, model_hash: str) -> dict[str, Any]:
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     """What the saved model's card says."""
     from holdtrue.reward.card import RewardCard, read_token
+    from holdtrue.reward.kinds import ComparingKind
     from holdtrue.training.preparation import length_quantiles
 
     data, reward = setup.settings.data, result["reward"]
     fitted = setup.held_out and result["temperature"] and not result["temperature_bounded"]
     last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
+    compares = isinstance(setup.loaded.model.kind, ComparingKind)
     return RewardCard(
         base_model=setup.loaded.base,
-        pooled=read_token(last, setup.loaded.tokenizer),
+        pooled={} if compares else read_token(last, setup.loaded.tokenizer),
         plain_text=data.plain_text,
         max_length=setup.encoder.max_length,
         truncation=data.truncation,
@@ -361,6 +364,8 @@ def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
     from holdtrue.training.setup import hold_master_weights
 
     settings = setup.settings
+    # the root's parameters are still those the last validation gathered, from before the best were loaded
+    setup.loaded.model.reshard()  # type: ignore[operator]
     weights = {name: full_tensor(p.detach()).cpu() for name, p in setup.loaded.model.named_parameters()}
     whole = store.load(settings.model, seed=settings.seed, device=world.device, trust_remote_code=trust)
     hold_master_weights(whole)

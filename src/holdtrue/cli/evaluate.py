@@ -93,7 +93,7 @@ def _bag_of_words(path: Path) -> Any:
 def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate, steps
-    from holdtrue.reward.scorer import by_aspect, count_reasons
+    from holdtrue.reward.scorer import by_aspect, count_reasons, position_consistency
 
     groups, report = read_groups([path], judge.data, None)
     if not any(group.comparisons for group in groups) and not any(
@@ -112,7 +112,7 @@ def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_wor
     result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words, aspects)
     values = [item.steps for item in scored]
     result |= steps.agreement(groups, values, judge.scorer.separator, evaluation.confidence)
-    return result | {"rejected": dict(report.rejected)}
+    return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
 
 
 def _chosen(name: str | None, data: list[str], evaluation: EvaluationSettings) -> Any:

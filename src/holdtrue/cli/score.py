@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -18,6 +18,7 @@ from holdtrue.rundir import disk_errors, find_model
 if TYPE_CHECKING:
     from holdtrue.records import Group
     from holdtrue.reward.scorer import Scored
+    from holdtrue.reward.store import Loaded
 
 _OWN = ("rewards", "reward_model", "reward_reason", "aspects", "steps")
 
@@ -30,6 +31,14 @@ def command(
     output: frame.Output = None,
     format: frame.Format = None,
     columns: frame.Columns = None,
+    ranking: Annotated[
+        Literal["gap", "win_rate", "knockout"] | None,
+        typer.Option(
+            "--ranking",
+            help="Models that compare: rewards are mean gaps (default), mean win rates, or rounds survived, "
+            "which is fastest and enough for best-of-n.",
+        ),
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Faster, about three digits.")] = False,
     trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
@@ -46,7 +55,6 @@ def command(
     from holdtrue.data.reader import Reader
     from holdtrue.reward import store
     from holdtrue.reward.card import weights_hash
-    from holdtrue.reward.scorer import RewardScorer
     from holdtrue.training.distributed import default_device
 
     if output is None:
@@ -54,8 +62,9 @@ def command(
     folder = find_model(model)
     loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
     loaded.model.bf16 = bf16
+    scorer = _scorer(loaded, ranking)
     plain_text = loaded.card.plain_text if loaded.card else "chat"
-    identity = weights_hash(folder)[:16]
+    identity = weights_hash(folder)[:16] + (f" {ranking}" if ranking else "")
     resources(data)
     rejected = output.with_name(output.name + ".rejected.jsonl")
     unscored = Counter[str]()
@@ -71,7 +80,6 @@ def command(
         done, groups = _resumed(output, iter(reader), identity, unscored)
         count = done
         with open(output, "a", encoding="utf-8") as file:
-            scorer = RewardScorer(loaded)
             for group, scored in _scored(scorer, groups):
                 row = scored_row(group, scored, identity, scorer.aspects)
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
@@ -111,6 +119,17 @@ def scored_row(group: Group, scored: Scored, identity: str, aspects: Sequence[st
 
 def _numbers(values: Any) -> list[float | None]:
     return [float(value) if value == value else None for value in values]
+
+
+def _scorer(loaded: Loaded, ranking: Literal["gap", "win_rate", "knockout"] | None) -> Any:
+    from holdtrue.reward.kinds import ComparingKind
+    from holdtrue.reward.scorer import RewardScorer
+
+    if ranking is not None and not isinstance(loaded.model.kind, ComparingKind):
+        raise SettingsError(
+            f"--ranking is for models that compare answers; {loaded.model.kind.name()} scores each by itself"
+        )
+    return RewardScorer(loaded, ranking=ranking or "gap")
 
 
 def _scored(scorer: Any, groups: Iterator[Group]) -> Iterator[tuple[Group, Scored]]:

@@ -13,10 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from holdtrue.records import Group
+from holdtrue.reward.comparer import PairComparer, Ranking, judge
 from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.process import Process
 from holdtrue.reward.store import Loaded
 from holdtrue.tokens.conversation import Encoder, Ids
+from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import Tree, common_prefix_length, grow
 
 _MAX_LEAVES = 16
@@ -36,12 +38,15 @@ class Scored:
 
     ``aspects`` (N, K), or for each answer the values of its ``steps``, are what they were made of, where the
     model's kind gives them.
+    ``consistent``: for models that compare, whether each of the group's comparisons has the same winner in
+    both orders.
     """
 
     rewards: NDArray[np.float32]
     reasons: tuple[str | None, ...]
     aspects: NDArray[np.float32] | None = None
     steps: tuple[NDArray[np.float32], ...] | None = None
+    consistent: tuple[bool, ...] = ()
 
 
 def count_reasons(scored: Iterable[Scored]) -> Counter[str]:
@@ -55,6 +60,12 @@ def by_aspect(names: Sequence[str], scored: Sequence[Scored]) -> dict[str, list[
     return {name: [table[:, k] for table in tables] for k, name in enumerate(names)}
 
 
+def position_consistency(scored: Iterable[Scored]) -> dict[str, float]:
+    """Share of comparisons with the same winner in both orders; nothing for models that do not compare."""
+    said = [same for item in scored for same in item.consistent]
+    return {"position_consistency": float(np.mean(said))} if said else {}
+
+
 class RewardScorer:
     """A reward model as a Scorer: batches by tokens, each prompt computed once, order kept.
 
@@ -63,14 +74,16 @@ class RewardScorer:
         encoder: how conversations become ids; by default as the model was trained.
         max_tokens_per_pass: unique tokens in one forward pass; bounds memory only.
         chunk: groups encoded and packed together.
+        ranking: how rewards are made of comparisons, for models that compare.
     """
 
     def __init__(
         self,
         loaded: Loaded,
-        encoder: Encoder | None = None,
+        encoder: Encoder | JointEncoder | None = None,
         max_tokens_per_pass: int = 8192,
         chunk: int = 512,
+        ranking: Ranking = "gap",
     ) -> None:
         self.loaded = loaded
         self.encoder = encoder or loaded.encoder()
@@ -79,6 +92,7 @@ class RewardScorer:
         kind = loaded.model.kind
         self.aspects: tuple[str, ...] = kind.labels if isinstance(kind, Aspects) else ()
         self.separator = kind.separator if isinstance(kind, Process) else ""
+        self.ranking = ranking
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
         """Rewards of every group's answers."""
@@ -91,6 +105,10 @@ class RewardScorer:
             yield from self._score_chunk(chunk)
 
     def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
+        if not isinstance(self.encoder, Encoder):
+            comparer = PairComparer(self.loaded, self.encoder, self.max_tokens_per_pass)
+            judged = judge(comparer, groups, self.ranking)
+            return [Scored(j.rewards.astype(np.float32), j.reasons, consistent=j.consistent) for j in judged]
         encoded = list(self.encoder.encode(groups))
         # answers to one prompt, also from different rows, share its computation; equal answers are one leaf
         leaves: dict[str, dict[bytes, Ids]] = {}

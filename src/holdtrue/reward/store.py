@@ -26,14 +26,16 @@ from transformers.utils import logging as transformers_logging
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.reward import gate
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
-from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.kinds import ComparingKind, RewardKind
 from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.process import Process
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel, renew_head
+from holdtrue.reward.readme import readme
 from holdtrue.settings import LoraSettings, ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
+from holdtrue.tokens.joint import JointEncoder
 
 
 @dataclass
@@ -47,8 +49,12 @@ class Loaded:
     base: str
     fresh_head: bool
 
-    def encoder(self, max_length: int | None = None, truncation: Truncation | None = None) -> Encoder:
+    def encoder(
+        self, max_length: int | None = None, truncation: Truncation | None = None
+    ) -> Encoder | JointEncoder:
         """Encoder with the limits given, else the card's, else what the model can take.
+
+        It encodes comparisons for kinds that compare, else single conversations.
 
         Raises:
             SettingsError: ``max_length`` is more than the model can take, or nothing says how much that is.
@@ -64,10 +70,56 @@ class Loaded:
             raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
         kind = self.model.kind
+        if isinstance(kind, ComparingKind):
+            return kind.encoder(self, wanted, truncation or card_truncation)
         separator = kind.separator if isinstance(kind, Process) else "\n"
         return Encoder(
             self.tokenizer, wanted, truncation or card_truncation, embeddings, kind.marks, separator
         )
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model folder about to be loaded by a kind that compares.
+
+    Attributes:
+        base: the folder of the weights, that of the adapter's base where ``path`` holds an adapter.
+        trained: the folder's card says that it is of this kind.
+    """
+
+    path: str
+    base: str
+    config: Any
+    tokenizer: Any
+    settings: ModelSettings
+    seed: int
+    trust_remote_code: bool
+    adapted: bool
+    trained: bool
+
+    def weights(self, auto: Any, unused: tuple[str, ...] = ()) -> Any:
+        """The model as an auto class loads it; all but its ``unused`` weights must be in the file."""
+        model, info = _from(
+            auto,
+            self.base,
+            dtype=getattr(torch, self.settings.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=self.trust_remote_code,
+        )
+        lost = sorted(key for key in map(str, info["missing_keys"]) if not key.startswith(unused))
+        if lost:
+            raise ModelError(f"{self.base} lacks weights its architecture needs: {', '.join(lost[:3])}")
+        return model
+
+    def with_new_adapter(self, lm: Any, task: str) -> Any:
+        """The language model with fresh adapters as set."""
+        assert self.settings.lora is not None
+        return _with_new_adapter(lm, self.settings.lora, self.seed, task, None)
+
+    def with_saved_adapter(self, lm: Any) -> Any:
+        """The language model with the folder's adapter."""
+        return _with_saved_adapter(lm, self.path)
 
 
 @contextmanager
@@ -107,24 +159,32 @@ def load(
     kind = chosen_kind(settings)
     with quiet_loading():
         config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
-        _refuse_other_kinds(config, base)
+        if not isinstance(kind, ComparingKind):
+            _refuse_other_kinds(config, base)
         if Path(path).is_dir() and not adapted and not _has_tokenizer(path):
             raise ModelError(f"{path} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
         tokenizer = _from(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
-        classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code)
         template = prepare_tokenizer(tokenizer, settings.chat_template_path)
-        _give_pad_token(classifier, tokenizer)
-        if adapted:
-            classifier, fresh = _with_saved_adapter(classifier, path), False
-        elif settings.lora is not None:
-            classifier = _with_new_adapter(classifier, settings.lora, seed)
-    model = RewardModel(classifier, tokenizer.pad_token_id, kind)
-    model.head.float()
-    if isinstance(kind, Aspects) and kind.gate is not None and settings.kind is None:
-        width = model.inner.config.get_text_config().hidden_size
-        model.gate = gate.load(Path(path), width, len(kind.names), kind.gate)
+        if isinstance(kind, ComparingKind):
+            trained = card is not None and card.made_by.name() == kind.name()
+            source = Source(
+                path, base, config, tokenizer, settings, seed, trust_remote_code, bool(adapted), trained
+            )
+            model, fresh = kind.build(source)
+        else:
+            classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code)
+            _give_pad_token(classifier, tokenizer)
+            if adapted:
+                classifier, fresh = _with_saved_adapter(classifier, path), False
+            elif settings.lora is not None:
+                classifier = _with_new_adapter(classifier, settings.lora, seed, "SEQ_CLS", ["score"])
+            model = RewardModel(classifier, tokenizer.pad_token_id, kind)
+            model.head.float()
+            if isinstance(kind, Aspects) and kind.gate is not None and settings.kind is None:
+                width = model.inner.config.get_text_config().hidden_size
+                model.gate = gate.load(Path(path), width, len(kind.names), kind.gate)
     model.to(device)
     model.eval()
     model.examine()
@@ -178,20 +238,17 @@ def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bo
 def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
     """Write model, tokenizer, card and a README into ``folder``; an adapter is merged on request.
 
-    Conventions: one label ``reward``, ``problem_type: regression``, a padding token that is not EOS,
-    the reference rewards' ``mean`` and ``std`` and ``value_head_prefix`` for OpenRLHF.
+    Kinds that compare are saved as what they are, a language model or an encoder with its head.
+    Conventions of all others: one label ``reward``, ``problem_type: regression``, a padding token that is
+    not EOS, the reference rewards' ``mean`` and ``std`` and ``value_head_prefix`` for OpenRLHF.
     """
     folder.mkdir(parents=True, exist_ok=True)
     classifier = loaded.model.classifier
     if merge and hasattr(classifier, "merge_and_unload"):
         classifier = classifier.merge_and_unload()
     config = loaded.model.inner.config
-    labels = loaded.model.kind.labels
-    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
-    config.problem_type = "regression"
-    config.use_cache = False
-    config.value_head_prefix = "score"
-    config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
+    if not isinstance(loaded.model.kind, ComparingKind):
+        _declare(config, loaded.model.kind.labels, card)
     with quiet_loading():
         classifier.save_pretrained(folder)
         if hasattr(classifier, "peft_config"):
@@ -206,8 +263,16 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
         file.chmod(0o644)  # safetensors makes them readable by their owner only
     card.weights_sha256 = weights_hash(folder)
     card.write(folder)
-    (folder / "README.md").write_text(_readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
+    (folder / "README.md").write_text(readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
     loaded.card = card
+
+
+def _declare(config: Any, labels: tuple[str, ...], card: RewardCard) -> None:
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    config.problem_type = "regression"
+    config.use_cache = False
+    config.value_head_prefix = "score"
+    config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
 
 
 def _adapter_base(path: str) -> str | None:
@@ -324,17 +389,20 @@ def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
     tokenizer.padding_side = "right"
 
 
-def _with_new_adapter(classifier: Any, lora: LoraSettings, seed: int) -> Any:
+def _with_new_adapter(
+    classifier: Any, lora: LoraSettings, seed: int, task: str, in_full: list[str] | None
+) -> Any:
+    """Fresh adapters on every layer but ``in_full``, which are trained and saved as they are."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,  # keeps the head trained and saved in full
+        task_type=TaskType[task],
         r=lora.r,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in classifier.modules()),
-        modules_to_save=["score"],
+        modules_to_save=in_full,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -362,39 +430,3 @@ def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = Fal
     save(loaded, building, card, merge=merge)
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
-
-
-def _readme(card: RewardCard, adapter: bool) -> str:
-    loader = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
-    package = "peft" if adapter else "transformers"
-    labels = f"num_labels={len(card.made_by.labels)}, " if adapter else ""
-    temperature = card.calibration.get("temperature")
-    calibration = (
-        f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
-        "fitted on validation pairs.\n\n"
-        if temperature
-        else ""
-    )
-    return f"""# Reward model
-
-Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
-Only differences between answers to the same prompt mean something.
-
-```python
-import torch
-from {package} import {loader}
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {loader}.from_pretrained("PATH", {labels}dtype=torch.float32)
-chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
-reward = model(**ids).logits[0, 0].item()
-```
-
-- Read token: {card.pooled.get("policy", "last real token")}, usually `{card.pooled.get("text", "?")}`.
-- Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
-- Loss: `{json.dumps(card.loss)}`.
-
-{calibration}`reward_card.json` holds the rest: template hash, reference mean and std, data hashes.
-"""

@@ -24,6 +24,7 @@ from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
+from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.tree import Tree, grow
 
 Status = Literal["ok", "warn", "fail", "skip"]
@@ -82,9 +83,13 @@ def verify(
         ModelError: the model cannot be loaded at all.
     """
     loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    encoder = loaded.encoder()
+    if not isinstance(encoder, Encoder):
+        from holdtrue.reward.verify_comparer import verify_comparer
+
+        return verify_comparer(folder, loaded, encoder, trust_remote_code)
     # others read an adapter's padding token in the configuration of its base
     raw_config = _raw(folder, "config.json") or _raw(Path(loaded.base), "config.json")
-    encoder = loaded.encoder()
     encoded = list(encoder.encode(sample()))
     usable = [
         grow([ids], marks=item.marks[k : k + 1])
@@ -105,7 +110,7 @@ def verify(
         checks += _numbers(loaded, usable, alone)
         checks.append(_reloaded(loaded, usable, trust_remote_code))
         checks.append(_plain_transformers(folder, loaded, usable, trust_remote_code))
-    checks += _card(folder, loaded)
+    checks += check_card(folder, loaded)
     return checks
 
 
@@ -201,9 +206,9 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Tree], alone: np.ndarray) ->
     if alone.std() < 1e-6:
         yield Check("spread", "fail", "all sample rewards are equal")
     layout = "token trees" if loaded.model.layout == "tree" else f"padding ({loaded.model.layout_reason})"
-    yield _compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
-    yield _compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
-    yield _compare("alone = left padding", alone, _score(loaded, usable, "left"), spread)
+    yield compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
+    yield compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
+    yield compare("alone = left padding", alone, _score(loaded, usable, "left"), spread)
     before = loaded.model.bf16
     loaded.model.bf16 = True
     try:
@@ -216,7 +221,8 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Tree], alone: np.ndarray) ->
     yield Check("bf16 = fp32", "ok" if error < 0.1 else "warn", text)
 
 
-def _compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+def compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+    """Whether two ways to compute the same numbers agree, relative to their spread."""
     error = float(np.abs(one - other).max()) / spread
     return Check(
         name, "ok" if error <= TOLERANCE else "fail", f"largest difference {error:.1e} of the spread"
@@ -268,7 +274,7 @@ def _plain_transformers(
     gate, loaded.model.gate = loaded.model.gate, None
     ours = np.concatenate([_score(loaded, [one]) for one in usable])
     loaded.model.gate = gate
-    return _compare(name, ours, out.rewards.double().numpy(), float(ours.std()) or 1.0)
+    return compare(name, ours, out.rewards.double().numpy(), float(ours.std()) or 1.0)
 
 
 def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> Any:
@@ -286,7 +292,8 @@ def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> Any:
         ).eval()
 
 
-def _card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
+def check_card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
+    """What the reward card says against what is in the folder."""
     card = loaded.card
     if card is None:
         yield Check("reward card", "warn", "none: template, limits and calibration of training are unknown")

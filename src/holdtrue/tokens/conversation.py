@@ -88,6 +88,7 @@ class Encoder:
         vocabulary: embeddings the model has, where the tokenizer may know more tokens.
         marker: ``prompt`` also finds the prompt's last token, ``steps`` that of each step of an answer.
         separator: what stands between two steps.
+        reply: end a chat with the opening of an assistant turn, for models that answer it.
 
     Attributes:
         repaired: how often something was put right, by what.
@@ -101,6 +102,7 @@ class Encoder:
         vocabulary: int | None = None,
         marker: Marker | None = None,
         separator: str = "\n",
+        reply: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -111,6 +113,7 @@ class Encoder:
         self.truncation = truncation
         self.marker = marker
         self.separator = separator
+        self.reply = reply
         self.repaired: Counter[str] = Counter()
         self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._backend = tokenizer.backend_tokenizer
@@ -330,7 +333,7 @@ class Encoder:
         return [_encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
-        return list(self._template(chats, add_generation_prompt=False))
+        return list(self._template(chats, add_generation_prompt=self.reply))
 
     def _template(self, chats: Any, *, add_generation_prompt: bool) -> Any:
         template = self.tokenizer.chat_template

@@ -61,6 +61,7 @@ class Tree:
     ``marks`` are the places in each sequence that are read besides its last token, empty where the encoder
     was not asked for any; ``steps`` (M,) float32 is what was said of all of them, where they end steps.
     ``key`` tells the trees of different prompts apart.
+    ``orders`` is how often each comparison stands in the tree: twice where models are shown both orders.
     """
 
     prompt: Ids
@@ -75,10 +76,11 @@ class Tree:
     marks: tuple[tuple[int, ...], ...] = ()
     steps: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     key: str = ""
+    orders: int = 1
 
     def count(self, unit: Unit) -> int:
         """Items of a loss in this tree."""
-        return {"comparison": len(self.first), "answer": len(self.answers), "prompt": 1}[unit]
+        return {"comparison": len(self.first) // self.orders, "answer": len(self.answers), "prompt": 1}[unit]
 
     @property
     def shared(self) -> list[int]:

@@ -50,14 +50,15 @@ class Compared:
         ]
         said = [np.concatenate([getattr(tree, name) for tree in trees]) for name in ("label", "weight")]
         columns = [torch.from_numpy(column).to(aspects.device) for column in (*places, *said)]
-        different, asked = prompts.unique(dim=0, return_inverse=True)
+        different, asked = prompts.unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
         return cls(aspects, different, asked, *columns)
 
     def gaps(self, gate: Gate, rows: Tensor) -> Tensor:
         """How much the first answer of each of these comparisons is ahead."""
         first, second = self.first[rows], self.second[rows]
         answers = torch.cat([first, second])
-        prompts, of_answers = self.asked[answers].unique(return_inverse=True)  # dropout is drawn per prompt
+        # dropout is drawn per prompt
+        prompts, of_answers = self.asked[answers].unique(return_inverse=True)  # type: ignore[no-untyped-call]
         rewards: Tensor = (gate(self.prompts[prompts])[of_answers] * self.aspects[answers]).sum(1)
         return rewards[: len(rows)] - rewards[len(rows) :]
 

@@ -17,9 +17,11 @@ from holdtrue.errors import DataError, SettingsError, unknown
 from holdtrue.losses import require_compatible
 from holdtrue.records import Group
 from holdtrue.reward import store
+from holdtrue.reward.kinds import ComparingKind
 from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
+from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import PAIRS, Lesson
 from holdtrue.training.preparation import Prepared, prepare
 from holdtrue.training.ridge import require_learnable
@@ -36,7 +38,7 @@ class Setup:
 
     settings: Settings
     loaded: store.Loaded
-    encoder: Encoder
+    encoder: Encoder | JointEncoder
     train: Prepared
     eval: Prepared
     counts: dict[str, Any]
@@ -102,8 +104,14 @@ def set_up(
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
     gated = ridge and kind.marks == "prompt"
-    train, pairs = _prepared(splits.train, encoder, most, "train", lesson, gated=gated)
-    held_out, held_out_pairs = _prepared(splits.eval, encoder, most, "eval", lesson, gated=gated)
+    if gated:
+        train, pairs = _with_pairs(splits.train, encoder, most, "train", lesson)
+        held_out, held_out_pairs = _with_pairs(splits.eval, encoder, most, "eval", lesson)
+    else:
+        both = isinstance(kind, ComparingKind) and kind.orders == "both"
+        train = prepare(splits.train, encoder, most, "train", lesson, both)
+        held_out = prepare(splits.eval, encoder, most, "eval", lesson)
+        pairs = held_out_pairs = Prepared([])
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
         what = "labels" if loss.target == "accepted" else loss.target
@@ -134,19 +142,17 @@ def set_up(
         counts[name] |= read
     for name, changes in splits.transformed.items():
         counts[name]["transformed"] = changes
-    both = (pairs, held_out_pairs) if gated else None
-    return Setup(settings, loaded, encoder, train, held_out, counts, both)
+    of_gate = (pairs, held_out_pairs) if gated else None
+    return Setup(settings, loaded, encoder, train, held_out, counts, of_gate)
 
 
-def _prepared(
-    groups: list[Group], encoder: Encoder, most: int, split: str, lesson: Lesson, *, gated: bool
+def _with_pairs(
+    groups: list[Group], encoder: Encoder | JointEncoder, most: int, split: str, lesson: Lesson
 ) -> tuple[Prepared, Prepared]:
-    """Trees of the lesson, and where there is a gate those of the comparisons it learns from.
+    """Trees of the lesson, and those of the comparisons that a gate learns from.
 
     A row without ratings is then not left out if it holds a comparison.
     """
-    if not gated:
-        return prepare(groups, encoder, most, split, lesson), Prepared([])
     compared = [group for group in groups if group.comparisons]
     rated = [g for g in groups if not g.comparisons or _rated(g) & set(lesson.columns)]
     prepared = prepare(rated, encoder, most, split, lesson)
