@@ -19,11 +19,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError, SettingsError
+from holdtrue.reward import imports
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
@@ -42,6 +48,7 @@ class Loaded:
     card: RewardCard | None
     base: str
     fresh_head: bool
+    imported: imports.Imported | None = None
 
     def encoder(self, max_length: int | None = None, truncation: Truncation | None = None) -> Encoder:
         """Encoder with the limits given, else the card's, else what the model can take.
@@ -89,10 +96,13 @@ def load(
 ) -> Loaded:
     """A reward model from a folder: a causal LM (fresh head), a sequence classifier or a saved adapter.
 
+    What other tools saved is read as :mod:`holdtrue.reward.imports` says; a LoRA adapter of theirs is merged.
+
     Raises:
         ModelError: nothing is there, it cannot be read, or it is of a kind that cannot be a reward model.
     """
     path = str(settings.path)
+    imports.refuse_unreadable(Path(path))
     adapted = _adapter_base(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
@@ -105,12 +115,16 @@ def load(
         tokenizer = _from(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
-        classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code)
+        found = imports.recognise(Path(base), config)
+        classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code, found)
         template = prepare_tokenizer(tokenizer, settings.chat_template_path)
         _give_pad_token(classifier, tokenizer)
-        if adapted:
+        own = imports.recognise(Path(path), config) if adapted else None
+        if own is not None:
+            classifier, fresh, found = _with_foreign_adapter(classifier, path, own), False, own
+        elif adapted:
             classifier, fresh = _with_saved_adapter(classifier, path), False
-        elif settings.lora is not None:
+        if settings.lora is not None and (own is not None or not adapted):
             classifier = _with_new_adapter(classifier, settings.lora, seed)
     model = RewardModel(classifier, tokenizer.pad_token_id, kind)
     model.head.float()
@@ -119,7 +133,7 @@ def load(
     model.examine()
     if card is not None and template == "own":
         template = card.template.get("name", template)
-    return Loaded(model, tokenizer, template, card, base, fresh)
+    return Loaded(model, tokenizer, template, card, base, fresh, found)
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
@@ -191,7 +205,7 @@ def _from(kind: Any, path: str, **options: Any) -> Any:
     if path.startswith((".", "/", "~")) and not Path(path).exists():
         raise ModelError(f"model {path} does not exist")
     try:
-        return kind.from_pretrained(path, **options)
+        return kind.from_pretrained(None if "state_dict" in options else path, **options)
     except MemoryError:
         raise
     except Exception as error:  # a broken folder makes its readers raise anything
@@ -210,20 +224,31 @@ def _refuse_other_kinds(config: Any, path: str) -> None:
 
 
 def _classifier(
-    base: str, config: Any, kind: RewardKind, dtype: str, seed: int, trust: bool
+    base: str,
+    config: Any,
+    kind: RewardKind,
+    dtype: str,
+    seed: int,
+    trust: bool,
+    found: imports.Imported | None,
 ) -> tuple[Any, bool]:
     outputs = len(kind.labels)
-    saved_as_classifier = any(
+    saved_as_classifier = found is None and any(
         "SequenceClassification" in n or n == "RewardModel" for n in config.architectures or []
     )
     if saved_as_classifier and config.num_labels != outputs:
         raise ModelError(
             f"{base} has {config.num_labels} outputs; a {kind.name()} reward model has {outputs}"
         )
+    auto: Any = AutoModelForSequenceClassification
+    source: dict[str, Any] = {"num_labels": outputs}
+    if found is not None and found.prefix:  # what transformers renames, it saves by the old names again
+        auto, config.num_labels = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], outputs
+        source = {"config": config, "state_dict": found.backbone(Path(base))}
     classifier, info = _from(
-        AutoModelForSequenceClassification,
+        auto,
         base,
-        num_labels=outputs,
+        **source,
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are refused below, with the shapes
@@ -238,7 +263,7 @@ def _classifier(
     lost = [key for key in missing if not key.startswith("score.")]
     if lost:
         raise ModelError(f"{base} lacks weights its architecture needs: {', '.join(lost[:3])}")
-    fresh = bool(missing)
+    fresh = bool(missing) and found is None
     if fresh and saved_as_classifier:
         raise ModelError(f"{base} calls itself a classifier but its head score.weight is not in the file")
     if saved_as_classifier and info["unexpected_keys"]:
@@ -250,6 +275,8 @@ def _classifier(
         raise ModelError(
             f"{type(classifier).__name__} has no linear head 'score'; only decoders are supported"
         )
+    elif found is not None:
+        found.put_into(classifier.score, base)
     elif dtype != "float32":
         _restore_head(classifier.score, base)
     return classifier, fresh
@@ -310,6 +337,22 @@ def _with_saved_adapter(classifier: Any, path: str) -> Any:
         raise
     except Exception as error:
         raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+
+
+def _with_foreign_adapter(classifier: Any, path: str, head: imports.Imported) -> Any:
+    """The adapter of a causal LM merged into the backbone, and the head saved beside it."""
+    from peft import PeftConfig, PeftModel
+
+    try:
+        config = PeftConfig.from_pretrained(path)
+        config.task_type = None  # a causal LM is asked for its generation
+        merged = PeftModel.from_pretrained(classifier, path, config=config).merge_and_unload()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+    head.put_into(merged.score, path)
+    return merged
 
 
 def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
