@@ -24,11 +24,16 @@ from torch import Tensor
 
 from holdtrue.errors import ModelError
 from holdtrue.reward.card import NAME as CARD
+from holdtrue.reward.members import ENSEMBLE, IMPLICIT
 
 _KNOWN = (
     "OpenRLHF (value_head.weight), LLaMA-Factory and TRL (v_head.summary.weight), "
     "DeepSpeed-Chat and trlx (v_head.weight)"
 )
+_MADE_OF_OTHERS = {
+    ENSEMBLE: "an ensemble, which is not trained as one: train its members and combine them again",
+    IMPLICIT: "a policy against its reference, which is only scored with: train the policy, by DPO",
+}
 _HEAD = re.compile("head|score|reward|value|regress")
 _TO_SAFETENSORS = (
     "python -c \"import torch, safetensors.torch as s; w = torch.load('{bin}', weights_only=True); "
@@ -126,11 +131,14 @@ def recognise(folder: Path, config: Any) -> Imported | None:
 
 
 def refuse_unreadable(folder: Path) -> None:
-    """Say of folders that hold no weights a model can be made of what they are.
+    """Say of folders that hold no weights of a model what they are.
 
     Raises:
-        ModelError: the weights are pickles.
+        ModelError: the weights are pickles, or those of other folders.
     """
+    for name, text in _MADE_OF_OTHERS.items():
+        if (folder / name).is_file():
+            raise ModelError(f"{folder} is {text}")
     if any(folder.glob("*.safetensors")):
         return
     for file in sorted(folder.glob("*.bin")):

@@ -28,12 +28,26 @@ class Scorer(Protocol):
         ...
 
 
+class StreamingScorer(Scorer, Protocol):
+    """A Scorer that also says why an answer has no reward, and needs not have all groups at once."""
+
+    chunk: int
+
+    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
+        """What :meth:`score` gives with its reasons, in order."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scored:
-    """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none."""
+    """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none.
+
+    ``std`` (N,) is how far the members of an ensemble disagree.
+    """
 
     rewards: NDArray[np.float32]
     reasons: tuple[str | None, ...]
+    std: NDArray[np.float32] | None = None
 
 
 def count_reasons(scored: Iterable[Scored]) -> Counter[str]:

@@ -1,0 +1,89 @@
+"""What a folder scores with, whatever it holds: a reward model, an ensemble, a policy against its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from holdtrue.errors import ModelError
+from holdtrue.reward import implicit, members, store, verify
+from holdtrue.reward.card import read_card
+from holdtrue.reward.ensemble import Ensemble, EnsembleScorer
+from holdtrue.reward.scorer import RewardScorer, StreamingScorer
+from holdtrue.rundir import read_json
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A folder ready to score.
+
+    Attributes:
+        plain_text: what plain strings are taken for.
+        identity: hash of all weights it scores with.
+    """
+
+    scorer: StreamingScorer
+    plain_text: Literal["chat", "raw"]
+    identity: str
+
+
+def open_scorer(
+    folder: Path, *, device: str = "cpu", bf16: bool = False, trust_remote_code: bool = False
+) -> Opened:
+    """The scorer of a folder; an ensemble holds all of its members at once.
+
+    Raises:
+        ModelError: it or a member cannot be loaded, is not trained, or changed since it was named.
+    """
+    identity = members.identity(folder)[:16]
+    if (folder / members.ENSEMBLE).is_file():
+        ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
+        opened = [
+            open_scorer(member.folder(folder), device=device, bf16=bf16, trust_remote_code=trust_remote_code)
+            for member in ensemble.members
+        ]
+        if len({item.plain_text for item in opened}) > 1:
+            raise ModelError(f"members of {folder} take plain text for different things, chat and raw")
+        scorers = [item.scorer for item in opened]
+        return Opened(EnsembleScorer(ensemble, scorers), opened[0].plain_text, identity)
+    if (folder / members.IMPLICIT).is_file():
+        scorer = implicit.load(folder, device=device, trust_remote_code=trust_remote_code)
+        scorer.bf16 = bf16
+        return Opened(scorer, "chat", identity)
+    loaded = store.load_trained(folder, device=device, trust_remote_code=trust_remote_code)
+    loaded.model.bf16 = bf16
+    return Opened(RewardScorer(loaded), loaded.card.plain_text if loaded.card else "chat", identity)
+
+
+def scale_in_card(folder: Path) -> dict[str, float] | None:
+    """Mean and std of a model's rewards on its reference set: from its card, or OpenRLHF's config.json."""
+    card = read_card(folder)
+    file = folder / "config.json"
+    source = card.reward if card else read_json(file) if file.is_file() else {}
+    found = {key: source.get(key) for key in ("mean", "std")}
+    scale = {key: float(value) for key, value in found.items() if isinstance(value, (int, float))}
+    return scale if len(scale) == 2 and scale["std"] > 0 else None
+
+
+def verify_folder(
+    folder: Path, *, seed: int | None = None, trust_remote_code: bool = False
+) -> Sequence[verify.Check]:
+    """All checks on a folder; on each of an ensemble's members in turn, by their number.
+
+    Raises:
+        ModelError: as :func:`open_scorer`.
+    """
+    if (folder / members.IMPLICIT).is_file():
+        return implicit.check(folder, trust_remote_code=trust_remote_code)
+    if not (folder / members.ENSEMBLE).is_file():
+        return verify.verify(folder, seed=seed, trust_remote_code=trust_remote_code)
+    ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
+    folders = [member.folder(folder) for member in ensemble.members]
+    said = f"{len(folders)}, their weights as when they were named"
+    checks = [verify.Check("members", "ok", said)]
+    for number, member in enumerate(folders, start=1):
+        found = verify_folder(member, trust_remote_code=trust_remote_code)
+        checks += [replace(check, name=f"{number}: {check.name}") for check in found]
+    return checks
