@@ -1,11 +1,16 @@
-"""Batches for losses, made of plain numbers."""
+"""What raters said: batches for losses made of plain numbers, and trees for models."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import torch
 from torch import Tensor
 
+import families
 from holdtrue.tokens.batches import Targets
+from holdtrue.tokens.tree import Tree
 
 
 def targets(
@@ -44,3 +49,25 @@ def targets(
         tree=torch.zeros(answers, dtype=torch.int64) if tree is None else torch.tensor(tree),
         counted=torch.ones(answers) if counted is None else torch.tensor(counted),
     )
+
+
+def trees() -> list[Tree]:
+    """Seven prompts of two to four answers, rated, each compared with the next."""
+    random = np.random.default_rng(0)
+    made = []
+    for i, answers in enumerate([[5, 4], [3, 6, 2], [7, 1], [2, 2, 5, 3], [4, 9], [1, 3], [6, 6, 6]]):
+        count = len(answers)
+        made.append(
+            replace(
+                families.split(3 + i, answers, 100 * i),
+                first=np.arange(count - 1),
+                second=np.arange(1, count),
+                label=random.choice([1.0, 0.0, 0.5, 0.8], count - 1).astype(np.float32),
+                weight=random.uniform(0.5, 2, count - 1).astype(np.float32),
+                margin=random.uniform(0, 1, count - 1).astype(np.float32),
+                ratings=random.uniform(0, 4, (count, 1)).astype(np.float32),
+                accepted=random.uniform(0, 1, count).astype(np.float32),
+            )
+        )
+    made[1].ratings[0] = np.nan
+    return made

@@ -30,13 +30,23 @@ MAY_USE = {
     "policy": BOTTOM | {"data", "tokens", "reward", "losses", "training", "refresh"},
 }
 """Room -> rooms it may use, at any time and also for types alone."""
-ON_TOP = {"worlds", "serving", "labelling", "adapters", "job", "planning", "cli", "__main__"}
+ON_TOP = {"worlds", "serving", "labelling", "adapters", "job", "planning", "experiments", "cli", "__main__"}
 """They may use every room below and one another, but no room below uses them."""
 LAZY = {"worlds", "job", "cli", "__main__"}
 """They import rooms other than the bottom and themselves only when something is done with them."""
-TORCH_FREE = BOTTOM | {"data", "doctor", "report", "evaluation", "losses", "job", "cli", "__main__"}
+TORCH_FREE = BOTTOM | {
+    "data",
+    "doctor",
+    "report",
+    "evaluation",
+    "losses",
+    "job",
+    "experiments",
+    "cli",
+    "__main__",
+}
 """Importing any module of these loads no torch."""
-HEAVY = {"torch", "transformers", "peft", "safetensors", "datasets", "pyarrow"}
+HEAVY = {"torch", "transformers", "peft", "safetensors", "datasets", "pyarrow", "optuna"}
 MOST_LINES = 450
 
 

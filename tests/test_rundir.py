@@ -24,8 +24,8 @@ from holdtrue.rundir import (
     find_model,
     read_json,
     read_jsonl,
+    write_bytes,
     write_json,
-    write_text,
 )
 
 json_values = st.recursive(
@@ -121,7 +121,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path: P
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(file, {"a": float("nan")})
     with pytest.raises(TypeError):
-        write_text(file, 3)  # type: ignore[arg-type]
+        write_bytes(file, 3)  # type: ignore[arg-type]
     assert read_json(file) == {"a": 1}
     assert os.listdir(tmp_path) == ["run.json"]
 

@@ -137,7 +137,7 @@ def test_put_makes_the_mappings_on_the_way() -> None:
         ({"training": {"max_stesp": 1}}, "'training.max_stesp'; did you mean 'training.max_steps'?"),
         ({"training": {"seed": 1}}, "unknown setting 'training.seed'"),
         ({"model": {"lora": {"rank": 1}}}, "unknown setting 'model.lora.rank'"),
-        ({"qqq": 1}, "unknown setting 'qqq'; known: data, evaluation, loss, model, seed, training"),
+        ({"qqq": 1}, "unknown setting 'qqq'; known: data, evaluation, loss, model, seed, sweep, training"),
         ({1: 2}, "unknown setting '1'; known: data,"),
         ({"data": ["x"]}, "data holds settings of its own, got ['x']"),
         ({"training": {"max_steps": "many"}}, "training.max_steps: should be a valid integer"),
@@ -184,7 +184,7 @@ def test_every_number_is_written_to_yaml_and_read_back(whole: dict[str, int], re
 
 @pytest.mark.parametrize("key", [key for key, _ in keys()])
 def test_every_key_can_be_set_to_its_default(key: str) -> None:
-    default: Any = settings.build({"model": {"lora": {}}}).dump()
+    default: Any = settings.build({"model": {"lora": {}}, "sweep": {}}).dump()
     for part in key.split("."):
         default = default[part]
     values: dict[str, Any] = {}
@@ -219,3 +219,59 @@ def test_a_pass_is_small_on_the_cpu_and_large_on_a_gpu_unless_said() -> None:
     assert built().training.tokens_per_pass("cpu") == 2048
     assert built().training.tokens_per_pass("cuda:1") == 16384
     assert built("training.max_tokens_per_pass=100").training.tokens_per_pass("cuda") == 100
+
+
+def test_transforms_are_a_list_of_names_and_mappings_that_survives_being_written(tmp_path: Path) -> None:
+    made = built("data.transforms=[swap, {kind: best_worst, min_gap: 0.2}]")
+    assert [kind.name() for kind in made.data.transforms] == ["swap", "best_worst"]
+    assert made.data.transforms[1].min_gap == 0.2
+    assert settings.build(yaml.safe_load(yaml.safe_dump(made.dump()))) == made
+    with pytest.raises(SettingsError, match="unknown transform 'swop'; did you mean 'swap'"):
+        built("data.transforms=[swop]")
+    with pytest.raises(SettingsError, match=r"data\.transforms: should be a valid list, got 'swap'"):
+        built("data.transforms=swap")
+
+
+SPACE = {"training.learning_rate": {"low": 1e-5, "high": "1e-3", "log": True}, "loss.center": [0, 0.1]}
+
+
+def test_a_search_space_is_read_with_its_ranges_and_lists() -> None:
+    sweep = settings.build({"sweep": {"space": SPACE}}).sweep
+    assert sweep is not None and sweep.space["loss.center"] == [0, 0.1]
+    assert sweep.space["training.learning_rate"] == settings.Range(low=1e-5, high=1e-3, log=True)
+    assert settings.build(settings.build({"sweep": {"space": SPACE}}).dump()).sweep == sweep
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        (
+            {"training.learning_rat": [1, 2]},
+            "unknown setting 'training.learning_rat'; did you mean 'training.l",
+        ),
+        ({"loss.centre": [1, 2]}, "'centre'; did you mean 'center'"),
+        ({"loss.label_smoothing": {"low": 0, "high": 0.7}}, "less than 0.5, got 0.7"),
+        ({"training.max_steps": {"low": 1, "high": 2.5}}, "valid integer"),
+        ({"training.lr_scheduler_type": ["linear", "lineal"]}, "lr_scheduler_type: should be 'constant'"),
+        ({"training.learning_rate": {"low": 0, "high": 1, "log": True}}, "log needs low above 0"),
+        ({"training.learning_rate": {"low": 1, "high": 1}}, "low must be below high"),
+        (
+            {"training.learning_rate": {"low": 1}},
+            "takes {low: ..., high: ...} or a list of two or more values, got",
+        ),
+        ({"training.learning_rate": {"low": 1, "hihg": 2}}, "takes {low: ..., high: ...}"),
+        ({"training.learning_rate": [0.1]}, "or a list of two or more"),
+        ({"training": {"learning_rate": {"low": 1, "high": 2}}}, "takes {low: ..., high: ...}"),
+        ({"data.eval": [["a"], ["b"]]}, "cannot be searched: trials are compared on the same pairs"),
+        ({"sweep.trials": [1, 2]}, "cannot be searched"),
+    ],
+)
+def test_a_search_space_that_settings_cannot_have_is_refused(space: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        settings.build({"sweep": {"space": space}})
+    assert message in str(caught.value)
+
+
+def test_settings_that_only_go_together_can_be_searched_together() -> None:
+    space = {"training.gradient_accumulation_steps": [2, 4], "training.per_device_train_batch_size": [4, 8]}
+    assert settings.build({"sweep": {"space": space}}).sweep is not None

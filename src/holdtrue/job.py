@@ -29,6 +29,7 @@ from holdtrue.rundir import RunDir, disk_errors, read_json, write_json, write_te
 from holdtrue.settings import Settings, build
 
 if TYPE_CHECKING:
+    from holdtrue.records import Group
     from holdtrue.reward.card import RewardCard
     from holdtrue.reward.store import Loaded
     from holdtrue.training.distributed import World
@@ -51,7 +52,7 @@ def start(settings: Settings, output: str | Path) -> RunDir:
             f"training needs {missing}; with neither, the embedded support-desk world is used"
         )
     _require_files(settings)
-    run = RunDir.create(output, _anchored(settings))
+    run = RunDir.create(output, anchored(settings))
     run.update_info(
         holdtrue=__version__,
         python=platform.python_version(),
@@ -76,7 +77,8 @@ def train(
 ) -> dict[str, Any]:
     """Carry a run from where it stands to its end; returns the evaluation of the validation pairs.
 
-    ``tell`` gets what happens: ``prepared`` (counts), ``metrics`` (every row), ``finished``.
+    ``tell`` gets what happens: ``prepared`` (counts), ``metrics`` (every row), ``finished`` (the evaluation
+    with its groups and their rewards).
 
     Raises:
         Interrupted: ``stop`` asked for it and a checkpoint was saved.
@@ -116,6 +118,7 @@ def _train(
     setup = set_up(settings, world.device, rejected=rejected, trust_remote_code=trust)
     if world.main:
         _record(run, setup, world)
+        _fit_baseline(run, setup)
     if setup.eval.trees:
         setup.train.groups.clear()  # their trees are all that is needed from here on
     tell("prepared", run.info())
@@ -176,21 +179,34 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
     )
 
 
+def _fit_baseline(run: RunDir, setup: Setup) -> None:
+    """The bag of words that every evaluation of the run is set beside, while the texts are at hand."""
+    from holdtrue.evaluation import bag_of_words
+
+    if not run.bag_of_words_file.exists():
+        with disk_errors(run.path):
+            bag_of_words.fit(setup.train.groups).save(run.bag_of_words_file)
+
+
 def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, Any]:
     """Measure, save and report the trained model."""
     from holdtrue.evaluation import evaluate
+    from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
     from holdtrue.reward.scorer import RewardScorer, count_reasons
 
     settings, loaded = setup.settings, setup.loaded
     judged = setup.eval if setup.eval.trees else setup.train
-    name = "validation" if setup.eval.trees else "training pairs (nothing was held out)"
+    name = "validation" if setup.eval.trees else "training pairs (nothing usable was held out)"
     loaded.model.bf16 = False
     scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
     scored = list(scorer.stream(judged.groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored))
+    words = (
+        BagOfWords.load(run.bag_of_words_file) if setup.eval.trees else "it was fitted on these very pairs"
+    )
+    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words)
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)
@@ -209,7 +225,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
             model_hash=card.weights_sha256,
         )
         write_report(run)
-    tell("finished", {"result": result, "report": str(run.report_file), "model": str(run.model)})
+    tell("finished", {"result": result, "groups": judged.groups, "rewards": rewards})
     return result
 
 
@@ -243,7 +259,7 @@ def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     )
 
 
-def _anchored(settings: Settings) -> dict[str, Any]:
+def anchored(settings: Settings) -> dict[str, Any]:
     """The settings with whole paths, so that a run can be resumed from anywhere."""
 
     def anchor(path: str | None) -> str | None:
@@ -293,6 +309,19 @@ def _with_world(run: RunDir, settings: Settings) -> Settings:
     values["data"] |= {"train": [str(folder / "train.jsonl")], "eval": [str(folder / "test.jsonl")]}
     values["model"] |= {"path": str(folder / "policy")}
     return build(values)
+
+
+def validation_groups(run: RunDir) -> list[Group]:
+    """What a run was validated on, read again; empty when nothing was held out.
+
+    Raises:
+        DataError: a file of the run's data is gone or no longer what it was.
+    """
+    from holdtrue.data.splits import read_splits
+
+    splits = read_splits(_with_world(run, build(run.settings())).data, None)
+    _refuse_changed_data(run, {split: report.as_json() for split, report in splits.reports.items()})
+    return splits.eval
 
 
 def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:

@@ -99,10 +99,10 @@ def _one_of(family: str) -> str:
     return name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s")
 
 
-def choose(family: str, value: Any, default: str) -> Any:
+def choose(family: str, value: Any, default: str | None) -> Any:
     """Build a kind from ``"name"`` or ``{"kind": "name", ...fields}``; a built kind passes through.
 
-    Fields without ``kind`` are those of the ``default`` kind.
+    Fields without ``kind`` are those of the ``default`` kind, if there is one.
     """
     if isinstance(value, Kind):
         return value
@@ -131,7 +131,7 @@ def explain(error: ValidationError, where: str) -> str:
     return f"{place}: {message}{seen}"
 
 
-def chosen(family: str, default: str) -> Any:
+def chosen(family: str, default: str | None) -> Any:
     """Annotation for a settings field that holds one kind of a family."""
     validator = BeforeValidator(lambda value: choose(family, value, default))
     return Annotated[SerializeAsAny[Kind], validator, ChosenSchema(family, default)]
@@ -145,7 +145,7 @@ class ChosenSchema:
     """
 
     family: str
-    default: str
+    default: str | None
 
     def __get_pydantic_json_schema__(self, core_schema: Any, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         known = names(self.family)

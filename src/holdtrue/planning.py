@@ -19,8 +19,8 @@ from holdtrue.reward import store
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.tree import Tree
-from holdtrue.training import loop, order, step
-from holdtrue.training.distributed import default_device
+from holdtrue.training import coupled, loop, order, step
+from holdtrue.training.distributed import World, default_device
 from holdtrue.training.preparation import length_quantiles
 from holdtrue.training.setup import Setup, set_up
 
@@ -81,7 +81,8 @@ def measure(setup: Setup) -> Probe:
     loaded.model.zero_grad(set_to_none=True)
     typical = _take(by_size[:: max(1, len(by_size) // 64)], _PROBED_TOKENS)
     started = time.perf_counter()
-    step.plain(loaded.model, settings.loss, loop.batches(loaded.model, typical, settings.training))
+    gradient_step = coupled.gradient_step(settings.loss, World())
+    gradient_step(loaded.model, settings.loss, loop.batches(loaded.model, typical, settings.training))
     seconds = time.perf_counter() - started
     loaded.model.zero_grad(set_to_none=True)
     return Probe(sum(tree.tokens for tree in typical) / seconds, grown)

@@ -4,6 +4,7 @@
     metrics.jsonl    one row per logged step or validation: the truth about the run
     rejected.jsonl   rows that could not be read, with file, line, byte offset and reason
     dropped.jsonl    comparisons left out after reading (too long, identical, ...), with the reason
+    bag_of_words.npz a baseline fitted on the training pairs, for every evaluation of the run
     checkpoints/     resumable states        model/   the final model
     evaluation.json  measurements of the final model        report.html   the page made of all this
 
@@ -39,6 +40,7 @@ class RunDir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.rejected_file = self.path / "rejected.jsonl"
         self.dropped_file = self.path / "dropped.jsonl"
+        self.bag_of_words_file = self.path / "bag_of_words.npz"
         self.evaluation_file = self.path / "evaluation.json"
         self.report_file = self.path / "report.html"
         self.checkpoints = self.path / "checkpoints"
@@ -68,6 +70,7 @@ class RunDir:
     def failed_at_start(self) -> bool:
         """Whether here is a run, and nothing else, that ended in an error before it had trained at all."""
         own = {self.settings_file, self.info_file, self.rejected_file, self.dropped_file, self.checkpoints}
+        own.add(self.bag_of_words_file)
         if not self.settings_file.is_file() or not set(self.path.iterdir()) <= own | {self.path / ".lock"}:
             return False
         trained = self.checkpoints.is_dir() and any(self.checkpoints.iterdir())
@@ -161,11 +164,16 @@ class disk_errors:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write text as :func:`write_bytes` does."""
+    write_bytes(path, text.encode("utf-8", LONE_SURROGATES))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that it is either the old one or the whole new one, whatever happens."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", errors=LONE_SURROGATES) as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from holdtrue import kinds
 from holdtrue.errors import DataError, SettingsError, nearest, unknown
@@ -69,6 +70,9 @@ class DataSettings(Section):
     """Layout of the rows (``holdtrue list formats``). By default it is recognised from the columns."""
     columns: dict[str, str] = {}
     """Other names for columns: ``{margin: strength}`` reads the margin from the column ``strength``."""
+    transforms: list[kinds.chosen("holdtrue.data.transforms", None)] = []  # type: ignore[valid-type]
+    """Changes to the training rows, in order (``holdtrue list transforms``): names, or ``{kind: name, ...}``
+    with fields. Held-out rows stay as they are, but for pairs made of ratings."""
     on_bad_row: Literal["quarantine", "strict"] = "quarantine"
     """A row that cannot be read is written to ``rejected.jsonl`` and skipped, or stops the run."""
     plain_text: Literal["chat", "raw"] = "chat"
@@ -183,6 +187,56 @@ class EvaluationSettings(Section):
     """Quality gate: the command ends with exit code 4 when accuracy is below."""
 
 
+class Range(Section):
+    """An interval a number is searched in, ends included; whole numbers where the setting takes these."""
+
+    low: float
+    """Smallest value."""
+    high: float
+    """Largest value."""
+    log: bool = False
+    """Search the logarithm evenly, as suits learning rates."""
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Range:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, got {self.low:g} and {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs low above 0, got {self.low:g}")
+        return self
+
+
+class SweepSettings(Section):
+    """``holdtrue sweep``: what is searched, and how. Other commands pass over it."""
+
+    space: dict[str, Range | list[Any]] = {}
+    """Settings that are searched: ``training.learning_rate: {low: 1e-5, high: 1e-3, log: true}``, or a list
+    of values to choose from, ``training.train_batch_size: [8, 16, 32]``."""
+    trials: int = Field(20, gt=0)
+    """Trials in all, those that failed or were pruned included."""
+    metric: Literal["loss", "accuracy"] = "loss"
+    """What is optimised, measured on the held-out pairs with each trial's final model: log loss in nats,
+    which no setting of the training loss changes, or accuracy."""
+    pruner: Literal["median", "none"] = "median"
+    """``median`` stops a trial whose best validation so far is worse than the median of the finished trials
+    after as many validations."""
+    startup_trials: int = Field(5, gt=0)
+    """Trials drawn at random and never pruned, before what they showed is used."""
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _ranges_or_lists(cls, space: Any) -> Any:
+        for key, values in space.items() if isinstance(space, dict) else ():
+            is_range = isinstance(values, Range) or (
+                isinstance(values, dict) and {"low", "high"} <= {*values}
+            )
+            if not is_range and not (isinstance(values, list) and len(values) > 1):
+                raise ValueError(
+                    f"{key} takes {{low: ..., high: ...}} or a list of two or more values, got {values!r}"
+                )
+        return space
+
+
 class Settings(Section):
     """Everything a run is made of."""
 
@@ -194,6 +248,8 @@ class Settings(Section):
     """What training minimises: a loss by name, or ``{kind: name, ...}`` with its fields."""
     training: TrainingSettings = TrainingSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    sweep: SweepSettings | None = None
+    """The search that ``holdtrue sweep`` carries out around these settings."""
     seed: int = Field(42, ge=0)
     """Seed of the head, the order of the pairs and dropout."""
 
@@ -212,9 +268,30 @@ def build(values: Mapping[str, Any]) -> Settings:
     # `training:` with nothing below it is None in YAML
     given = {key: value for key, value in values.items() if value is not None}
     try:
-        return Settings(**given)
+        made = Settings(**given)
     except ValidationError as error:
         raise SettingsError(kinds.explain(error, "")) from error
+    if made.sweep is not None:
+        _check_space(made.sweep.space, {key: value for key, value in values.items() if key != "sweep"})
+    return made
+
+
+def _check_space(space: Mapping[str, Range | list[Any]], values: Mapping[str, Any]) -> None:
+    """Build settings with every value in a list and both ends of every range, the others at their first."""
+    options = {key: [i.low, i.high] if isinstance(i, Range) else i for key, i in space.items()}
+    first = deepcopy(dict(values))
+    try:
+        for key, values_of_key in options.items():
+            if key.startswith(("sweep", "data.eval")):
+                raise SettingsError(f"{key} cannot be searched: trials are compared on the same pairs")
+            put(first, key, values_of_key[0])
+        build(first)
+        for key, values_of_key in options.items():
+            for value in values_of_key[1:]:
+                put(changed := deepcopy(first), key, value)
+                build(changed)
+    except SettingsError as error:
+        raise SettingsError(f"sweep.space: {error}") from error
 
 
 def read(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:

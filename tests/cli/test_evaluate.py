@@ -103,7 +103,10 @@ def test_pairs_of_which_none_can_be_scored_fail_the_gate_and_are_said(
     [
         (None, "does not exist"),
         ("garbage\n", "no usable rows"),
-        (json.dumps({"prompt": "a", "completions": ["b", "c"]}) + "\n", "no comparisons"),
+        (
+            json.dumps({"prompt": "a", "completions": ["b", "c"]}) + "\n",
+            "no comparison, rating or label",
+        ),
     ],
 )
 def test_data_that_cannot_be_used_ends_with_3(
@@ -219,3 +222,32 @@ def test_arguments_that_do_not_go_together_end_with_2(
 def test_rows_of_no_benchmark_end_with_3(holdtrue: Run, toy_folder: Path, copied: RunDir) -> None:
     done = holdtrue("evaluate", copied.path, toy_folder / "eval.jsonl", "--benchmark", "hhh", "--json")
     assert done.code == 3 and "eval.jsonl:1: hhh needs a column 'subset'" in done.error["message"]
+
+
+def test_a_run_brings_its_bag_of_words_and_a_model_folder_has_none(
+    holdtrue: Run, toy_folder: Path, copied: RunDir
+) -> None:
+    validated = read_json(copied.evaluation_file)["results"][0]["baselines"]
+    found = holdtrue("evaluate", copied.path, toy_folder / "eval.jsonl", "--json").value["baselines"]
+    assert found == validated
+    assert (found["bag_of_words"]["pairs"], found["bag_of_words"]["reason"]) == (60, None)
+    bare = holdtrue("evaluate", copied.model, toy_folder / "eval.jsonl", "--json").value["baselines"]
+    assert bare["bag_of_words"]["accuracy"] is None
+    assert "run" in bare["bag_of_words"]["reason"]
+
+
+def test_rated_answers_are_measured_by_the_best_of_n(holdtrue: Run, copied: RunDir, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"q{n}", "completions": ["ab", "ba", "aa", "bb"], "ratings": [1, 2, 3, 4]}
+        for n in range(12)
+    ]
+    data = tmp_path / "rated.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = holdtrue("evaluate", copied.path, data, "--json")
+    assert (done.code, done.value["count"]) == (0, 72)
+    curve = done.value["best_of_n"]["curve"]
+    # The best of 1, 2, 3, 4 among n: 5/2, 10/3, 15/4 and 4.
+    assert [point["oracle"] for point in curve] == pytest.approx([2.5, 10 / 3, 15 / 4, 4])
+    assert "Of 4 answers, the one with the highest reward" in copied.report_file.read_text()
+    said = holdtrue("evaluate", copied.path, data).out
+    assert "of 4, its pick is rated" in said and "12 lists of 12 prompts" in said

@@ -88,7 +88,7 @@ def test_schema_and_lists_need_no_torch() -> None:
     program = (
         "import sys; from holdtrue.cli.main import run;"
         "codes = [run([*line.split(), '--json']) for line in "
-        "('schema', 'list', 'list losses', 'list formats', 'list settings')];"
+        "('schema', 'list', 'list losses', 'list formats', 'list transforms', 'list settings')];"
         "sys.exit(any(codes) or bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)

@@ -40,6 +40,19 @@ def test_a_loss_is_listed_with_type_default_and_meaning_of_its_fields(
     )
 
 
+def test_a_loss_says_what_it_needs_and_which_kinds_it_trains_and_a_kind_its_losses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    losses = {row["kind"]: row for row in listed(capsys, "losses")}
+    odin = losses["odin"]
+    assert (odin["needs"], odin["unit"], odin["reads"]) == ("comparisons", "comparison", ["logits"])
+    assert odin["coupled"] and odin["kinds"] == ["odin"] and not losses["mse"]["coupled"]
+    for row in listed(capsys, "kinds"):
+        assert row["losses"] == [name for name, loss in losses.items() if row["kind"] in loss["kinds"]]
+    assert main.run(["list", "losses"]) == 0
+    assert "Needs labels; reads logits of each answer by itself; trains two_class." in capsys.readouterr().out
+
+
 def test_every_setting_is_listed_with_what_it_means() -> None:
     rows = {row["name"]: row for row in setting_rows()}
     assert list(rows) == [key for key, _ in keys()]

@@ -54,6 +54,19 @@ def test_what_is_dropped_is_said_with_its_reason(holdtrue: Run, toy_folder: Path
     assert "20 comparisons; left out: 1 not JSON, 1 longer than max_length" in done.out
 
 
+def test_what_transforms_change_is_said_and_planned_with(holdtrue: Run, toy_folder: Path) -> None:
+    options = ["--model", toy_folder / "model", "--set", "data.eval_fraction=0"]
+    mirrored = "data.transforms=[{kind: swap, share: 1, mirror: true}]"
+    done = holdtrue("plan", toy_folder / "train.jsonl", *options, "--set", mirrored)
+    assert "train     120 comparisons; left out: nothing" in done.out
+    assert "          swap: 60 mirrored comparisons added" in done.out
+    done = holdtrue("plan", toy_folder / "train.jsonl", *options, "--set", mirrored, "--json")
+    assert done.value["data"]["train"]["transformed"] == [
+        {"kind": "swap", "changed": {"mirrored comparisons added": 60}}
+    ]
+    assert "transformed" not in done.value["data"]["eval"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [

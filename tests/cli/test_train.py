@@ -70,6 +70,16 @@ def test_a_settings_file_flags_and_overrides_go_together_the_last_winning(
     assert (kept["training"]["max_steps"], kept["training"]["learning_rate"], kept["seed"]) == (1, 1e-3, 3)
 
 
+def test_a_loss_of_ratings_needs_no_comparisons(holdtrue: Run, toy_folder: Path, tmp_path: Path) -> None:
+    data = tmp_path / "rated.jsonl"
+    rows = [{"prompt": f"p{i}", "completion": "kind " * (i % 3), "rating": i % 3} for i in range(30)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    line = ["train", data, "--model", toy_folder / "model", "-o", tmp_path / "run", "--set", "loss=mse"]
+    done = holdtrue(*line, "--set", "training.max_steps=1", "--json")
+    assert done.code == 0 and done.value["evaluation"]["accuracy"] is None
+    assert done.value["evaluation"]["answers"] and done.value["dropped"] == {"train": {}, "eval": {}}
+
+
 GARBAGE = 'garbage\n{"prompt": 1}\n'
 LONG = json.dumps({"prompt": "tell " * 200, "chosen": "kind", "rejected": "rude"}) + "\n"
 
@@ -83,7 +93,7 @@ LONG = json.dumps({"prompt": "tell " * 200, "chosen": "kind", "rejected": "rude"
         ('{"a": 1}\n', "layout not recognised"),
         (LONG, "no usable comparisons left: 1 longer than max_length"),
         ('{"prompt": "a", "chosen": "b", "rejected": "b"}\n', "identical sides"),
-        ('{"prompt": "a", "completion": "b"}\n', "no comparisons"),
+        ('{"prompt": "a", "completion": "b"}\n', "no usable comparisons left: 1 no comparison"),
     ],
     ids=["empty", "blank", "garbage", "columns", "long", "identical", "no comparison"],
 )
@@ -109,6 +119,7 @@ def test_data_that_cannot_be_used_ends_with_3(
         (["--set", "data.format=nonsense"], 2, "unknown format 'nonsense'"),
         (["--set", "training.gradient_accumulation_steps=2"], 2, "per_device_train_batch_size"),
         (["--set", "data.max_length=4096"], 2, "more than the 128 tokens the model can take"),
+        (["--set", "loss=cross_entropy"], 2, "set model.kind to one it trains: two_class"),
         (["--column", "margin"], 2, "--column takes KEY=NAME"),
         (["--column", "margin=nonsense"], 3, "no column 'nonsense'"),
         (["--model", "/no/model"], 3, "model /no/model does not exist"),

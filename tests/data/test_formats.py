@@ -354,7 +354,8 @@ def test_completions_keep_their_ratings_and_empty_answers() -> None:
         ({"completions": ["a", "b"], "ranks": [1]}, "ranks do not fit: 2 answers need as many ranks"),
         ({"completions": ["a"], "ranks": [True]}, "ranks is not a number: ranks is True"),
         ({"completions": ["a"], "ranks": [1], "ratings": [1]}, "both ratings and ranks: answers are ordered"),
-        ({"completions": ["a"], "rater": 3}, "wrong type: rater is 3, expected text"),
+        ({"completions": ["a"], "rater": 3.5}, "wrong type: rater is 3.5, expected text or an integer"),
+        ({"completions": ["a"], "rater": ["x", "y"]}, "rater do not fit: 1 answers need as many rater"),
         ({"completions": ["a"], "prompt": None}, "missing field: prompt is null"),
     ],
 )
@@ -453,3 +454,38 @@ def test_an_unknown_layout_lists_what_was_seen_and_what_is_known() -> None:
     ) as told:
         formats.recognise({"history": "?", "human_ref_A": "!", "labels": 1})
     assert len(str(told.value)) < 400
+
+
+def test_one_answer_can_have_a_rating_and_a_rater() -> None:
+    row = {"prompt": "q", "completion": "a", "rating": 3, "rater": 7}
+    group = Completion().parse(row)
+    assert group.answers == (Answer(says("a"), {"rating": 3.0}, rater="7"),)
+    assert group.meta == {"rater": 7}  # for slices
+    assert "rater is True, expected text or an integer" in reason(Completion(), row | {"rater": True})
+
+
+def test_several_answers_have_a_rater_each_or_one_for_all_and_ratings_by_name() -> None:
+    row = {
+        "prompt": "q",
+        "completions": ["a", "b"],
+        "ratings": [{"kind": 1, "true": None}, 2],
+        "rater": "ann",
+    }
+    group = Completions().parse(row)
+    first, second = group.answers
+    assert (first.ratings, second.ratings) == ({"kind": 1.0}, {"rating": 2.0})
+    assert (first.rater, second.rater) == ("ann", "ann")
+    assert group.comparisons == () and group.meta == {"rater": "ann"}
+    parsed = Completions().parse(row | {"rater": ["ann", None]})
+    assert [answer.rater for answer in parsed.answers] == ["ann", None]
+    assert reason(Completions(), row | {"ratings": [{"kind": "x"}, 2]}).startswith("kind is not a number")
+
+
+def test_ratings_are_compared_within_one_rater_of_several() -> None:
+    row = {"prompt": "q", "completions": ["a", "b", "c"], "ratings": [1, 2, 3], "rater": ["x", "x", "y"]}
+    assert Completions().parse(row).comparisons == (Comparison(1, 0, rater="x"),)
+
+
+def test_a_pair_says_who_compared_it() -> None:
+    group = Preference().parse({"prompt": "q", "chosen": "a", "rejected": "b", "rater": "ann"})
+    assert group.comparisons[0].rater == "ann" and group.meta == {"rater": "ann"}

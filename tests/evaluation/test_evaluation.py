@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from holdtrue.errors import DataError
 from holdtrue.evaluation import evaluate
 from holdtrue.records import Answer, Comparison, Group, Message, Source
 from holdtrue.settings import EvaluationSettings
@@ -138,9 +137,10 @@ def test_one_comparison_is_measured() -> None:
     assert result["temperature_bounded"]
 
 
-def test_answers_without_comparisons_are_an_error_that_says_so() -> None:
-    with pytest.raises(DataError, match="2 answers but no comparison"):
-        measure([Group("p", (Answer("a"), Answer("b")))], [[1, 2]])
+def test_answers_without_comparisons_have_a_mean_reward_and_no_accuracy() -> None:
+    result = measure([Group("p", (Answer("a"), Answer("b")))], [[1, 2]])
+    assert (result["accuracy"], result["temperature"], result["count"]) == (None, None, 0)
+    assert (result["answers"], result["reward"]["mean"]) == (2, 1.5)
 
 
 def test_nothing_scored_gives_nulls_and_the_reasons() -> None:

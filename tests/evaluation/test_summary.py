@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +26,10 @@ def printed(count: int = 40, name: str = "pairs.jsonl", reward: float = 1.0, **m
     console.print(render(result))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+def plain(text: str) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def test_accuracy_stands_beside_the_longer_answer_with_both_intervals() -> None:
@@ -50,3 +55,23 @@ def test_what_could_not_be_measured_is_said() -> None:
     assert "not measured" in text
     assert "2 comparisons without both rewards" in text
     assert "2 answers: no finite reward" in text
+
+
+def test_the_baselines_are_told_apart_and_a_missing_one_gives_its_reason() -> None:
+    lines = [line.strip() for line in plain(printed()).splitlines()]
+    assert "shorter answer  0.0% (95% interval 0.0% – 8.8%)" in lines
+    assert "bag of words    not measured: no training pairs are at hand" in lines
+
+
+def test_rated_answers_give_one_line_more() -> None:
+    answers = tuple(Answer("x" * n, {"rating": float(n)}) for n in range(3))
+    groups = [Group(f"p{n}", answers, (Comparison(2, 0),)) for n in range(10)]
+    result = evaluate(groups, [np.array([0.0, 2.0, 1.0])] * 10, EvaluationSettings(), "rated", {})
+    console = Console(file=io.StringIO(), width=200)
+    console.print(render(result))
+    assert isinstance(console.file, io.StringIO)
+    # The reward picks the answer rated 1, in every prompt.
+    assert (
+        "best of n       of 3, its pick is rated 1 (1 – 1); the best 2, a random one 1, the longest 2 "
+        "(10 lists of 10 prompts)"
+    ) in [line.strip() for line in console.file.getvalue().splitlines()]

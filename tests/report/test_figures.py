@@ -6,8 +6,16 @@ from typing import Any
 
 import pytest
 
-from conftest import make_metrics, make_result
 from holdtrue.report import figures
+from reporting import make_metrics, make_result
+
+POINT = {"oracle": 0.9, "longest": 0.4, "random": 0.5, "lead_interval": [0.1, 0.2]}
+BEST = {
+    "curve": [
+        {"n": 1, "kl": 0.0, "rating": 0.5, "interval": [0.4, 0.6], **POINT},
+        {"n": 2, "kl": 0.193, "rating": 0.7, "interval": [0.6, 0.8], **POINT},
+    ]
+}
 
 
 def painted(value: Any, key: str = "") -> Any:
@@ -19,10 +27,10 @@ def painted(value: Any, key: str = "") -> Any:
     return "#123456" if key.endswith("color") and isinstance(value, str) and value.startswith("--") else value
 
 
-@pytest.mark.parametrize("name", ["margins", "rewards", "reliability", "forest", "length"])
-def test_figures_of_a_result_are_valid_plotly(name: str) -> None:
+@pytest.mark.parametrize("draw", figures.OF_A_RESULT)
+def test_figures_of_a_result_are_valid_plotly(draw: Any) -> None:
     graph_objects = pytest.importorskip("plotly.graph_objects")
-    figure = getattr(figures, name)(make_result(count=60))
+    figure = draw(make_result(count=60) | {"best_of_n": BEST})
     assert graph_objects.Figure(painted(figure), skip_invalid=False).data
 
 
@@ -35,7 +43,8 @@ def test_curves_are_valid_plotly(name: str) -> None:
 
 def test_every_chart_names_both_axes() -> None:
     result = make_result(count=60)
-    drawn = [getattr(figures, name)(result) for name in ("margins", "rewards", "reliability", "length")]
+    drawn = [draw(result) for draw in (figures.margins, figures.rewards, figures.reliability, figures.length)]
+    drawn.append(figures.best_of_n({"best_of_n": BEST}))
     for figure in [*drawn, figures.curve(make_metrics(), "loss", "loss (nats)")]:
         assert figure["layout"]["xaxis"]["title"]["text"]
         assert figure["layout"]["yaxis"]["title"]["text"]
@@ -74,10 +83,21 @@ def test_nothing_measured_draws_nothing() -> None:
         "points": [],
         "histogram": {"edges": [], "chosen": [], "rejected": []},
         "margins": {"edges": [], "counts": []},
+        "best_of_n": None,
     }
-    for name in ("margins", "rewards", "reliability", "forest", "length"):
-        assert getattr(figures, name)(empty) is None
+    for draw in figures.OF_A_RESULT:
+        assert draw(empty) is None
     assert figures.curve([], "loss", "loss") is None
+
+
+def test_the_best_of_n_curve_stands_over_the_bound_of_the_kl() -> None:
+    figure = figures.best_of_n({"best_of_n": BEST})
+    assert figure is not None
+    lines = {line["name"]: line for line in figure["data"]}
+    assert lines["highest reward"]["x"] == [0.0, 0.193]
+    assert lines["highest reward"]["y"] == [0.5, 0.7]
+    assert lines["highest reward"]["error_y"]["array"] == pytest.approx([0.1, 0.1])
+    assert lines["best rated"]["y"] == [0.9, 0.9]
 
 
 def test_text_from_data_is_escaped_for_plotlys_own_html() -> None:

@@ -15,9 +15,12 @@ def result(**values: Any) -> dict[str, Any]:
         "accuracy": 0.6134,
         "interval": [0.571, 0.653],
         "count": 1200,
-        "longer_answer_accuracy": 0.54,
-        "longer_answer_interval": [0.5, 0.58],
-        "advantage_interval": [0.01, 0.13],
+        "baselines": {
+            "longer_answer": {"accuracy": 0.54, "interval": [0.5, 0.58], "advantage_interval": [0.01, 0.13]},
+            "shorter_answer": {"accuracy": 0.46, "interval": [0.42, 0.5], "advantage_interval": [0.09, 0.2]},
+            "bag_of_words": {"accuracy": None, "interval": None, "advantage_interval": None},
+        },
+        "best_of_n": None,
         "temperature": 1.0,
         "temperature_bounded": False,
         "unscored_comparisons": 0,
@@ -26,20 +29,51 @@ def result(**values: Any) -> dict[str, Any]:
     return plain | values
 
 
-def test_the_headline_sets_accuracy_beside_the_longer_answer() -> None:
+def longer(advantage: list[float] | None) -> dict[str, Any]:
+    row = {"accuracy": 0.54, "interval": [0.5, 0.58], "advantage_interval": advantage}
+    return {"baselines": {"longer_answer": row}}
+
+
+def test_the_headline_sets_accuracy_beside_the_best_baseline() -> None:
     assert wording.headline(result()) == (
         "It picks the preferred answer in 61.3% of 1,200 comparisons (57.1–65.3%); "
-        "always picking the longer answer gets 54.0% (50.0–58.0%)."
+        "picking the longer answer gets 54.0% (50.0–58.0%)."
     )
+    found = result()
+    found["baselines"]["bag_of_words"] |= {"accuracy": 0.6, "interval": [0.57, 0.63]}
+    assert wording.headline(found).endswith("; a bag of words gets 60.0% (57.0–63.0%).")
+
+
+@pytest.mark.parametrize(
+    ("lead", "words"),
+    [
+        ([0.1, 0.2], "the best one 0.79: better than picking at random."),
+        ([-0.1, 0.2], ": not clearly better than picking at random."),
+        ([-0.2, -0.1], ": worse than picking at random."),
+        (None, "the best one 0.79. Exact"),
+    ],
+)
+def test_the_best_of_n_is_set_beside_random_and_best(lead: list[float] | None, words: str) -> None:
+    last = {"n": 12, "rating": 0.61, "random": 0.42, "oracle": 0.79, "lead_interval": lead}
+    said = wording.best_of_n({"curve": [last], "groups": 51, "prompts": 17, "left_out": 3})
+    assert said.startswith(
+        "Of 12 answers, the one with the highest reward is rated 0.61 on average, a random"
+    )
+    assert words in said
+    assert said.endswith("51 lists of answers to 17 prompts; 3 with fewer are left out.")
+
+
+def test_a_difference_is_given_in_points_with_its_signs() -> None:
+    assert wording.lead([-0.012, 0.034]) == "−1.2 to +3.4 points"
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({}, "better than length alone can explain"),
-        ({"advantage_interval": [-0.02, 0.1]}, "not clearly better than picking the longer answer"),
-        ({"advantage_interval": [-0.2, -0.1]}, "picking the longer answer would do better"),
-        ({"advantage_interval": None}, "too few prompts"),
+        ({}, "better than picking the longer answer, the best rule without it"),
+        (longer([-0.02, 0.1]), "not clearly better than picking the longer answer"),
+        (longer([-0.2, -0.1]), "picking the longer answer would do better"),
+        (longer(None), "too few prompts"),
         ({"interval": [0.48, 0.7]}, "reaches a coin flip"),
         ({"interval": [0.3, 0.45]}, "swapped"),
         ({"accuracy": None, "unscored_comparisons": 7, "label_ties": 2}, "7 lack one, 2 are ties"),

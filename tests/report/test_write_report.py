@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from conftest import INFO, make_metrics, make_result
 from holdtrue.errors import DataError
 from holdtrue.report import write_report
 from holdtrue.report.page import as_script_data
 from holdtrue.rundir import RunDir, append_jsonl, read_json, write_json
+from reporting import INFO, make_metrics, make_result
 
 HOSTILE = [
     "<script>document.title = 'owned'</script>",

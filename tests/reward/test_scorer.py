@@ -77,23 +77,19 @@ def test_company_and_order_change_no_reward(loaded: store.Loaded) -> None:
         assert np.allclose(found, own, rtol=0, atol=1e-5)
 
 
-def seen(loaded: store.Loaded, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+def seen(loaded: store.Loaded) -> list[tuple[int, int]]:
     """Filled with (answers, tokens) of every pass of the model."""
     passes: list[tuple[int, int]] = []
-    forward = loaded.model._pool
 
-    def watched(batch: TreeBatch) -> torch.Tensor:
-        passes.append((len(batch.rows), batch.input_ids.numel()))
-        return forward(batch)
+    def watch(_: object, batches: tuple[TreeBatch]) -> None:
+        passes.append((len(batches[0].rows), batches[0].input_ids.numel()))
 
-    monkeypatch.setattr(loaded.model, "_pool", watched)
+    loaded.model.register_forward_pre_hook(watch)
     return passes
 
 
-def test_equal_answers_to_one_prompt_are_computed_once_over_all_rows(
-    loaded: store.Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    passes = seen(loaded, monkeypatch)
+def test_equal_answers_to_one_prompt_are_computed_once_over_all_rows(loaded: store.Loaded) -> None:
+    passes = seen(loaded)
     first, second, third = RewardScorer(loaded).score([GROUPS[0], GROUPS[2], GROUPS[0]])
     assert sum(answers for answers, _ in passes) == 3  # Because. No idea. Ask again.
     assert first[0] == second[0] == third[0] and first[1] == third[1]
@@ -103,8 +99,8 @@ def test_equal_answers_to_one_prompt_are_computed_once_over_all_rows(
     assert sum(tokens for _, tokens in passes) < sum(lengths[:2]) + lengths[3]  # and the prompt once
 
 
-def test_a_pass_keeps_to_its_tokens(loaded: store.Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    passes = seen(loaded, monkeypatch)
+def test_a_pass_keeps_to_its_tokens(loaded: store.Loaded) -> None:
+    passes = seen(loaded)
     RewardScorer(loaded, max_tokens_per_pass=250).score(GROUPS * 3)
     assert len(passes) > 1 and max(tokens for _, tokens in passes) <= 250
 

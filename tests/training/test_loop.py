@@ -31,7 +31,7 @@ Make = Callable[..., loop.Training]
 
 
 def grown(loaded: store.Loaded, path: Path) -> list[Tree]:
-    groups, _, _ = read_splits(DataSettings(train=[str(path)], eval_fraction=0), None)
+    groups = read_splits(DataSettings(train=[str(path)], eval_fraction=0), None).train
     return prepare(groups, loaded.encoder(), 8, "train").trees
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def trees(loaded: store.Loaded, tmp_path_factory: pytest.TempPathFactory) -> lis
 def grown(loaded: store.Loaded, path: Path, max_answers: int = 8) -> list[Tree]:
     from holdtrue.settings import DataSettings
 
-    groups, _, _ = read_splits(DataSettings(train=[str(path)], eval_fraction=0), None)
+    groups = read_splits(DataSettings(train=[str(path)], eval_fraction=0), None).train
     prepared = prepare(groups, loaded.encoder(), max_answers, "train")
     assert not prepared.dropped
     return prepared.trees
@@ -167,7 +168,7 @@ def sums(loaded: store.Loaded, trees: Sequence[Tree]) -> step.Sums:
     return step.plain(loaded.model, BradleyTerry(), batches())
 
 
-def test_sums_of_nothing_are_zeros_and_not_divisions_by_zero() -> None:
-    assert step.Sums().metrics() == dict.fromkeys(
-        ("loss", "accuracy", "margin", "reward_mean", "reward_std"), 0.0
-    )
+def test_sums_of_nothing_are_zeros_and_accuracy_of_nothing_is_not_a_number() -> None:
+    metrics = step.Sums().metrics()
+    assert [metrics[name] for name in ("loss", "reward_mean", "reward_std")] == [0.0, 0.0, 0.0]
+    assert math.isnan(metrics["accuracy"]) and math.isnan(metrics["margin"])

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdtrue.cli import frame
-from holdtrue.errors import SettingsError
-from holdtrue.rundir import RunDir, disk_errors, find_model, read_json, write_json
-from holdtrue.settings import DataSettings, EvaluationSettings
+from holdtrue.errors import DataError, SettingsError
+from holdtrue.rundir import RunDir, disk_errors, read_json, write_json
+from holdtrue.settings import EvaluationSettings
+
+if TYPE_CHECKING:
+    from holdtrue.cli.scoring import Judge
 
 
 def command(
@@ -39,20 +42,19 @@ def command(
     overrides: frame.Overrides = None,
     trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
-    """Measure accuracy and calibration on preference pairs.
+    """Measure accuracy and calibration on preference pairs, and best of n on rated answers.
 
-    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside
-    what "the longer answer wins" would reach. The results of a RUN are kept in it and appear in its report.
+    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside what
+    the longer answer, the shorter one and a bag of words (of a RUN) would reach. Prompts with three or more
+    rated answers also give the rating of the best of n. The results of a RUN are kept in it and its report.
 
     With ``--benchmark`` all DATA together are the rows of a published benchmark and get its score. Without
     DATA its rows are read from the hub, where it has a place for them.
     """
     from rich.console import Group as Stacked
 
+    from holdtrue.cli import scoring
     from holdtrue.evaluation.summary import render, render_benchmark
-    from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.training.distributed import default_device
 
     settings = frame.settings_from(
         [],
@@ -62,33 +64,49 @@ def command(
         overrides=overrides,
     )
     chosen = _chosen(benchmark, data or [], settings.evaluation)
-    folder = find_model(model)
-    loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
-    rows = settings.data
-    if loaded.card is not None and "plain_text" not in rows.model_fields_set:
-        rows = rows.model_copy(update={"plain_text": loaded.card.plain_text})
-    scorer = RewardScorer(loaded)
+    judge = scoring.load(model, settings.data, trust_remote_code)
     if chosen is not None:
-        result = _run_benchmark(scorer, chosen, data or [], rows, settings.evaluation)
+        result = _run_benchmark(judge, chosen, data or [], settings.evaluation)
         _keep(model, "benchmarks", "benchmark", [result])
         code = frame.gate([{"accuracy": result["score"]}], settings.evaluation.min_accuracy)
         return frame.Result(result, render_benchmark(result), code)
-    results = [_measure(scorer, path, rows, settings.evaluation) for path in data or []]
+    words = _bag_of_words(model)
+    results = [_measure(judge, path, settings.evaluation, words) for path in data or []]
     _keep(model, "results", "data", results)
     value = results[0] if len(results) == 1 else {"results": results}
     text = Stacked(*(render(result) for result in results))
     return frame.Result(value, text, frame.gate(results, settings.evaluation.min_accuracy))
 
 
-def _measure(scorer: Any, path: str, data: DataSettings, evaluation: EvaluationSettings) -> dict[str, Any]:
+def _bag_of_words(path: Path) -> Any:
+    """The run's baseline, or why there is none."""
+    from holdtrue.evaluation.bag_of_words import BagOfWords
+
+    run = RunDir(path)
+    if not run.settings_file.is_file():
+        return "a model folder does not hold one, the run it is from does"
+    if not run.bag_of_words_file.is_file():
+        return f"{run.bag_of_words_file.name} is not in the run"
+    return BagOfWords.load(run.bag_of_words_file)
+
+
+def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate
     from holdtrue.reward.scorer import count_reasons
 
-    groups, report = read_groups([path], data, None)
-    scored = list(scorer.stream(groups))
+    groups, report = read_groups([path], judge.data, None)
+    if not any(group.comparisons for group in groups) and not any(
+        answer.ratings or answer.label is not None for group in groups for answer in group.answers
+    ):
+        answers = sum(len(group.answers) for group in groups)
+        raise DataError(
+            f"{path} holds {answers} answers but no comparison, rating or label to evaluate on; "
+            "use `holdtrue score`"
+        )
+    scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored))
+    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words)
     return result | {"rejected": dict(report.rejected)}
 
 
@@ -112,13 +130,13 @@ def _chosen(name: str | None, data: list[str], evaluation: EvaluationSettings) -
 
 
 def _run_benchmark(
-    scorer: Any, benchmark: Any, paths: list[str], data: DataSettings, evaluation: EvaluationSettings
+    judge: Judge, benchmark: Any, paths: list[str], evaluation: EvaluationSettings
 ) -> dict[str, Any]:
     from holdtrue.data.files import HUB
     from holdtrue.data.reader import Reader
     from holdtrue.reward.scorer import count_reasons
 
-    paths = paths or [f"{HUB}{benchmark.hub}"]
+    data, paths = judge.data, paths or [f"{HUB}{benchmark.hub}"]
     only = benchmark.layouts[0] if len(benchmark.layouts) == 1 else None
     reader = Reader(
         paths,
@@ -130,7 +148,7 @@ def _run_benchmark(
     groups = list(reader)
     reader.report.require_rows()
     benchmark.check(groups)
-    scored = list(scorer.stream(groups))
+    scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
     result: dict[str, Any] = benchmark.score(groups, rewards, count_reasons(scored), evaluation.confidence)
     return result | {"data": paths, "rejected": dict(reader.report.rejected)}

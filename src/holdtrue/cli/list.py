@@ -21,6 +21,7 @@ FAMILIES = {
     "kinds": "holdtrue.reward.kinds",
     "losses": "holdtrue.losses",
     "formats": "holdtrue.data.formats",
+    "transforms": "holdtrue.data.transforms",
     "benchmarks": "holdtrue.evaluation.benchmarks",
 }
 SETTINGS = "settings"
@@ -31,8 +32,8 @@ def command(
 ) -> Result:
     """List what there is to choose from, each with its defaults and meaning.
 
-    The families are kinds (of reward models), losses, formats (of data) and benchmarks. Without an argument
-    the names in all of them are listed.
+    The families are kinds (of reward models), losses, formats and transforms (of data) and benchmarks.
+    Without an argument the names in all of them are listed.
     """
     if what is None:
         found = {family: kinds.names(package) for family, package in FAMILIES.items()}
@@ -48,19 +49,45 @@ def command(
 
     parts: list[Any] = []
     for row in rows:
-        parts.append(f"{row['kind']}: {row['summary'].replace('``', '')}")
-        if row["fields"]:
-            parts.append(_table_of_fields("field", row["fields"]))
-        parts.append("")
+        parts += [f"{row['kind']}: {row['summary'].replace('``', '')}", *facts(row)]
+        parts += [_table_of_fields("field", row["fields"]), ""] if row["fields"] else [""]
     return Result(rows, Group(*parts[:-1]))
 
 
 def kind_rows(package: str) -> list[dict[str, Any]]:
-    """A family's kinds: ``kind``, ``summary`` (first paragraph of its docstring), ``fields``."""
+    """A family's kinds: ``kind``, ``summary`` (first paragraph of its docstring), ``fields``.
+
+    A loss also says what it ``needs`` of the data, its ``unit``, what it ``reads`` of a model, whether it is
+    ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``.
+    """
     return [
-        {"kind": name, "summary": paragraph(cls.__doc__), "fields": _rows(cls.model_json_schema())}
+        {"kind": name, "summary": paragraph(cls.__doc__)}
+        | _relations(cls)
+        | {"fields": _rows(cls.model_json_schema())}
         for name, cls in ((name, kinds.load(package, name)) for name in kinds.names(package))
     ]
+
+
+def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
+    from holdtrue.losses import Loss, kinds_of, losses_of
+    from holdtrue.reward.kinds import RewardKind
+
+    if issubclass(cls, Loss):
+        read = {"needs": cls.target, "unit": cls.unit, "reads": sorted(cls.reads)}
+        return read | {"coupled": cls.coupled, "kinds": kinds_of(cls())}
+    if issubclass(cls, RewardKind):
+        return {"gives": sorted(cls.gives), "losses": losses_of(cls())}
+    return {}
+
+
+def facts(row: dict[str, Any]) -> list[str]:
+    """What a row of :func:`kind_rows` says of how losses and kinds of models fit together, as a sentence."""
+    if "needs" in row:
+        over = "the whole step at once" if row["coupled"] else f"each {row['unit']} by itself"
+        reads = " and ".join(row["reads"])
+        needs = "labels" if row["needs"] == "accepted" else row["needs"]
+        return [f"Needs {needs}; reads {reads} of {over}; trains {', '.join(row['kinds'])}."]
+    return [f"Trained by {', '.join(row['losses'])}."] if "losses" in row else []
 
 
 def setting_rows() -> list[dict[str, Any]]:

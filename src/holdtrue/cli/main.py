@@ -24,10 +24,15 @@ from holdtrue.errors import Interrupted, unknown
 
 VERBS = {
     "check": "Audit preference data before paying for training.",
+    "convert": "Write data in another layout, transformed or split.",
     "plan": "Say what a training run would read, drop and need.",
     "train": "Train a reward model on preference pairs.",
+    "sweep": "Search for good settings, every trial an ordinary run.",
+    "ablate": "Measure what each ingredient of a recipe is worth.",
     "score": "Give each answer of a data set its reward.",
     "evaluate": "Measure accuracy and calibration on preference pairs.",
+    "compare": "Compare models on the same held-out preference pairs.",
+    "rank": "Rank policies by the rewards of their answers.",
     "verify": "Prove that a model's rewards can be trusted.",
     "report": "Write a run's report, one self-contained HTML file.",
     "resume": "Continue an interrupted run from its last checkpoint.",

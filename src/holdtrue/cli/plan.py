@@ -47,6 +47,8 @@ def plan_result(settings: Settings, trust_remote_code: bool) -> frame.Result:
 
 
 def _text(plan: dict[str, Any]) -> str:
+    from holdtrue.data.transforms import sentence
+
     model, memory = plan["model"], plan["memory_bytes"]
     lines = [
         f"model     {model['architecture']}: {model['parameters']:,} parameters, "
@@ -58,6 +60,7 @@ def _text(plan: dict[str, Any]) -> str:
         left_out = ", ".join(f"{n:,} {reason}" for reason, n in lost.items()) or "nothing"
         cut = "".join(f"; {n:,} {reason}" for reason, n in counts["cut"].items())
         lines.append(f"{split:<9} {counts['comparisons']:,} comparisons; left out: {left_out}{cut}")
+        lines += [f"          {sentence(change)}" for change in counts.get("transformed", ())]
     lengths = ", ".join(f"{name} {value}" for name, value in plan["lengths"].items())
     unit, size = ("GiB", 2**30) if memory["total"] >= 2**30 else ("MiB", 2**20)
     parts = {name: f"{value / size:.2f}" for name, value in memory.items()}

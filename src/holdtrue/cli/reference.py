@@ -7,6 +7,7 @@ A test holds the pages current.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import sys
@@ -19,10 +20,11 @@ import typer
 
 from holdtrue import kinds
 from holdtrue.cli import frame, main
-from holdtrue.cli.list import FAMILIES, kind_rows, paragraph, setting_rows
+from holdtrue.cli.list import FAMILIES, facts, kind_rows, paragraph, setting_rows
 
 NOTE = "<!-- Made by `python -m holdtrue.cli.reference docs/reference`; edit the classes, not this page. -->"
 SPHINX_CODE = re.compile("(?<!`)``(?!`)")
+SPHINX_MODULE = re.compile(r":mod:`~([\w.]+)\.(\w+)`")
 
 
 def page(name: str) -> str:
@@ -47,11 +49,13 @@ def settings_page() -> str:
 
 
 def family_page(family: str, package: str) -> str:
-    """A family's kinds with their fields, and sample rows where the kind has them."""
+    """A family's kinds with their fields, and formulas or sample rows where the kind has them."""
     parts = [f"# {family.capitalize()}"]
     for row in kind_rows(package):
         cls: Any = kinds.load(package, row["kind"])
         parts += [f"## {row['kind']}", row["summary"]]
+        if said := facts(row):
+            parts += [*said, _linked(inspect.getdoc(inspect.getmodule(cls)) or "")]
         if row["fields"]:
             parts.append(fields_table("field", row["fields"]))
         if columns := getattr(cls, "columns", None):
@@ -60,6 +64,12 @@ def family_page(family: str, package: str) -> str:
             lines = "\n".join(json.dumps(dict(line), ensure_ascii=False) for line in sample)
             parts.append(f"```json\n{lines}\n```")
     return "\n\n".join(parts)
+
+
+def _linked(docstring: str) -> str:
+    """References to modules of a family become links to their sections."""
+    pages = {package: f"{family}.md" for family, package in FAMILIES.items()}
+    return SPHINX_MODULE.sub(lambda found: f"[{found[2]}]({pages[found[1]]}#{found[2]})", docstring)
 
 
 def commands_page() -> str:

@@ -167,6 +167,8 @@ class Narrator:
             self._metrics(values)
 
     def _prepared(self, info: dict[str, Any]) -> None:
+        from holdtrue.data.transforms import sentence
+
         model = info["model"]
         part = "" if model["trainable"] == model["parameters"] else f" ({model['trainable']:,} trained)"
         self.console.print(
@@ -177,7 +179,7 @@ class Narrator:
             self.console.print(f"         padded batches: {model['layout_reason']}")
         for split in ("train", "eval"):
             counts = info["data"][split]
-            if not counts["comparisons"] and not counts["dropped"]:
+            if not counts["trees"] and not counts["dropped"]:
                 self.console.print(f"{split:<8} nothing held out")
                 continue
             shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
@@ -187,18 +189,21 @@ class Narrator:
                 left_out += f" (see {', '.join(listed)})"
             cut = "".join(f"; {n:,} {reason}" for reason, n in counts["cut"].items())
             self.console.print(
-                f"{split:<8} {counts['comparisons']:,} comparisons of {counts['prompts']:,} prompts, "
+                f"{split:<8} {_counted(counts['comparisons'], counts['answers'])} of "
+                f"{counts['prompts']:,} prompts, "
                 f"{counts['tokens_unique']:,} tokens (sharing saves {shared:.2f}x); left out: {left_out}{cut}"
             )
+            for change in counts.get("transformed", ()):
+                self.console.print(f"         {sentence(change)}")
 
     def _metrics(self, row: dict[str, Any]) -> None:
         if row["event"] == "eval":
             self.console.print(
-                f"step {row['step']:>6}  validation  loss {_number(row['loss'])}  "
-                f"accuracy {_number(row['accuracy'])}  ({row['count']:,} comparisons)"
+                f"step {row['step']:>6}  validation  loss {number(row['loss'])}  "
+                f"{_accuracy(row)}({_counted(row['count'], row['answers'])})"
             )
             return
-        text = f"loss {_number(row['loss'])}  accuracy {_number(row['accuracy'])}"
+        text = f"loss {number(row['loss'])}  {_accuracy(row)}".rstrip()
         speed = f"{row['tokens_per_second']:,.0f} tokens/s"
         if sys.stderr.isatty():
             self._bar(row, f"{text}  {speed}")
@@ -224,5 +229,15 @@ class Narrator:
         self.progress.update(self._task, completed=row["step"], description=text)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """A metric, or that it is not finite."""
     return "not finite" if value is None else f"{value:.4f}"
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+    """Nothing for losses of ratings on rows that compare nothing."""
+    return "" if row["accuracy"] is None else f"accuracy {number(row['accuracy'])}  "
+
+
+def _counted(comparisons: int, answers: int) -> str:
+    return f"{comparisons:,} comparisons" if comparisons else f"{answers:,} answers"

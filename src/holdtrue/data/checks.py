@@ -202,21 +202,38 @@ def _claim(prompt: int, answers: Sequence[int], comparison: Comparison) -> Hasha
     return (prompt, answers[better], answers[worse], "over")
 
 
-def _duplicates(corpus: Corpus) -> list[Finding]:
-    """Rows that say again what an earlier row of their split says."""
-    near_of = corpus.near.__getitem__
-    seen: set[tuple[str, Hashable]] = set()
-    seen_near: set[tuple[str, Hashable]] = set()
+def repeats(corpus: Corpus) -> tuple[list[Row], list[Row]]:
+    """Rows that say again what an earlier row of their split says: exactly, and nearly.
+
+    A comparison on which two raters agree, or an answer with another rating, is no repetition.
+    """
+    seen: set[Hashable] = set()
+    seen_near: set[Hashable] = set()
     exact, near = [], []
     for row in corpus.rows:
-        claims = {(row.split, claim) for claim in _claims(row)}
-        near_claims = {(row.split, claim) for claim in _claims(row, near_of)}
-        if claims <= seen:
+        said, nearly_said = _said(row), _said(row, corpus.near.__getitem__)
+        if said <= seen:
             exact.append(row)
-        elif near_claims <= seen_near:
+        elif nearly_said <= seen_near:
             near.append(row)
-        seen |= claims
-        seen_near |= near_claims
+        seen |= said
+        seen_near |= nearly_said
+    return exact, near
+
+
+def _said(row: Row, number: Callable[[int], int] = int) -> set[Hashable]:
+    """The claims of a row with who made them, and its answers with their labels and ratings, if any."""
+    by = [comparison.rater for comparison in row.group.comparisons] or [None]
+    said: set[Hashable] = set(zip(_claims(row, number), by, strict=True))
+    for answer, text in zip(row.group.answers, row.answers, strict=True):
+        if answer.ratings or answer.label is not None:
+            verdict = (answer.rater, answer.label, *sorted(answer.ratings.items()))
+            said.add((number(row.prompt), number(text), *verdict))
+    return {(row.split, one) for one in said}
+
+
+def _duplicates(corpus: Corpus) -> list[Finding]:
+    exact, near = repeats(corpus)
     return _finding(
         "duplicates",
         "warn",

@@ -13,7 +13,8 @@ Content = Messages | str
 _T = TypeVar("_T")
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
-_ROLES = {"Human": "user", "Assistant": "assistant"}
+ROLES = {"Human": "user", "Assistant": "assistant"}
+"""Roles by the marks of native HH-RLHF dialogues."""
 
 
 class BadRow(Exception):
@@ -139,19 +140,34 @@ def as_number(value: Any, column: str, low: float = -math.inf, high: float = mat
     return result
 
 
-def numbers(row: Mapping[str, Any], column: str, count: int) -> list[float | None]:
-    """One number or null per answer; all None when the column is missing or null."""
+def per_answer(row: Mapping[str, Any], column: str, count: int) -> list[Any]:
+    """A list of one value per answer; all None when the column is missing or null."""
     values = row.get(column)
     if values is None:
         return [None] * count
     if not isinstance(values, list) or len(values) != count:
         raise BadRow(f"{column} do not fit", f"{count} answers need as many {column}, got {show(values)}")
+    return values
+
+
+def numbers(row: Mapping[str, Any], column: str, count: int) -> list[float | None]:
+    """One number or null per answer; all None when the column is missing or null."""
+    values = per_answer(row, column, count)
     return [None if value is None else as_number(value, column) for value in values]
 
 
 def scores(values: Mapping[str, Any]) -> dict[str, float]:
     """Aspect -> finite number; aspects that are null were not judged and are left out."""
     return {aspect: as_number(value, aspect) for aspect, value in values.items() if value is not None}
+
+
+def rater(value: Any) -> str | None:
+    """Who rated: text, or an integer as text; None where nobody is named."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadRow("wrong type", f"rater is {show(value)}, expected text or an integer")
+    return str(value)
 
 
 def _range(low: float, high: float) -> str:
@@ -175,8 +191,7 @@ def dialogue(text: str, column: str) -> Messages:
         raise BadRow("not a dialogue", f"{column} does not start with '\\n\\nHuman:', got {show(text[2:])}")
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
     return tuple(
-        Message(_ROLES[mark[1]], text[mark.end() : end].strip())
-        for mark, end in zip(marks, ends, strict=True)
+        Message(ROLES[mark[1]], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)
     )
 
 

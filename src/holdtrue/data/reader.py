@@ -174,7 +174,10 @@ class Reader:
         others = {name: value for name, value in raw.value.items() if name not in used}
         return (
             replace(
-                group, meta={**group.meta, **others}, source=Source(path, raw.line, raw.offset), row=raw.value
+                group,
+                meta=others | dict(group.meta),
+                source=Source(path, raw.line, raw.offset),
+                row=raw.value,
             ),
             layout.name(),
         )

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from holdtrue.data import transforms
 from holdtrue.data.reader import Reader, ReadReport
-from holdtrue.errors import DataError
+from holdtrue.data.transforms import Transform
 from holdtrue.records import Group, content_hash
 from holdtrue.settings import DataSettings
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training groups, validation groups, and by split what became of the rows of its files.
+
+    Attributes:
+        transformed: what ``data.transforms`` changed, by split; empty without any.
+    """
+
+    train: list[Group]
+    eval: list[Group]
+    reports: dict[str, ReadReport]
+    transformed: dict[str, list[dict[str, Any]]]
 
 
 def read_groups(
     paths: Sequence[str], settings: DataSettings, rejected: Path | None
 ) -> tuple[list[Group], ReadReport]:
-    """All readable groups that hold a comparison, and the report of the reading.
+    """All readable groups and the report of the reading.
 
     Raises:
         DataError: no row could be used.
@@ -30,26 +47,40 @@ def read_groups(
     )
     groups = list(reader)
     reader.report.require_rows()
-    if not any(group.comparisons for group in groups):
-        raise DataError(
-            f"{', '.join(paths)}: rows hold answers but no comparisons between them (chosen, rejected)"
-        )
     return groups, reader.report
 
 
-def read_splits(
-    settings: DataSettings, rejected: Path | None
-) -> tuple[list[Group], list[Group], dict[str, ReadReport]]:
-    """Training groups, validation groups (named files, or prompts held out of training) and the reports."""
+def read_splits(settings: DataSettings, rejected: Path | None) -> Splits:
+    """What a run trains on and is validated on: named files, or prompts held out of the training files.
+
+    Raises:
+        DataError: no row could be used, or a transform cannot be done.
+    """
     train, report = read_groups(settings.train, settings, rejected)
     reports = {"train": report}
+    held_out: list[Group] = []
     if settings.eval:
         held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
     elif settings.eval_fraction:
         train, held_out = split_by_prompt(train, settings.eval_fraction)
-    else:
-        held_out = []
-    return train, held_out, reports
+    train, held_out, transformed = transform_splits(settings.transforms, train, held_out)
+    return Splits(train, held_out, reports, transformed)
+
+
+def transform_splits(
+    chosen: Sequence[Transform], train: list[Group], held_out: list[Group]
+) -> tuple[list[Group], list[Group], dict[str, list[dict[str, Any]]]]:
+    """Both splits after the transforms, and what these changed in each.
+
+    Held-out groups undergo only those that make the labels they are judged by, where they have ratings.
+    """
+    transformed: dict[str, list[dict[str, Any]]] = {}
+    if chosen:
+        train, transformed["train"] = transforms.apply(chosen, train)
+    labelling = [transform for transform in chosen if transform.for_every_split]
+    if labelling and any(answer.ratings for group in held_out for answer in group.answers):
+        held_out, transformed["eval"] = transforms.apply(labelling, held_out)
+    return train, held_out, transformed
 
 
 def split_by_prompt(groups: Sequence[Group], fraction: float) -> tuple[list[Group], list[Group]]:

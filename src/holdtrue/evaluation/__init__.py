@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.errors import DataError
-from holdtrue.evaluation import calibration, slices
-from holdtrue.evaluation.accuracy import difference, interval, score
+from holdtrue.evaluation import baselines, best_of_n, calibration, pointwise, slices
+from holdtrue.evaluation.accuracy import interval, score
+from holdtrue.evaluation.bag_of_words import BagOfWords
 from holdtrue.evaluation.pairs import Floats, Ints, Pairs, collect, finite
 from holdtrue.records import Group
 from holdtrue.settings import EvaluationSettings
@@ -31,13 +31,16 @@ def evaluate(
     settings: EvaluationSettings,
     name: str,
     unscored: Mapping[str, int],
+    bag_of_words: BagOfWords | str = "no training pairs are at hand",
 ) -> dict[str, Any]:
     """Everything measured on one data set, as one JSON object. Deterministic.
 
     ``count`` comparisons that raters decided give ``accuracy`` (unweighted; a tie in rewards counts 0.5
-    and is counted in ``ties``), ``longer_answer_accuracy`` (length in characters) and the slices.
-    Comparisons that raters tied (``label_ties``) join only the calibration. A number that is undefined,
-    such as the accuracy of no comparison, is None.
+    and is counted in ``ties``), the accuracy of ``baselines`` and the slices. Comparisons that raters
+    tied (``label_ties``) join only the calibration. Groups of 3 answers or more with a rating give
+    ``best_of_n``. A number that is undefined, such as the accuracy of no comparison, is None.
+
+    ``labels`` and ``ratings`` measure single answers against what raters said of them, where they did.
 
     Args:
         groups: prompts with answers and comparisons.
@@ -46,17 +49,12 @@ def evaluate(
         name: what the data set is called.
         unscored: answers without a reward, by reason. Those no reason accounts for are counted
             as ``no finite reward``.
+        bag_of_words: the baseline fitted on the model's training pairs, or why there is none.
 
     Raises:
-        DataError: no group has a comparison.
         SettingsError: a slice names a column that no row has.
         ValueError: rewards and groups do not match.
     """
-    if not any(group.comparisons for group in groups):
-        answers = sum(len(group.answers) for group in groups)
-        raise DataError(
-            f"{name} holds {answers} answers but no comparison to evaluate on; use `holdtrue score`"
-        )
     shapes = [(len(group.answers),) for group in groups]
     if [np.shape(row) for row in rewards] != shapes:
         raise ValueError(f"{name}: each group needs one reward per answer")
@@ -64,11 +62,18 @@ def evaluate(
     lengths = [np.array([len(answer.text) for answer in group.answers], dtype=np.int64) for group in groups]
     pairs = collect(groups, scored, lengths)
     decided = pairs.take(pairs.decided)
+    rules = baselines.measure(decided, groups, bag_of_words, settings.confidence)
+    longer = rules["longer_answer"]
     all_rewards, all_lengths = np.concatenate(scored), np.concatenate(lengths)
     known = ~np.isnan(all_rewards)
     return {
         "data": name,
         **_measure_accuracy(decided, settings.confidence),
+        "longer_answer_accuracy": longer["accuracy"],
+        "longer_answer_interval": longer["interval"],
+        "advantage_interval": longer["advantage_interval"],
+        "baselines": rules,
+        "best_of_n": best_of_n.measure(groups, scored, lengths, settings.confidence),
         "label_ties": len(pairs) - len(decided),
         **_measure_calibration(pairs, settings),
         "slices": slices.by_column(decided, groups, settings.slices, settings.confidence),
@@ -80,6 +85,8 @@ def evaluate(
         "margins": _margins(decided.gap),
         "points": _points(scored, lengths, decided),
         "mistakes": _mistakes(groups, scored, decided),
+        "labels": pointwise.labels(groups, scored, settings.confidence),
+        "ratings": pointwise.ratings(groups, scored),
         "unscored": _reasons(unscored, int((~known).sum())),
         "unscored_comparisons": pairs.unscored,
     }
@@ -94,26 +101,16 @@ def _measure_accuracy(pairs: Pairs, confidence: float) -> dict[str, Any]:
         "count": len(pairs),
         "prompts": len(np.unique(pairs.prompt)),
         "ties": int((pairs.gap == 0).sum()),
-        "longer_answer_accuracy": None,
-        "longer_answer_interval": None,
-        "advantage_interval": None,
     }
     if not len(pairs):
         return measured
-    ours, longer = score(pairs.gap), score(pairs.length_gap)
+    ours = score(pairs.gap)
     low, high, method = interval(ours, pairs.prompt, confidence)
     return measured | {
         "accuracy": float(ours.mean()),
         "interval": [low, high],
         "interval_method": method,
-        "longer_answer_accuracy": float(longer.mean()),
-        "longer_answer_interval": list(interval(longer, pairs.prompt, confidence)[:2]),
-        "advantage_interval": _as_list(difference(ours, longer, pairs.prompt, confidence)),
     }
-
-
-def _as_list(bounds: tuple[float, float] | None) -> list[float] | None:
-    return None if bounds is None else list(bounds)
 
 
 def _measure_calibration(pairs: Pairs, settings: EvaluationSettings) -> dict[str, Any]:

@@ -14,15 +14,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from holdtrue.evaluation import bootstrap
 from holdtrue.evaluation.pairs import Floats, Ints
 from holdtrue.intervals import wilson
 
 Method = Literal["wilson", "bootstrap by prompt", "wilson over prompts"]
-
-_RESAMPLES = 10_000
-FEWEST_PROMPTS = 10
-"""With fewer the bootstrap is too narrow."""
-_SEED = 0
 
 
 class Interval(NamedTuple):
@@ -46,18 +42,14 @@ def interval(scores: Floats, prompt: Ints, confidence: float) -> Interval:
     with one observation per prompt, which is too wide rather than too narrow.
     """
     mean, count = float(scores.mean()), len(scores)
-    sums, counts = _by_prompt(scores, prompt)
+    sums, counts = bootstrap.by_prompt(scores, prompt)
     prompts = len(sums)
     if prompts == count:
         return Interval(*wilson(mean * count, count, confidence), "wilson")
-    if prompts < FEWEST_PROMPTS or np.ptp(sums / counts) == 0:
+    if prompts < bootstrap.FEWEST_PROMPTS or np.ptp(sums / counts) == 0:
         return Interval(*wilson(mean * prompts, prompts, confidence), "wilson over prompts")
-    return Interval(*_bootstrap(sums, counts, confidence), "bootstrap by prompt")
-
-
-def resampled_means(scores: Floats, prompt: Ints, seed: int) -> Floats:
-    """(10000,) means of ``scores`` (B,) when their prompts (B,) are drawn anew with replacement."""
-    return _means(*_by_prompt(scores, prompt), seed)
+    low, high = bootstrap.interval_of_means(sums, counts, confidence)
+    return Interval(float(low), float(high), "bootstrap by prompt")
 
 
 def difference(ours: Floats, theirs: Floats, prompt: Ints, confidence: float) -> tuple[float, float] | None:
@@ -65,31 +57,8 @@ def difference(ours: Floats, theirs: Floats, prompt: Ints, confidence: float) ->
 
     None with fewer than 10 prompts: the bootstrap would be too narrow.
     """
-    sums, counts = _by_prompt(ours - theirs, prompt)
-    return _bootstrap(sums, counts, confidence) if len(sums) >= FEWEST_PROMPTS else None
-
-
-def _by_prompt(scores: Floats, prompt: Ints) -> tuple[Floats, Ints]:
-    """Sum of the scores and number of the comparisons of each prompt."""
-    _, rows = np.unique(prompt, return_inverse=True)
-    return np.bincount(rows, weights=scores).astype(np.float64), np.bincount(rows).astype(np.int64)
-
-
-def _bootstrap(sums: Floats, counts: Ints, confidence: float) -> tuple[float, float]:
-    return quantiles(_means(sums, counts, _SEED), confidence)
-
-
-def quantiles(draws: Floats, confidence: float) -> tuple[float, float]:
-    """The middle ``confidence`` of resampled values: the percentile bootstrap."""
-    low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
+    sums, counts = bootstrap.by_prompt(ours - theirs, prompt)
+    if len(sums) < bootstrap.FEWEST_PROMPTS:
+        return None
+    low, high = bootstrap.interval_of_means(sums, counts, confidence)
     return float(low), float(high)
-
-
-def _means(sums: Floats, counts: Ints, seed: int) -> Floats:
-    # Prompts with the same sum and count are interchangeable, so drawing P prompts with replacement is one
-    # multinomial draw over the few distinct (sum, count): exact, and no slower for a million prompts.
-    kinds, sizes = np.unique(np.stack([sums, counts]), axis=1, return_counts=True)
-    rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(sums), sizes / len(sums), size=_RESAMPLES)
-    means: Floats = (drawn @ kinds[0]) / (drawn @ kinds[1])
-    return means

@@ -28,7 +28,7 @@ def render_benchmark(result: dict[str, Any]) -> Group:
     numbers.add_column(style="dim")
     numbers.add_column()
     rows = [
-        ("score", f"{_rate(result, 'score', 'interval')}, {result['interval_method']}"),
+        ("score", f"{_rate(result, 'score')}, {result['interval_method']}"),
         ("items", f"{result['count']} of {result['prompts']} prompts"),
         ("equal rewards", f"{result['ties']} of {result['count']} items. {result['tie_rule']}"),
     ]
@@ -76,15 +76,11 @@ def _details(result: dict[str, Any]) -> list[Table]:
 
 
 def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
-    if result["accuracy"] is None:
-        rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]
-    else:
-        rows = [
-            ("accuracy", f"{_rate(result, 'accuracy', 'interval')}, {result['interval_method']}"),
-            ("longer answer", _rate(result, "longer_answer_accuracy", "longer_answer_interval")),
-        ]
-    ties = f"{result['ties']} with equal rewards (count half)"
-    rows.append(("comparisons", f"{result['count']} of {result['prompts']} prompts, {ties}"))
+    best = result["best_of_n"]
+    rows = _accuracy(result)
+    if best is not None:
+        rows.append(("best of n", _best_of_n(best)))
+    rows += _single_answers(result)
     if result["label_ties"]:
         rows.append(("tied by raters", f"{result['label_ties']}, not in the accuracy"))
     if result["unscored_comparisons"]:
@@ -96,6 +92,28 @@ def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
         bound = ", at the end of the range: no finite one fits best" if result["temperature_bounded"] else ""
         rows.append(("temperature", f"{result['temperature']:.3g}{bound}"))
     return rows
+
+
+def _single_answers(result: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if (labels := result["labels"]) is not None:
+        auc = "one class only" if labels["auc"] is None else f"AUC {_span(labels, 'auc')}"
+        right = f"right at 0 {labels['right_at_zero']:.1%}"
+        rows.append(("labels", f"{auc}, {right}, {labels['good']} good of {labels['count']}"))
+    if (ratings := result["ratings"]) is not None:
+        names = ("pearson", "spearman", "within_prompts")
+        found = [
+            f"{name.replace('_', ' ')} {ratings[name]:.3f}" for name in names if ratings[name] is not None
+        ]
+        rows.append(
+            ("ratings", ", ".join([*found, f"RMSE {ratings['rmse']:.3g}", f"{ratings['count']} answers"]))
+        )
+    return rows
+
+
+def _span(values: dict[str, Any], name: str) -> str:
+    low, high = values[f"{name}_interval"]
+    return f"{values[name]:.3f} ({low:.3f} – {high:.3f})"
 
 
 def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
@@ -117,9 +135,43 @@ def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
     return table
 
 
-def _rate(result: dict[str, Any], value: str, interval: str) -> str:
-    low, high = result[interval]
-    return f"{result[value]:.1%} ({result['confidence']:.0%} interval {low:.1%} – {high:.1%})"
+def _accuracy(result: dict[str, Any]) -> list[tuple[str, str]]:
+    if result["accuracy"] is None:
+        rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]
+    else:
+        rows = [("accuracy", f"{_rate(result, 'accuracy')}, {result['interval_method']}")]
+        rows += _baselines(result)
+    ties = f"{result['ties']} with equal rewards (count half)"
+    return [*rows, ("comparisons", f"{result['count']} of {result['prompts']} prompts, {ties}")]
+
+
+def _baselines(result: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for name, row in result["baselines"].items():
+        if row["accuracy"] is not None:
+            text = _rate(row | {"confidence": result["confidence"]}, "accuracy")
+            if row.get("pairs") is not None:
+                text += f", fitted on {row['pairs']} of {row['of']} training pairs"
+            rows.append((name.replace("_", " "), text))
+        elif row.get("reason"):
+            rows.append((name.replace("_", " "), f"not measured: {row['reason']}"))
+    return rows
+
+
+def _best_of_n(best: dict[str, Any]) -> str:
+    last = best["curve"][-1]
+    bounds = "" if last["interval"] is None else " ({:.3g} – {:.3g})".format(*last["interval"])
+    left_out = f", {best['left_out']} with fewer left out" if best["left_out"] else ""
+    return (
+        f"of {last['n']}, its pick is rated {last['rating']:.3g}{bounds}; the best {last['oracle']:.3g}, "
+        f"a random one {last['random']:.3g}, the longest {last['longest']:.3g} "
+        f"({best['groups']} lists of {best['prompts']} prompts{left_out})"
+    )
+
+
+def _rate(row: dict[str, Any], value: str) -> str:
+    low, high = row["interval"]
+    return f"{row[value]:.1%} ({row['confidence']:.0%} interval {low:.1%} – {high:.1%})"
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from holdtrue import kinds
 from holdtrue.errors import SettingsError
@@ -75,22 +75,73 @@ def given(out: RewardOutput, name: str) -> Tensor:
     return found
 
 
+def compared(targets: Targets) -> Tensor:
+    """(N,) 1 for answers in a comparison that has weight, else 0."""
+    used = (targets.weight > 0).to(targets.counted.dtype)
+    none = used.new_zeros(len(targets.counted))
+    return none.index_add(0, targets.first, used).index_add(0, targets.second, used).clamp_max(1)
+
+
+def ranked(targets: Targets) -> tuple[Tensor, Tensor]:
+    """(N, N) bool: the row is rated above the column; row and column are rated alike, or are the same answer.
+
+    Within a tree, by the first rating, among the answers that count and have one.
+    """
+    from torch import eye
+
+    rating = targets.ratings[:, 0].masked_fill(targets.counted <= 0, float("nan"))
+    together = targets.tree[:, None] == targets.tree[None, :]
+    equal = together & (rating[:, None] == rating[None, :])  # never true of NaN
+    same = eye(len(rating), dtype=equal.dtype, device=rating.device)
+    return together & (rating[:, None] > rating[None, :]), equal | same
+
+
+def per_tree(values: Tensor, targets: Targets) -> Tensor:
+    """(P,) sums of the answers' values by tree."""
+    trees = int(targets.tree.max()) + 1 if len(targets.tree) else 0
+    return values.new_zeros(trees).index_add(0, targets.tree, values)
+
+
 def require_compatible(kind: RewardKind, loss: Loss) -> None:
-    """Refuse a loss that reads what a model's kind does not give.
+    """Refuse a loss that a model's kind does not give what it learns from.
 
     Raises:
-        SettingsError: says what is missing and which kinds give it.
+        SettingsError: says what the loss needs and which kinds of models it trains.
     """
-    if not compatible(kind, loss):
-        family = "holdtrue.reward.kinds"
-        able = [n for n in kinds.names(family) if compatible(kinds.load(family, n)(), loss)]  # type: ignore[arg-type]
+    if compatible(kind, loss):
+        return
+    if loss.reads <= kind.gives and loss.labels in (None, kind.labels):
+        wanted = "a rating per output" if "logits" in loss.reads else "one rating per answer"
+        problem = f"learns {wanted}; model.kind {kind.name()} is rated in {', '.join(kind.ratings)}"
+    else:
         reads = " and ".join(sorted(loss.reads)) + (f" ({', '.join(loss.labels)})" if loss.labels else "")
-        raise SettingsError(
-            f"loss {loss.name()} reads {reads}, which model.kind {kind.name()} does not give; "
-            f"kinds that do: {', '.join(able) or 'none'}"
-        )
+        problem = f"reads {reads}, which model.kind {kind.name()} does not give"
+    able = ", ".join(kinds_of(loss)) or "none"
+    raise SettingsError(f"loss {loss.name()} {problem}; set model.kind to one it trains: {able}")
 
 
 def compatible(kind: RewardKind, loss: Loss) -> bool:
-    """Whether a model of this kind gives all that the loss reads."""
-    return loss.reads <= kind.gives and loss.labels in (None, kind.labels)
+    """Whether a model of this kind gives all that the loss reads.
+
+    One that learns from ratings also needs one rating for each output it reads, or one for the reward.
+    """
+    rated = kind.labels if "logits" in loss.reads else kind.ratings[:1]
+    return (
+        loss.reads <= kind.gives
+        and loss.labels in (None, kind.labels)
+        and (loss.target != "ratings" or kind.ratings == rated)
+    )
+
+
+def kinds_of(loss: Loss) -> list[str]:
+    """Names of the kinds of reward models the loss trains, as they are by default."""
+    return [kind.name() for kind in _defaults("holdtrue.reward.kinds") if compatible(kind, loss)]
+
+
+def losses_of(kind: RewardKind) -> list[str]:
+    """Names of the losses that train a kind of reward model."""
+    return [loss.name() for loss in _defaults(FAMILY) if compatible(kind, loss)]
+
+
+def _defaults(family: str) -> list[Any]:
+    return [kinds.load(family, name)() for name in kinds.names(family)]

@@ -2,15 +2,20 @@
 
     loss = 1 / (pairs) · Σ over rating_i > rating_j of softplus(r_j - r_i)          [nats]
 
-All K answers are computed once, and each prompt counts once however many answers it has
-(arXiv 2203.02155, eq. 1). Pairs of equal rating are left out, as there.
+(arXiv 2203.02155, eq. 1.) All K answers are computed once, and each prompt counts once however many
+answers it has. Pairs of equal rating are left out, as there; so are answers without a rating.
+
+Needs a rating or rank per answer and at least two that differ. Choose it where raters ranked several
+answers to a prompt: with two it is :mod:`~holdtrue.losses.bradley_terry`. Against
+:mod:`~holdtrue.losses.plackett_luce` it weighs all pairs alike, so a wrong place at the end of the order
+costs as much as one at its head.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdtrue.losses import Loss, LossTerms, given
+from holdtrue.losses import Loss, LossTerms, given, per_tree, ranked
 
 if TYPE_CHECKING:
     from holdtrue.reward.model import RewardOutput
@@ -18,23 +23,17 @@ if TYPE_CHECKING:
 
 
 class AllPairs(Loss):
-    """Mean Bradley-Terry loss over a prompt's pairs of different rating."""
+    """Mean Bradley-Terry loss over a prompt's pairs of different rating; for ranked lists of answers."""
 
     unit = "prompt"
     target = "ratings"
 
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
-        """Terms (P,) in nats, one per prompt."""
-        from torch import stack
+        """Terms (P,) in nats, one per prompt; weight 0 without two different ratings."""
         from torch.nn.functional import softplus
 
-        rewards, rating = given(out, "rewards"), targets.ratings[:, 0]
-        terms, weights = [], []
-        for tree in range(int(targets.tree.max()) + 1):
-            own = targets.tree == tree
-            r, y = rewards[own], rating[own]
-            better = y[:, None] > y[None, :]  # never true of NaN
-            loss = softplus(r[None, :] - r[:, None]) * better
-            terms.append(loss.sum() / better.sum().clamp_min(1))
-            weights.append(targets.counted[own].max())
-        return LossTerms(stack(terms), stack(weights))
+        rewards = given(out, "rewards")
+        better, _ = ranked(targets)
+        pairs = per_tree(better.sum(1).to(rewards.dtype), targets)
+        losses = per_tree((softplus(rewards[None, :] - rewards[:, None]) * better).sum(1), targets)
+        return LossTerms(losses / pairs.clamp_min(1), (pairs > 0).to(rewards.dtype))

@@ -2,7 +2,11 @@
 
     loss = Σ over rated (answer, aspect) of (logit_k - rating_k)²          [squared rating units]
 
-(ArmoRM, arXiv 2406.12845, section 3.1, where missing ratings are masked the same way.)
+(ArmoRM, arXiv 2406.12845, section 3.1, where missing ratings are left out the same way.)
+
+Needs at least one rating per answer, in columns named as the model's aspects. Choose it where raters gave
+several numbers (helpfulness, correctness, ...). Each aspect is a :mod:`~holdtrue.losses.mse` of its own;
+aspects on larger scales weigh more, so bring them to one scale first.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class AspectRegression(Loss):
-    """Squared difference of each aspect's output and rating."""
+    """Squared difference of each aspect's output and rating; for answers rated in several aspects."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     unit = "answer"

@@ -2,8 +2,13 @@
 
     loss = a·softplus(-r) + (1 - a)·softplus(r)          [nats]
 
-The same as :mod:`~holdtrue.losses.cross_entropy` of two logits whose gap is r, with one head output, so
-the model stays an ordinary scalar one. Its zero is meaningful: above it means accepted.
+with a = 1 for accepted, 0 for refused, or the share of raters that accepted. Computed from the logit, it
+never saturates as y·log(p) of a probability does.
+
+Needs a label per answer; where rows are pairs, the preferred answer is taken for accepted and the other
+for refused. Choose it for thumbs up and down. The same as :mod:`~holdtrue.losses.cross_entropy` of two
+logits whose gap is r, with one head output, so the model stays an ordinary scalar one. Its zero is
+meaningful: above it means accepted.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class BinaryCrossEntropy(Loss):
-    """One logit per answer, accepted or refused."""
+    """Cross-entropy of the reward as the logit of P(accepted); for single answers with thumbs up or down."""
 
     unit = "answer"
     target = "accepted"

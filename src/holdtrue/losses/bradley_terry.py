@@ -7,6 +7,10 @@
 with p = P(first preferred), the row's soft label after smoothing. ``softplus(-x)`` is both the form
 of OpenAI, -log σ(x) (arXiv 2203.02155, eq. 1), and that of Anthropic, log(1 + exp(-x))
 (arXiv 2204.05862, section 2.2): one function, computed so that it never overflows.
+
+Needs comparisons. Choose it first for pairs. Where many pairs are ties, see
+:mod:`~holdtrue.losses.rao_kupper` and :mod:`~holdtrue.losses.davidson`; for answers in ranked lists
+:mod:`~holdtrue.losses.all_pairs`; against length :mod:`~holdtrue.losses.odin`.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class BradleyTerry(Loss):
-    """Pairwise logistic loss with margin, soft labels, weights, smoothing and centring."""
+    """Pairwise logistic loss with margin, soft labels, weights, smoothing, centring; the first for pairs."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """ε: labels become (1 - ε)·p + ε·(1 - p), for labels known to be wrong that often."""

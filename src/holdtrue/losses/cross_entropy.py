@@ -2,8 +2,11 @@
 
     loss = -a·log softmax(z)₁ - (1 - a)·log softmax(z)₀          [nats]
 
-with a = 1 for accepted, 0 for refused, or the share of raters that accepted. Where rows are pairs, the
-preferred answer is taken for accepted and the other for refused.
+with a = 1 for accepted, 0 for refused, or the share of raters that accepted.
+
+Needs a label per answer; where rows are pairs, the preferred answer is taken for accepted and the other
+for refused. Choose it for a classifier that other tools read as one;
+:mod:`~holdtrue.losses.binary_cross_entropy` is the same of an ordinary scalar model.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(Loss):
-    """Two classes per answer."""
+    """Cross-entropy of two classes, refused and accepted; for single answers with thumbs up or down."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     unit = "answer"

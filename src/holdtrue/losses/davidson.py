@@ -2,7 +2,12 @@
 
     win : loss : tie = e^d : 1 : ν·e^(d/2)
 
-with d = r_first - r_second (Davidson 1970, JASA 65:317-328). ν = 0 is Bradley-Terry without ties.
+with d = r_first - r_second (Davidson 1970, JASA 65:317-328). As ν goes to 0 it becomes
+:mod:`~holdtrue.losses.bradley_terry` without ties.
+
+Needs comparisons, ties among them (a label of 0.5). Choose it where raters could say that both are as good:
+a tie then says more than that nobody knows. :mod:`~holdtrue.losses.rao_kupper` takes ties for gaps below a
+threshold instead. Margins are not used: how far apart is for the labels to say.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Davidson(Loss):
-    """Pairwise loss of wins, losses and ties in fixed proportion."""
+    """Pairwise loss with ties likeliest between equals; for pairs where raters could call a tie."""
 
     nu: float = Field(1.0, gt=0)
     """ν: how likely a tie between equals is; at 1 as likely as either win."""

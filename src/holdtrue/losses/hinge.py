@@ -2,7 +2,11 @@
 
     loss = p·max(0, m + margin - gap) + (1 - p)·max(0, m + margin + gap)
 
-with gap = r_first - r_second and p = P(first preferred). Sparse gradients: settled pairs give none.
+with gap = r_first - r_second and p = P(first preferred), the ranking hinge of Herbrich et al. 2000.
+
+Needs comparisons. Choose it where :mod:`~holdtrue.losses.bradley_terry` goes on widening gaps that are wide
+enough: settled pairs give no gradient, so rewards stay within bounds. Gaps are no log-odds then, and
+probabilities need calibration.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Hinge(Loss):
-    """Pairwise hinge: no more is asked once the gap reaches the margin."""
+    """Pairwise hinge: no more is asked once the gap reaches the margin; for rewards that stay bounded."""
 
     margin: float = Field(1.0, ge=0)
     """m, in reward units; a row's own margin is added to it."""

@@ -1,6 +1,11 @@
 """Huber loss: squared near the rating, linear far from it, so that outliers among raters weigh less.
 
-loss = d² / 2 for |d| <= δ, else δ·(|d| - δ / 2)          with d = r - rating
+    loss = d² / 2 for |d| <= δ, else δ·(|d| - δ / 2)          with d = r - rating
+
+(Huber 1964, Annals of Mathematical Statistics 35:73-101.) For |d| <= δ it is half of
+:mod:`~holdtrue.losses.mse`.
+
+Needs a rating per answer. Choose it where some ratings are far off and should not lead.
 """
 
 from __future__ import annotations
@@ -18,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Huber(Loss):
-    """Squared error up to δ, absolute error beyond."""
+    """Squared error up to δ, absolute error beyond; for ratings with outliers."""
 
     unit = "answer"
     target = "ratings"

@@ -1,6 +1,11 @@
 """Mean squared error: the reward should be the rating.
 
-loss = (r - rating)²          [squared rating units]
+    loss = (r - rating)²          [squared rating units]
+
+Needs a rating per answer, one column named ``rating``. Choose it where a scale is known and rewards should
+be on it. :mod:`~holdtrue.losses.huber` bears outliers, :mod:`~holdtrue.losses.rmse` is in rating units,
+:mod:`~holdtrue.losses.aspect_regression` takes several ratings per answer, and
+:mod:`~holdtrue.losses.all_pairs` only their order.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Mse(Loss):
-    """Squared difference of reward and rating."""
+    """Squared difference of reward and rating; for answers rated on one scale."""
 
     unit = "answer"
     target = "ratings"

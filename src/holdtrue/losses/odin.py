@@ -1,11 +1,16 @@
 """ODIN: two heads, one of which is made to carry length, so that the other need not.
 
-    loss = softplus(-(gap of quality + length)) + weight·(|ρ(tokens, quality)| - ρ(tokens, length))
+    loss = softplus(-(gap of quality + length)) + length·(|ρ(tokens, quality)| - ρ(tokens, length head))
 
 The sum of both heads ranks each pair; over the whole step Pearson's ρ with the answers' length is pushed to
 0 for quality and to 1 for length; quality alone is the reward (arXiv 2402.07319, eq. 5-7). Lengths are in
 tokens after what the answers to a prompt have in common. The published code sums rewards over the batch
-before ranking; here each pair is ranked by itself, as the paper has it.
+before ranking; here each pair is ranked by itself, as the paper has it. The paper's penalty of heads that
+are not orthogonal is left out, as in its code.
+
+Needs comparisons, and steps large enough to correlate in (64 answers and more). Choose it where
+``holdtrue check`` finds that longer answers win. Without ``length`` it is
+:mod:`~holdtrue.losses.bradley_terry` of the sum of both heads.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdtrue.losses import Loss, LossTerms, given
+from holdtrue.losses import Loss, LossTerms, compared, given
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Odin(Loss):
-    """Pairwise loss that moves length into a head of its own."""
+    """Pairwise loss that moves length into a head of its own; for data in which longer answers win."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"logits"})
     coupled: ClassVar[bool] = True
@@ -42,8 +47,8 @@ class Odin(Loss):
         gap = both[targets.first] - both[targets.second]
         p = targets.label
         terms = p * softplus(targets.margin - gap) + (1 - p) * softplus(targets.margin + gap)
-        tokens = targets.length.to(logits.dtype)
-        quality, length = (_correlation(tokens, column, targets.counted) for column in logits.T)
+        counted, tokens = compared(targets), targets.length.to(logits.dtype)
+        quality, length = (_correlation(tokens, column, counted) for column in logits.T)
         return LossTerms(terms + self.length * (quality.abs() - length), targets.weight)
 
 

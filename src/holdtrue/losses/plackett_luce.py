@@ -2,16 +2,21 @@
 
     loss = -Σ_i log exp(r_i) / Σ_{j at or below i} exp(r_j)          [nats]
 
-the probability of picking the best, then the best of the rest, and so on (Plackett 1975; K-wise maximum
-likelihood, arXiv 2301.11270, eq. 9). Answers of equal rating are not ordered against each other (Breslow's
-approximation: each is picked from all that are rated no higher). The last pick is certain and gives 0.
+the probability of picking the best, then the best of the rest, and so on (Plackett 1975, Applied Statistics
+24:193-202; K-wise maximum likelihood, arXiv 2301.11270, section 4). Answers of equal rating are not ordered
+against each other (Breslow's approximation: each is picked from all that are rated no higher). The last
+pick is certain and gives 0; so do answers without a rating.
+
+Needs a rating or rank per answer and at least two that differ. Choose it where raters put all answers in
+one order: with two it is :mod:`~holdtrue.losses.bradley_terry`, with more the head of the order matters
+most. :mod:`~holdtrue.losses.all_pairs` takes the pairs of the order one by one.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdtrue.losses import Loss, LossTerms, given
+from holdtrue.losses import Loss, LossTerms, given, per_tree, ranked
 
 if TYPE_CHECKING:
     from holdtrue.reward.model import RewardOutput
@@ -19,23 +24,16 @@ if TYPE_CHECKING:
 
 
 class PlackettLuce(Loss):
-    """Likelihood of the raters' order of all answers to a prompt."""
+    """Likelihood of the raters' order of all answers to a prompt; for ranked lists, best answers first."""
 
     unit = "prompt"
     target = "ratings"
 
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
-        """Terms (P,) in nats, one per prompt."""
-        from torch import stack
-
-        rewards, rating = given(out, "rewards"), targets.ratings[:, 0]
-        terms, weights = [], []
-        for tree in range(int(targets.tree.max()) + 1):
-            own = (targets.tree == tree) & ~rating.isnan()
-            r, y = rewards[own], rating[own]
-            below = y[None, :] <= y[:, None]
-            left = r[None, :].expand(len(r), -1).masked_fill(~below, float("-inf")).logsumexp(1)
-            ordered = below.sum(1) > (y[None, :] == y[:, None]).sum(1)  # something is rated lower
-            terms.append(((left - r) * ordered).sum())
-            weights.append(targets.counted[targets.tree == tree].max())
-        return LossTerms(stack(terms), stack(weights))
+        """Terms (P,) in nats, one per prompt; weight 0 without two different ratings."""
+        rewards = given(out, "rewards")
+        better, equal = ranked(targets)
+        ordered = better.any(1)  # something is rated lower: the pick is not certain
+        left = rewards.expand(len(rewards), -1).masked_fill(~(better | equal), float("-inf")).logsumexp(1)
+        terms = per_tree((left - rewards) * ordered, targets)
+        return LossTerms(terms, per_tree(ordered.to(rewards.dtype), targets).clamp_max(1))

@@ -2,7 +2,12 @@
 
     P(win) = e^d / (e^d + θ)      P(loss) = 1 / (1 + θ·e^d)      P(tie) = 1 - P(win) - P(loss)
 
-with d = r_first - r_second (Rao and Kupper 1967, JASA 62:194-204). θ = 1 is Bradley-Terry without ties.
+with d = r_first - r_second (Rao and Kupper 1967, JASA 62:194-204). As θ goes to 1 it becomes
+:mod:`~holdtrue.losses.bradley_terry` without ties.
+
+Needs comparisons, ties among them (a label of 0.5). Choose it where raters call a tie when they see no
+difference: gaps within ±log θ. :mod:`~holdtrue.losses.davidson` takes ties for a third outcome instead.
+Margins are not used: how far apart is for the labels to say.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RaoKupper(Loss):
-    """Pairwise loss of wins, losses and ties with a threshold."""
+    """Pairwise loss with ties within a threshold; for pairs where raters could call a tie."""
 
     theta: float = Field(2.0, gt=1)
     """θ: the gap within which answers are taken for equal is log θ either way."""

@@ -4,6 +4,9 @@
 
 Its gradient is that of the mean squared error divided by twice its root, so large errors late in training
 move the model no more than early ones. ε keeps it finite where all ratings are met.
+
+Needs a rating per answer. Same minimum as :mod:`~holdtrue.losses.mse`; choose it to read the loss in rating
+units, or where the scale of ratings is large and the gradient of the square with it.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Rmse(Loss):
-    """Root of the step's mean squared difference of reward and rating."""
+    """Root of a step's mean squared difference of reward and rating; for answers rated on one scale."""
 
     unit = "answer"
     target = "ratings"

@@ -1,8 +1,11 @@
 """Bradley-Terry with the mean reward of a whole step pinned to zero.
 
-    loss = softplus(-(gap - margin)) ... as Bradley-Terry, + weight·(mean of the step's rewards)²
+    loss = Bradley-Terry + zero · (mean of the step's rewards)²          [nats]
 
-Fixes the free offset of rewards without touching any single one, where centring pulls each pair's sum.
+Fixes the free offset of rewards without touching any single one, where ``center`` of
+:mod:`~holdtrue.losses.bradley_terry` (arXiv 2312.09244, eq. 2) pulls the sum of each pair.
+
+Needs comparisons. Choose it where policies or other tools expect rewards around 0.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from holdtrue.losses import LossTerms, given
+from holdtrue.losses import LossTerms, compared, given
 from holdtrue.losses.bradley_terry import BradleyTerry
 
 if TYPE_CHECKING:
@@ -20,9 +23,8 @@ if TYPE_CHECKING:
 
 
 class SumToZero(BradleyTerry):
-    """Bradley-Terry whose rewards average to zero over a step."""
+    """Bradley-Terry whose rewards average to zero over a step; for rewards with a fixed offset."""
 
-    reads: ClassVar[frozenset[str]] = frozenset({"rewards"})
     coupled: ClassVar[bool] = True
 
     zero: float = Field(0.1, ge=0)
@@ -31,6 +33,6 @@ class SumToZero(BradleyTerry):
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
         """Terms (B,) in nats."""
         found = super().__call__(out, targets)
-        counted = targets.counted
+        counted = compared(targets)
         mean = (given(out, "rewards") * counted).sum() / counted.sum().clamp_min(1)
         return LossTerms(found.terms + self.zero * mean.square(), found.weights)

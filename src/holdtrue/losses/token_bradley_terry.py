@@ -4,6 +4,10 @@
 
 Published versions compare padding of the shorter answer with text of the longer one. Here padding is never
 in it: ``min`` stops at the shorter answer's end, ``max`` lets the shorter answer keep its last value.
+With a single token it is :mod:`~holdtrue.losses.bradley_terry`.
+
+Needs comparisons. Choose it to see where in an answer the reward falls; values are noisier than one reward
+at the end, since early tokens are blamed for what later ones say.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class TokenBradleyTerry(Loss):
-    """Pairwise loss at every token of a pair's answers."""
+    """Pairwise loss at every token of a pair's answers; for rewards that are read token by token."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"values"})
 

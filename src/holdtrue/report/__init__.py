@@ -55,6 +55,8 @@ def _section(result: dict[str, Any], index: int) -> dict[str, Any]:
         "headline": wording.headline(result),
         "reading": wording.reading(result),
         "calibration": wording.calibration(result) if result["ece"] is not None else None,
+        "baselines": [(wording.BASELINES[name], row) for name, row in result["baselines"].items()],
+        "best_of_n": wording.best_of_n(result["best_of_n"]) if result["best_of_n"] else None,
         "slices": slices,
         "slices_caption": wording.slices(result, sum(len(rows) for _, rows in slices), figures.MOST_SLICES),
     }
@@ -66,7 +68,7 @@ def _figures(sources: Sources) -> dict[str, Any]:
         "accuracy": figures.curve(sources.metrics, "accuracy", "accuracy"),
     }
     for index, result in enumerate((sources.evaluation or {}).get("results", [])):
-        for draw in (figures.margins, figures.rewards, figures.reliability, figures.forest, figures.length):
+        for draw in figures.OF_A_RESULT:
             drawn[f"data-{index + 1}-{draw.__name__}"] = draw(result)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
@@ -76,10 +78,14 @@ def _tiles(sources: Sources, result: Mapping[str, Any] | None) -> list[tuple[str
     tiles = []
     if result and result["accuracy"] is not None:
         level = f"{100 * result['confidence']:g}% interval"
-        longer = result["longer_answer_interval"]
+        name, rule = wording.strongest(result)
         tiles += [
             ("Accuracy", wording.percent(result["accuracy"]), f"{wording.span(result['interval'])}, {level}"),
-            ("Longer answer", wording.percent(result["longer_answer_accuracy"]), wording.span(longer)),
+            (
+                "Best baseline",
+                wording.percent(rule["accuracy"]),
+                f"{wording.span(rule['interval'])}, {wording.BASELINES[name]}",
+            ),
             ("Comparisons", f"{result['count']:,}", f"{wording.many(result['ties'], 'tie')} in reward"),
         ]
     if result and result["ece"] is not None:

@@ -7,6 +7,7 @@ every text that comes from data is escaped here.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
@@ -21,6 +22,7 @@ _MOST_POINTS = 600
 _LONGEST_LABEL = 40
 _HEIGHT = 320
 MOST_SLICES = 60
+METRICS = {"loss": "log loss (nats)", "accuracy": "accuracy"}
 
 
 def curve(metrics: Sequence[Row], key: str, title: str) -> Figure | None:
@@ -173,6 +175,143 @@ def length(result: Row) -> Figure | None:
     return {"data": data, "layout": _layout("length of the answer (characters)", "reward", height=_HEIGHT)}
 
 
+def best_of_n(result: Row) -> Figure | None:
+    """Mean rating of the answer picked among n, against how far that moves the policy at most."""
+    best = result["best_of_n"]
+    if best is None:
+        return None
+    points = best["curve"]
+    data = []
+    for key, name, colour, dash in (
+        ("oracle", "best rated", "--grey", "dash"),
+        ("rating", "highest reward", "--chosen", "solid"),
+        ("longest", "longest", "--rejected", "solid"),
+        ("random", "random", "--grey", "dot"),
+    ):
+        trace = {
+            "type": "scatter",
+            "mode": "lines+markers" if key == "rating" else "lines",
+            "name": name,
+            **_xy([(point["kl"], point[key]) for point in points]),
+            "customdata": [point["n"] for point in points],
+            "line": {"color": colour, "width": 2 if key == "rating" else 1.5, "dash": dash},
+            "hovertemplate": "of %{customdata}: %{y:.3g}",
+        }
+        if key == "rating":
+            trace["marker"] = {"color": colour, "size": 6}
+            if points[0]["interval"] is not None:
+                trace["error_y"] = _errors([p[key] for p in points], [p["interval"] for p in points])
+        data.append(trace)
+    layout = _layout("KL from the policy, at most: log n − (n−1)/n (nats)", "mean rating", height=_HEIGHT)
+    return {"data": data, "layout": layout}
+
+
+OF_A_RESULT = (margins, rewards, reliability, forest, length, best_of_n)
+"""The charts of one evaluation; a place in the page has the function's name."""
+
+
+def history(result: Row) -> Figure | None:
+    """What each finished trial of a sweep reached, and the best so far."""
+    metric = result["metric"]
+    finished = [row for row in result["trials"] if row["status"] == "finished"]
+    if not finished:
+        return None
+    best = np.minimum if metric == "loss" else np.maximum
+    numbers = [row["number"] for row in finished]
+    steps = {"mode": "lines", "name": "best so far", "line": {"color": "--grey", "width": 2, "shape": "hv"}}
+    values = [row[metric] for row in finished]
+    data = [
+        {"type": "scatter", **steps, **_xy(list(zip(numbers, best.accumulate(values), strict=True)))},
+        _trials(numbers, finished, result),
+    ]
+    layout = _layout("trial", METRICS[metric], height=_HEIGHT)
+    layout["xaxis"]["range"] = [-0.5, len(result["trials"]) - 0.5]
+    layout["showlegend"] = False
+    return {"data": data, "layout": _percent(layout, metric)}
+
+
+def searched(result: Row, key: str) -> Figure | None:
+    """What finished trials reached against the value one setting had in them."""
+    metric, where = result["metric"], result["space"][key]
+    finished = [row for row in result["trials"] if row["status"] == "finished"]
+    if not finished:
+        return None
+    choices = isinstance(where, list)
+    x = [_label(json.dumps(row["values"][key])) if choices else row["values"][key] for row in finished]
+    layout = _layout(_label(key), METRICS[metric], height=_HEIGHT)
+    if choices:
+        layout["xaxis"] |= {"type": "category", "categoryarray": [_label(json.dumps(v)) for v in where]}
+    else:
+        layout["xaxis"] |= _axis_over(where)
+    layout["showlegend"] = False
+    return {"data": [_trials(x, finished, result)], "layout": _percent(layout, metric)}
+
+
+def validations(result: Row) -> Figure | None:
+    """The validations of every trial of a sweep while it trained, those of pruned ones set apart."""
+    data: list[Row] = []
+    looks = {"finished": ("--chosen", "solid"), "pruned": ("--rejected", "solid")}
+    for row in result["trials"]:
+        if not row["validations"]:
+            continue
+        colour, dash = looks.get(row["status"], ("--grey", "dot"))
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": row["status"],
+                "legendgroup": row["status"],
+                "showlegend": row["status"] not in {trace["name"] for trace in data},
+                **_xy(row["validations"]),
+                "line": {"color": colour, "width": 1, "dash": dash},
+                "marker": {"color": colour, "size": 4},
+                "opacity": 0.7,
+                "hovertemplate": f"trial {row['number']}, validation %{{x}}: %{{y:.4g}}<extra></extra>",
+            }
+        )
+    layout = _layout("validation", result["validation"], height=_HEIGHT)
+    layout["xaxis"]["rangemode"] = "tozero"
+    return {"data": data, "layout": layout} if data else None
+
+
+def effects(variants: Sequence[Row], metric: str) -> Figure | None:
+    """Differences of an ablation's variants from the full recipe with intervals, and each seed's own."""
+    rows = [(_label(row["name"]), row[metric]) for row in variants if row[metric]]
+    if not rows:
+        return None
+    place = list(range(len(rows)))
+    names = [f"<b>{name}</b>" for name, _ in rows]
+    unit = ".2%" if metric == "accuracy" else ".4f"
+    seeds = [(value, i) for i, (_, row) in enumerate(rows) for value in row["difference_by_seed"]]
+    middle = [row["difference"] for _, row in rows]
+    spans = [row["interval"] or (row["difference"], row["difference"]) for _, row in rows]
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "each seed",
+            **_xy(seeds),
+            "marker": {"color": "--grey", "size": 6, "symbol": "line-ns-open"},
+            "hovertemplate": f"one seed: %{{x:{unit}}}<extra></extra>",
+        },
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "mean and interval",
+            "x": [_short(x) for x in middle],
+            "y": place,
+            "error_x": _errors(middle, [list(bounds) for bounds in spans]),
+            "marker": {"color": "--chosen", "size": 8},
+            "hovertemplate": f"%{{x:{unit}}}<extra></extra>",
+        },
+    ]
+    layout = _layout(f"{METRICS[metric]}: without − with", "", height=110 + 30 * len(rows))
+    layout["yaxis"] |= {"tickvals": place, "ticktext": names, "range": [len(rows) - 0.4, -0.6]}
+    layout["yaxis"] |= {"showgrid": False, "zeroline": False}
+    layout["shapes"] = [_line("v", 0)]
+    return {"data": data, "layout": _percent(layout, metric, axis="xaxis")}
+
+
 def length_words(row: Row) -> str:
     """A length-gap bucket in words, the preferred answer being the subject."""
     low, high = row["low"], row["high"]
@@ -184,6 +323,44 @@ def length_words(row: Row) -> str:
         return f"over {-high:.0f} shorter" if high else "shorter"
     near, far, word = (low, high, "longer") if low >= 0 else (-high, -low, "shorter")
     return f"up to {far:.0f} {word}" if near == 0 else f"{near + 1:.0f}–{far:.0f} {word}"
+
+
+def _trials(x: Sequence[Any], rows: Sequence[Row], result: Row) -> Row:
+    """A point per finished trial, the best in another colour."""
+    metric, best = result["metric"], result["best"]["number"]
+    unit = ".1%" if metric == "accuracy" else ".4g"
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "trial",
+        "x": list(x),
+        "y": [_short(row[metric]) for row in rows],
+        "customdata": [row["number"] for row in rows],
+        "marker": {
+            "color": ["--rejected" if row["number"] == best else "--chosen" for row in rows],
+            "size": 8,
+            "opacity": 0.8,
+        },
+        "hovertemplate": f"trial %{{customdata}}: %{{y:{unit}}}<extra></extra>",
+    }
+
+
+def _axis_over(where: Row) -> Row:
+    """An axis from end to end of a range that was searched."""
+    ends = np.array([where["low"], where["high"]])
+    low, high = np.log10(ends) if where["log"] else ends
+    room = 0.04 * (high - low)
+    axis: Row = {"range": [_short(low - room), _short(high + room)]}
+    if where["log"]:
+        axis |= {"type": "log", "dtick": 1 if high - low >= 2 else "D2"}
+    return axis
+
+
+def _percent(layout: Row, metric: str, axis: str = "yaxis") -> Row:
+    """The layout with percentages on the axis where the metric is a share."""
+    if metric == "accuracy":
+        layout[axis]["tickformat"] = ".1%"
+    return layout
 
 
 def _whole(result: Row) -> Row:

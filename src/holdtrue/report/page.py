@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
 
-def render(contents: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+def render(contents: Mapping[str, Any], figures: Mapping[str, Any], template: str = "page.jinja") -> str:
     """The HTML; the same contents and figures give the same bytes.
 
     ``figures`` are plotly figures by the name the template gives their place.
@@ -32,7 +32,7 @@ def render(contents: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
     charts = (_HERE / "charts.js").read_text(encoding="utf-8")
     html = (
         _environment()
-        .get_template("page.jinja")
+        .get_template(template)
         .render(
             contents,
             figures=as_script_data(figures),
@@ -91,8 +91,13 @@ def _environment() -> Environment:
     environment.filters |= {
         "percent": wording.percent,
         "span": wording.span,
+        "lead": wording.lead,
         "many": wording.many,
         "number": wording.number,
+        "points": wording.points,
+        "signed": wording.signed,
+        "setting": wording.setting,
+        "duration": wording.duration,
         "shorten": shorten,
     }
     return environment

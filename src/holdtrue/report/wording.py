@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +19,34 @@ def span(bounds: Sequence[float]) -> str:
     return f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}%"
 
 
+def lead(bounds: Sequence[float]) -> str:
+    """An interval of a difference of proportions as ``−1.2 to +3.4 points``."""
+    low, high = (f"{100 * bound:+.1f}".replace("-", "−") for bound in bounds)
+    return f"{low} to {high} points"
+
+
 def number(value: float | None) -> str:
     """Three significant digits, with a minus sign that is as wide as a plus."""
     if value is None:
         return "undefined"
     return f"{value:.3g}".replace("-", "−")
+
+
+def points(difference: float) -> str:
+    """A difference of shares in percentage points, with its sign: ``−1.2``."""
+    return signed(100 * difference, 1)
+
+
+def signed(value: float, digits: int = 4) -> str:
+    """A difference with its sign, the minus as wide as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def setting(value: Any) -> str:
+    """A setting's value, numbers to four digits."""
+    if isinstance(value, str):
+        return value
+    return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
 def many(count: int, one: str, more: str | None = None) -> str:
@@ -37,15 +61,30 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+BASELINES = {
+    "longer_answer": "picking the longer answer",
+    "shorter_answer": "picking the shorter answer",
+    "bag_of_words": "a bag of words",
+}
+"""What each baseline does, in words."""
+
+
+def strongest(result: Row) -> tuple[str, Row]:
+    """Name and numbers of the baseline with the highest accuracy, the first of equal ones."""
+    measured = {name: row for name, row in result["baselines"].items() if row["accuracy"] is not None}
+    name = max(measured, key=lambda name: measured[name]["accuracy"])
+    return name, measured[name]
+
+
 def headline(result: Row) -> str:
-    """The one number, beside what a rule without any model would get."""
+    """The one number, beside what the best rule without any model would get."""
     if result["accuracy"] is None:
         return f"On {result['data']} nothing could be measured."
-    longer, bounds = result["longer_answer_accuracy"], result["longer_answer_interval"]
+    name, rule = strongest(result)
     return (
         f"It picks the preferred answer in {percent(result['accuracy'])} of "
         f"{many(result['count'], 'comparison')} ({span(result['interval'])}); "
-        f"always picking the longer answer gets {percent(longer)} ({span(bounds)})."
+        f"{BASELINES[name]} gets {percent(rule['accuracy'])} ({span(rule['interval'])})."
     )
 
 
@@ -63,14 +102,38 @@ def reading(result: Row) -> str:
         return (
             "The interval reaches a coin flip, so these comparisons do not show that it has learned anything."
         )
-    advantage = result["advantage_interval"]
+    name, rule = strongest(result)
+    advantage = rule["advantage_interval"]
     if advantage is None:
-        return "It is better than a coin flip; there are too few prompts to set it against the longer answer."
+        return (
+            f"It is better than a coin flip; there are too few prompts to set it against {BASELINES[name]}."
+        )
     if advantage[0] > 0:
-        return "It is better than a coin flip, and better than length alone can explain."
+        return f"It is better than a coin flip, and better than {BASELINES[name]}, the best rule without it."
     if advantage[1] < 0:
-        return "It is better than a coin flip, but simply picking the longer answer would do better."
-    return "It is better than a coin flip, but not clearly better than picking the longer answer."
+        return f"It is better than a coin flip, but {BASELINES[name]} would do better."
+    return f"It is better than a coin flip, but not clearly better than {BASELINES[name]}."
+
+
+def best_of_n(best: Row) -> str:
+    """What the best-of-n curve shows, by its last point."""
+    last = best["curve"][-1]
+    rated = [number(last[key]) for key in ("rating", "random", "oracle")]
+    lists = f"{many(best['groups'], 'list')} of answers to {many(best['prompts'], 'prompt')}"
+    left_out = f"; {best['left_out']:,} with fewer are left out" if best["left_out"] else ""
+    return (
+        f"Of {last['n']} answers, the one with the highest reward is rated {rated[0]} on average, a random "
+        f"one {rated[1]}, the best one {rated[2]}{_lead(last)}. Exact over all draws from {lists}{left_out}."
+    )
+
+
+def _lead(last: Row) -> str:
+    lead = last["lead_interval"]
+    if lead is None:
+        return ""
+    if lead[0] > 0:
+        return ": better than picking at random"
+    return ": worse than picking at random" if lead[1] < 0 else ": not clearly better than picking at random"
 
 
 def calibration(result: Row) -> str:
@@ -111,6 +174,7 @@ def notes(info: Row, metrics: Sequence[Row], evaluation: Row | None) -> list[str
             "running": "The run is still going on, or was killed",
             "interrupted": "The run was interrupted and can be resumed",
             "failed": "The run failed",
+            "pruned": "The run was stopped early, as other trials of its sweep did better",
         }
         state = words.get(str(status), f"The state of the run is not known ({status})")
         said.append(f"{state}: this page shows what there is so far.")

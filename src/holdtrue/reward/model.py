@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from holdtrue.errors import ModelError
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
+from holdtrue.reward.language import LanguageHead
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import PaddedBatch, TreeBatch, fill, fill_rectangles, lay_out, pad
@@ -39,6 +40,7 @@ class RewardOutput:
         logits: (N, K) class logits or aspect scores.
         values: (sum of answer lengths,) per-token values, packed.
         offsets: (N + 1,) where each answer's values begin.
+        logprobs: (sum of answer lengths,) float32, log-probability of each answer token, packed.
         hidden: (N, D) float32, the pooled state.
         gap: (B,) logit of P(first preferred), for kinds that compare two answers.
     """
@@ -47,6 +49,7 @@ class RewardOutput:
     logits: Tensor | None = None
     values: Tensor | None = None
     offsets: Tensor | None = None
+    logprobs: Tensor | None = None
     hidden: Tensor | None = None
     gap: Tensor | None = None
 
@@ -63,6 +66,7 @@ class RewardModel(nn.Module):
         layout: ``tree`` where the model reads token trees exactly, else ``padded``.
         layout_reason: why it is not ``tree``.
         bf16: compute the backbone under bfloat16 autocast.
+        language_head: gives the log-probabilities of answers' tokens, where a loss reads them.
     """
 
     def __init__(self, classifier: Any, pad_id: int, kind: RewardKind | None = None) -> None:
@@ -73,6 +77,7 @@ class RewardModel(nn.Module):
         self.bf16 = False
         self.layout: Literal["tree", "padded"] = "padded"
         self.layout_reason: str | None = "not examined"
+        self.language_head: LanguageHead | None = None
         self._read_only: ReadOnlyRows | None = None
 
     @property
@@ -101,11 +106,13 @@ class RewardModel(nn.Module):
     def forward(self, batch: Batch) -> RewardOutput:
         """What the kind gives of a batch's answers."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            pooled = self._pool(batch)
+            hidden = self._hidden(batch)
+            logprobs = self.language_head(hidden, batch) if self.language_head is not None else None
+            pooled = self._pool(hidden, batch)
         with torch.autocast(self.device.type, enabled=False):
             pooled = pooled.float()
             ends = batch.targets.length.cumsum(0) - 1
-            return self.kind.read(self.head(pooled), pooled, ends)
+            return replace(self.kind.read(self.head(pooled), pooled, ends), logprobs=logprobs)
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""
@@ -165,24 +172,30 @@ class RewardModel(nn.Module):
             self.inner.set_attn_implementation(original)
             self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
 
-    def _pool(self, batch: Batch) -> Tensor:
+    def _hidden(self, batch: Batch) -> Tensor:
+        """(1, T, D) or (N, L, D) states of the last layer, at least where they are read."""
         if isinstance(batch, TreeBatch):
-            only_ends = self._read_only is not None and not self.kind.tokenwise
+            only_ends = not self.kind.tokenwise and self.language_head is None
             batch.plan.read_only_layer = self._read_only.index if self._read_only and only_ends else None
             with attention.laid_out(batch.plan):
-                hidden = self.backbone(
+                packed: Tensor = self.backbone(
                     input_ids=batch.input_ids,
                     position_ids=batch.position_ids,
                     attention_mask=torch.ones_like(batch.input_ids),  # else positions are taken for packing
                     use_cache=False,
                 ).last_hidden_state
-            pooled: Tensor = hidden[0, batch.answer_rows if self.kind.tokenwise else batch.rows]
-            return pooled
+            return packed
         accepted = inspect.signature(self.backbone.forward).parameters
         extra = {"position_ids": batch.position_ids} if "position_ids" in accepted else {}
-        hidden = self.backbone(
+        padded: Tensor = self.backbone(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **extra
         ).last_hidden_state
+        return padded
+
+    def _pool(self, hidden: Tensor, batch: Batch) -> Tensor:
+        """(N, D) states the head reads; (sum of answer lengths, D) for kinds that read every token."""
+        if isinstance(batch, TreeBatch):
+            return hidden[0, batch.answer_rows if self.kind.tokenwise else batch.rows]
         if self.kind.tokenwise:
             return answer_tokens(hidden, batch.attention_mask, batch.targets.length)
         return last_real_token(hidden, batch.attention_mask)
@@ -197,7 +210,7 @@ class RewardModel(nn.Module):
         self.eval()
         try:
             packed = lay_out(trees, self.device)
-            together = self._pool(packed).float()
+            together = self._pool(self._hidden(packed), packed).float()
             if self.kind.tokenwise:
                 together = together[packed.targets.length.cumsum(0) - 1]
             singles = [
@@ -205,7 +218,7 @@ class RewardModel(nn.Module):
                 for tree in trees
                 for answer in tree.answers
             ]
-            alone = torch.cat([self._pool(single).float()[-1:] for single in singles])
+            alone = torch.cat([self._pool(self._hidden(one), one).float()[-1:] for one in singles])
         finally:
             self.train(was_training)
         error = ((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()

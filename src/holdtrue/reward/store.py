@@ -22,6 +22,7 @@ from safetensors import safe_open
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
@@ -33,6 +34,7 @@ from holdtrue.reward import imports
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
+from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel, renew_head
 from holdtrue.settings import LoraSettings, ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
@@ -106,7 +108,7 @@ def load(
     adapted = _adapter_base(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
-    kind = settings.kind or (card.made_by if card else None) or Scalar()
+    kind = chosen_kind(settings)
     with quiet_loading():
         config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
         _refuse_other_kinds(config, base)
@@ -134,6 +136,36 @@ def load(
     if card is not None and template == "own":
         template = card.template.get("name", template)
     return Loaded(model, tokenizer, template, card, base, fresh, found)
+
+
+def chosen_kind(settings: ModelSettings) -> RewardKind:
+    """The kind of the settings, else that of the saved model's card, else a scalar."""
+    folder = Path(str(settings.path))
+    card = read_card(folder) if settings.kind is None and folder.is_dir() else None
+    found: RewardKind = settings.kind or (card.made_by if card else Scalar())
+    return found
+
+
+def keep_language_head(loaded: Loaded, *, trust_remote_code: bool = False) -> None:
+    """Give the model the head of the causal LM it is made from, for losses that read ``logprobs``.
+
+    Raises:
+        ModelError: the model is made from a classifier, which has none.
+    """
+    with quiet_loading():
+        causal, info = _from(
+            AutoModelForCausalLM,
+            loaded.base,
+            dtype=loaded.model.inner.dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )
+    tied = causal.config.get_text_config().tie_word_embeddings
+    missing = [key for key in info["missing_keys"] if not (tied and key.startswith(("lm_head", "embed_out")))]
+    if missing:
+        raise ModelError(f"{loaded.base} has no language head ({missing[0]}); start from the causal LM")
+    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from holdtrue.losses import Loss
+from holdtrue.losses import Loss, LossTerms
 from holdtrue.reward.model import Batch, RewardModel, RewardOutput
 from holdtrue.tokens.batches import Targets
 from holdtrue.training.distributed import World
@@ -41,13 +41,10 @@ def whole(model: RewardModel, loss: Loss, batches: Iterable[Batch], world: World
         for batch in passes:
             states.append(_random_state(model))
             outs.append(model(batch))
-    joined, targets, first = _gather(outs, [batch.targets for batch in passes], world)
+    joined, targets, first = _gather(outs, passes, world)
     read = {name: getattr(joined, name).requires_grad_() for name in loss.reads}
-    terms = loss(replace(joined, **read), targets)
-    sums = Sums()
-    total = (terms.terms * terms.weights).sum() / world.size  # each process counts its share
-    sums.loss, sums.weight = float(total), float(terms.weights.sum()) / world.size
-    found = torch.autograd.grad(total * world.size, list(read.values()))
+    total, sums = _share(loss(replace(joined, **read), targets), world)
+    found = torch.autograd.grad(total, list(read.values()))
     gradients = dict(zip(read, found, strict=True))
     for batch, state, out in zip(passes, states, outs, strict=True):
         _restore_random_state(model, state)
@@ -62,11 +59,34 @@ def whole(model: RewardModel, loss: Loss, batches: Iterable[Batch], world: World
     return sums
 
 
+@torch.no_grad()
+def evaluate(model: RewardModel, loss: Loss, batches: Iterable[Batch], world: World) -> Sums:
+    """What :func:`whole` or :func:`plain` would sum, without gradients."""
+    sums = Sums()
+    passes, outs = [], []
+    for batch in batches:
+        out = model(batch)
+        sums.add(measure(out, batch, None if loss.coupled else loss(out, batch.targets)))
+        if loss.coupled:
+            passes.append(batch)
+            outs.append(out)
+    if loss.coupled:
+        joined, targets, _ = _gather(outs, passes, world)
+        sums.add(_share(loss(joined, targets), world)[1].values())
+    return sums
+
+
+def _share(terms: LossTerms, world: World) -> tuple[Tensor, Sums]:
+    """The loss of the whole step, and what of it and its weight this process counts as its own."""
+    total = (terms.terms * terms.weights).sum()
+    return total, Sums(total.item() / world.size, terms.weights.sum().item() / world.size)
+
+
 def _gather(
-    outs: Sequence[RewardOutput], targets: Sequence[Targets], world: World
+    outs: Sequence[RewardOutput], passes: Sequence[Batch], world: World
 ) -> tuple[RewardOutput, Targets, dict[str, int]]:
     """Outputs and targets of all processes end to end, and where this process's begin in each field."""
-    own = _join(outs), reduce(add, targets)
+    own = _join(outs), reduce(add, [batch.targets for batch in passes])
     everyone = [own]
     if world.size > 1:
         everyone = [own] * world.size

@@ -32,7 +32,7 @@ from holdtrue.tokens.batches import share
 from holdtrue.tokens.tree import Tree
 from holdtrue.training import checkpoint, coupled, order, schedules
 from holdtrue.training.distributed import World, full_tensor, load_whole
-from holdtrue.training.step import GradientStep, Sums, measure
+from holdtrue.training.step import GradientStep, Sums
 
 Row = dict[str, Any]
 _log = logging.getLogger(__name__)
@@ -233,9 +233,9 @@ def validate(job: Training, state: State, epoch: float) -> None:
     started = time.perf_counter()
     job.model.eval()
     sums = Sums()
-    for batch in batches(job.model, job.eval_trees, job.settings, job.world):
-        out = job.model(batch)
-        sums.add(measure(out, batch, job.loss(out, batch.targets)))
+    for trees in _portions(job):
+        parts = batches(job.model, trees, job.settings, job.world)
+        sums.add(coupled.evaluate(job.model, job.loss, parts, job.world).values())
     sums = Sums(*job.world.total(sums.values()))
     training_mode(job.model, job.settings)
     metrics = sums.metrics()
@@ -247,8 +247,25 @@ def validate(job: Training, state: State, epoch: float) -> None:
     patience = job.settings.early_stopping_patience
     state.stopped_early = patience is not None and state.stale >= patience
     seconds = time.perf_counter() - started
-    row = {"event": "eval", "step": state.step, "epoch": epoch, "count": int(sums.decided)}
+    row = {
+        "event": "eval",
+        "step": state.step,
+        "epoch": epoch,
+        "count": int(sums.decided),
+        "answers": int(sums.answers),
+    }
     log(job, row | metrics | {"seconds": round(seconds, 3)})
+
+
+def _portions(job: Training) -> Iterator[Sequence[Tree]]:
+    """The validation trees; for a coupled loss, which is that of a step, as many at a time as a step has."""
+    if not job.loss.coupled:
+        yield job.eval_trees
+        return
+    counts = [tree.count(job.loss.unit) for tree in job.eval_trees]
+    wanted = job.settings.comparisons_per_step(job.world.size)
+    for portion in order.portions(range(len(counts)), counts, wanted):
+        yield [job.eval_trees[i] for i in portion]
 
 
 def log(job: Training, row: Row) -> None:

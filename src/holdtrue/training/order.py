@@ -6,7 +6,7 @@ comparisons: a step takes trees in shuffled order until it holds at least as man
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,19 +29,28 @@ def steps(counts: Sequence[int], settings: TrainingSettings, world_size: int, se
     limit = settings.max_steps if settings.max_steps > 0 else None
     made: list[Step] = []
     for epoch, order in _epochs(len(counts), seed):
-        seen, held, pending = 0, 0, []
-        for tree in order:
-            pending.append(int(tree))
-            held += counts[tree]
-            seen += counts[tree]
-            if held >= wanted or seen == total:
-                made.append(Step(tuple(pending), epoch + seen / total))
-                held, pending = 0, []
-                if limit is not None and len(made) == limit:
-                    return made
-                if limit is None and made[-1].epoch >= settings.num_train_epochs - 1e-9:
-                    return made
+        seen = 0
+        for trees in portions(order, counts, wanted):
+            seen += sum(counts[tree] for tree in trees)
+            made.append(Step(tuple(trees), epoch + seen / total))
+            if limit is not None and len(made) == limit:
+                return made
+            if limit is None and made[-1].epoch >= settings.num_train_epochs - 1e-9:
+                return made
     raise AssertionError("unreachable: epochs never end")
+
+
+def portions(order: Iterable[int], counts: Sequence[int], wanted: int) -> Iterator[list[int]]:
+    """Trees in this order, as many at a time as hold what is wanted; the last ones may hold less."""
+    held, pending = 0, []
+    for tree in order:
+        pending.append(int(tree))
+        held += counts[tree]
+        if held >= wanted:
+            yield pending
+            held, pending = 0, []
+    if pending:
+        yield pending
 
 
 def _epochs(trees: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:

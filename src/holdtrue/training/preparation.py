@@ -44,6 +44,7 @@ class Prepared:
         """Counts as they stand in ``run.json``."""
         return {
             "comparisons": sum(len(tree.first) for tree in self.trees),
+            "answers": sum(len(tree.answers) for tree in self.trees),
             "prompts": self.prompts,
             "trees": len(self.trees),
             "tokens_unique": sum(tree.tokens for tree in self.trees),

@@ -74,17 +74,19 @@ def set_up(
     Raises:
         DataError: no usable comparison is left. ModelError, SettingsError: as in loading.
     """
-    train_groups, eval_groups, reports = read_splits(settings.data, rejected)
+    kind, loss = store.chosen_kind(settings.model), settings.loss
+    require_compatible(kind, loss)
+    splits = read_splits(settings.data, rejected)
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
-    kind, loss = loaded.model.kind, settings.loss
-    require_compatible(kind, loss)
+    if "logprobs" in loss.reads:
+        store.keep_language_head(loaded, trust_remote_code=trust_remote_code)
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
-    train = prepare(train_groups, encoder, most, "train", lesson)
-    held_out = prepare(eval_groups, encoder, most, "eval", lesson)
+    train = prepare(splits.train, encoder, most, "train", lesson)
+    held_out = prepare(splits.eval, encoder, most, "eval", lesson)
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
         what = "labels" if loss.target == "accepted" else loss.target
@@ -94,10 +96,12 @@ def set_up(
     if settings.training.gradient_checkpointing:
         loaded.model.recompute_activations()
     counts = {"train": train.summary(), "eval": held_out.summary()}
-    for name, report in reports.items():
+    for name, report in splits.reports.items():
         read = report.as_json()
         read["repaired"] |= counts[name]["repaired"]
         counts[name] |= read
+    for name, changes in splits.transformed.items():
+        counts[name]["transformed"] = changes
     return Setup(settings, loaded, encoder, train, held_out, counts)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from math import nan
 from typing import Protocol
 
 import torch
 
-from holdtrue.losses import Loss, LossTerms, gaps
+from holdtrue.losses import Loss, LossTerms, compared, gaps
 from holdtrue.reward.model import Batch, RewardModel, RewardOutput
-from holdtrue.tokens.batches import Targets
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Sums:
         return [getattr(self, field.name) for field in fields(self)]
 
     def metrics(self) -> dict[str, float]:
-        """Means: loss (nats), accuracy over comparisons that are not ties, margin and rewards."""
-        answers, decided = max(self.answers, 1.0), max(self.decided, 1.0)
+        """Means: loss (nats), accuracy and margin over what raters decided (NaN without any), and rewards."""
+        answers, decided = max(self.answers, 1.0), self.decided or nan
         mean = self.reward / answers
         return {
             "loss": self.loss / self.weight if self.weight else 0.0,
@@ -84,7 +84,7 @@ def measure(out: RewardOutput, batch: Batch, terms: LossTerms | None) -> list[fl
     rewards, used = gap.new_zeros(0), gap.new_zeros(0)
     if out.rewards is not None:
         rewards = out.rewards.double()
-        used = _compared(targets, weight)
+        used = compared(targets).double()
         if not len(gap):
             used = weight = targets.counted.double()
             gap, preferred = rewards, (targets.accepted.nan_to_num(0.5) - 0.5).sign().double() * used
@@ -103,10 +103,3 @@ def measure(out: RewardOutput, batch: Batch, terms: LossTerms | None) -> list[fl
             weight.sum(),
         ]
     ).tolist()
-
-
-def _compared(targets: Targets, weight: torch.Tensor) -> torch.Tensor:
-    """(N,) 1 for answers in a comparison that has weight."""
-    used = weight.new_zeros(len(targets.length))
-    sides = torch.cat([targets.first, targets.second])
-    return used.index_put_((sides,), torch.cat([weight, weight]), accumulate=True).clamp_max(1)

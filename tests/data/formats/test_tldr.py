@@ -14,7 +14,7 @@ POST = "SUBREDDIT: r/tea\n\nTITLE: Cold tea?\n\nPOST: My tea went cold. I drank 
 def test_a_post_is_written_out_as_published_and_the_choice_becomes_the_label() -> None:
     first, second, third = (TLDR().parse(row) for row in TLDR.sample)
     answers = Answer(says(" Tea went cold.")), Answer(says(" Drank cold tea."))
-    assert first == Group(asks(POST), answers, (Comparison(0, 1, label=0.0, rater="w1"),))
+    assert first == Group(asks(POST), answers, (Comparison(0, 1, label=0.0, rater="w1"),), {"rater": "w1"})
     assert second.comparisons == (Comparison(0, 1, label=1.0),)
     assert third.prompt == asks("Article:\nIt rained on Monday.\n\nTL;DR:\n")
 

@@ -23,8 +23,10 @@ from holdtrue.data.fields import (
     is_dialogue,
     messages,
     number,
+    rater,
     show,
 )
+from holdtrue.errors import SettingsError
 from holdtrue.kinds import Kind
 from holdtrue.records import Answer, Comparison, Group, Message, Messages, flatten
 
@@ -38,6 +40,7 @@ PAIR_COLUMNS = {
     "weight": "how many times the comparison counts, at least 0",
     "label": "P(chosen preferred) between 0 and 1, a boolean, or 'tie'",
     "tie": "true when neither answer is better",
+    "rater": "who compared the answers",
 }
 
 
@@ -67,6 +70,14 @@ class Format(Kind):
             BadRow: a value is missing, of the wrong type or out of range.
         """
 
+    def write(self, group: Group) -> list[dict[str, Any]]:
+        """Rows that say what the group says, as far as the layout holds it; the writer adds metadata.
+
+        Raises:
+            BadRow: it holds nothing of the group. NotImplementedError: the layout is only read.
+        """
+        raise NotImplementedError(f"{self.name()} is only read")
+
 
 @cache
 def classes() -> tuple[type[Format], ...]:
@@ -82,6 +93,19 @@ def named(name: str) -> type[Format]:
     """
     found = kinds.load(FAMILY, name)
     assert issubclass(found, Format)  # load has seen to it
+    return found
+
+
+def to_write(name: str) -> type[Format]:
+    """The layout of that name, which can be written.
+
+    Raises:
+        SettingsError: there is none, or it is only read.
+    """
+    found = named(name)
+    if found.write is Format.write:
+        known = ", ".join(cls.name() for cls in classes() if cls.write is not Format.write)
+        raise SettingsError(f"{name} is a layout to read; those to write are {known}")
     return found
 
 
@@ -202,10 +226,8 @@ def ranked(prompt: Content, answers: Sequence[Answer]) -> Group:
     )
 
 
-def pair(
-    prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, Any], rater: str | None = None
-) -> Group:
-    """A Group of two answers and their comparison, with the row's margin, weight, label and tie.
+def pair(prompt: Content, chosen: Content, rejected: Content, row: Mapping[str, Any]) -> Group:
+    """A Group of two answers and their comparison, with the row's margin, weight, label, tie and rater.
 
     One empty side is kept: people do prefer silence to some answers, and policies can be silent.
     """
@@ -215,8 +237,32 @@ def pair(
         raise BadRow("empty answer", "neither side has text")
     weight = number(row, "weight", low=0.0)
     weight = 1.0 if weight is None else weight
-    comparison = Comparison(0, 1, _label(row), weight, number(row, "margin"), rater)
-    return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,))
+    comparison = Comparison(0, 1, _label(row), weight, number(row, "margin"), rater(row.get("rater")))
+    return Group(prompt, (Answer(chosen), Answer(rejected)), (comparison,), kept(row, "rater"))
+
+
+def pairs(group: Group) -> list[tuple[Content, Content, dict[str, Any]]]:
+    """Chosen, rejected and the other pair columns of each comparison, the preferred side first."""
+    if not group.comparisons:
+        raise BadRow("no comparison")
+    result = []
+    for c in group.comparisons:
+        better, worse = c.preferred or (c.first, c.second)
+        label = max(c.label, 1 - c.label)
+        columns = {
+            "margin": c.margin,
+            "weight": None if c.weight == 1 else c.weight,
+            "label": None if label == 1 else label,
+            "rater": c.rater,
+        }
+        given = {name: value for name, value in columns.items() if value is not None}
+        result.append((group.answers[better].content, group.answers[worse].content, given))
+    return result
+
+
+def kept(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """A column that a layout reads and that is metadata as well, for slices."""
+    return {} if row.get(column) is None else {column: row[column]}
 
 
 def has_lists(row: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
     chosen     "\\n\\nHuman: ...\\n\\nAssistant: ..." with the preferred last turn
     rejected   the same dialogue with the other one
     prompt     optional: the dialogue up to "\\n\\nAssistant:"; chosen and rejected are then only answers
-    margin, weight, label, tie       optional, as in ``preference``
+    margin, weight, label, tie, rater       optional, as in ``preference``
 
 The dialogues become messages and the prompt is their longest common prefix of whole turns, so rows
 whose sides part before the last turn are kept. With ``plain_text: raw`` the text stays as it is and
@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from holdtrue.data.fields import (
+    ROLES,
     BadRow,
     Content,
     common_length,
@@ -25,8 +26,8 @@ from holdtrue.data.fields import (
     last_mark,
     show,
 )
-from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, has_lists, pair, with_prompt
-from holdtrue.records import Group
+from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, has_lists, pair, pairs, with_prompt
+from holdtrue.records import Group, Messages
 
 
 class HH(Format):
@@ -75,3 +76,24 @@ class HH(Format):
                 cut = last_mark(chosen, common_length(chosen, rejected))
                 prompt, one, other = chosen[:cut], chosen[cut:], rejected[cut:]
         return pair(prompt, one, other, row)
+
+    def write(self, group: Group) -> list[dict[str, Any]]:
+        """A row of two whole dialogues for each comparison."""
+        return [
+            {
+                "chosen": _native(group.prompt) + _native(chosen),
+                "rejected": _native(group.prompt) + _native(rejected),
+            }
+            | columns
+            for chosen, rejected, columns in pairs(group)
+        ]
+
+
+def _native(content: Messages | str) -> str:
+    """Turns as HH-RLHF writes them."""
+    if isinstance(content, str):
+        return content
+    marks = {role: mark for mark, role in ROLES.items()}
+    if strange := {turn.role for turn in content} - set(marks):
+        raise BadRow(f"{min(strange)} turns, which hh does not have")
+    return "".join(f"\n\n{marks[turn.role]}: {turn.content.strip()}" for turn in content)

@@ -5,7 +5,7 @@
     conversations        sharegpt: the prompt, a list of {from, value} or of messages
     system               the system prompt (optional)
     chosen, rejected     the answers: text, {from, value} or messages
-    margin, weight, label, tie       optional, as in ``preference``
+    margin, weight, label, tie, rater       optional, as in ``preference``
 
 Rows that have a ``prompt`` as well are ``preference``. Speakers are human, gpt and system. Source:
 https://github.com/hiyouga/LLaMA-Factory/blob/main/data/README.md

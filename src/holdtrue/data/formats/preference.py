@@ -3,7 +3,7 @@
     prompt     text or messages; left out when chosen and rejected are whole conversations
     chosen     the preferred answer: text, messages or one message
     rejected   the other answer
-    margin, weight, label (P(chosen) or "tie"), tie       optional
+    margin, weight, label (P(chosen) or "tie"), tie, rater       optional
     any other column is kept as metadata
 
 Without a prompt, the prompt of two conversations is their longest common prefix, and two plain texts
@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from holdtrue.data.fields import BadRow, Content, content, is_dialogue
-from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, has_lists, pair, with_prompt
-from holdtrue.records import Group
+from holdtrue.data.formats import PAIR_COLUMNS, Format, divide, has_lists, pair, pairs, with_prompt
+from holdtrue.records import Group, as_json
 
 
 class Preference(Format):
@@ -69,3 +69,11 @@ class Preference(Format):
                 raise BadRow("identical sides")
             prompt, chosen, rejected = divide(chosen, rejected)
         return pair(prompt, chosen, rejected, row)
+
+    def write(self, group: Group) -> list[dict[str, Any]]:
+        """A row for each comparison, with an explicit prompt."""
+        prompt = {"prompt": as_json(group.prompt)} if group.prompt else {}
+        return [
+            prompt | {"chosen": as_json(chosen), "rejected": as_json(rejected)} | columns
+            for chosen, rejected, columns in pairs(group)
+        ]

@@ -65,7 +65,7 @@ class TLDR(Format):
         label = option(row, "choice", {0: 1.0, 1: 0.0})
         worker = None if row.get("worker") is None else text(row, "worker")
         prompt, (one, other) = with_prompt(_prompt(info), answers, self.plain_text)
-        return pair(prompt, one, other, {"label": label}, worker)
+        return pair(prompt, one, other, {"label": label, "rater": worker})
 
 
 def _prompt(info: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdtrue.errors import DataError, unknown
-from holdtrue.evaluation.accuracy import FEWEST_PROMPTS, quantiles, resampled_means
+from holdtrue.evaluation.bootstrap import FEWEST_PROMPTS, quantiles, resampled_means
 from holdtrue.evaluation.pairs import Floats, finite
 from holdtrue.intervals import wilson
 from holdtrue.kinds import Kind
@@ -223,7 +223,7 @@ def _measure(
         low, high = wilson(min(max(score, 0.0), 1.0) * worth, worth, confidence)
         method = "wilson over prompts"
     else:
-        low, high = quantiles(draws, confidence)
+        low, high = map(float, quantiles(draws, confidence))
         method = "bootstrap by prompt"
     return {
         "score": score,
