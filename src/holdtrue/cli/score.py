@@ -13,13 +13,13 @@ import typer
 
 from holdtrue.cli import frame
 from holdtrue.errors import DataError, SettingsError
-from holdtrue.rundir import disk_errors, find_model
+from holdtrue.rundir import disk_errors
 
 if TYPE_CHECKING:
     from holdtrue.records import Group
     from holdtrue.reward.scorer import Scored
 
-_OWN = ("rewards", "reward_model", "reward_reason")
+_OWN = ("rewards", "reward_std", "reward_model", "reward_reason")
 
 
 def command(
@@ -36,24 +36,20 @@ def command(
     """Give each answer of a data set its reward.
 
     Each output line is the input row plus "rewards" (chosen and rejected, one per completion, or one)
-    as raw numbers, and "reward_model", the hash of the weights. A row that does not fit gets
+    as raw numbers, and "reward_model", the hash of the weights; an ensemble adds "reward_std", how far its
+    members disagree. A row that does not fit gets
     "rewards": null and "reward_reason". Rows keep their order; an interrupted command goes on where it
     stopped when it is given again. Unreadable rows are listed in FILE.rejected.jsonl.
     """
+    from holdtrue.cli import scoring
     from holdtrue.data.files import resources
     from holdtrue.data.reader import Reader
-    from holdtrue.reward import store
-    from holdtrue.reward.card import weights_hash
-    from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.training.distributed import default_device
+    from holdtrue.settings import DataSettings
 
     if output is None:
         raise SettingsError("say where the rows go: --output FILE")
-    folder = find_model(model)
-    loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
-    loaded.model.bf16 = bf16
-    plain_text = loaded.card.plain_text if loaded.card else "chat"
-    identity = weights_hash(folder)[:16]
+    judge = scoring.load(model, DataSettings(), trust_remote_code, bf16)
+    identity = judge.identity
     resources(data)
     rejected = output.with_name(output.name + ".rejected.jsonl")
     unscored = Counter[str]()
@@ -63,13 +59,13 @@ def command(
             data,
             format=format,
             columns=frame.columns_from(columns),
-            plain_text=plain_text,
+            plain_text=judge.data.plain_text,
             rejected=rejected,
         )
         done, groups = _resumed(output, iter(reader), identity, unscored)
         count = done
         with open(output, "a", encoding="utf-8") as file:
-            for group, scored in _scored(RewardScorer(loaded), groups):
+            for group, scored in _scored(judge.scorer, groups):
                 row = scored_row(group, scored, identity)
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 count += 1
@@ -96,7 +92,11 @@ def scored_row(group: Group, scored: Scored, identity: str) -> dict[str, Any]:
     whole = bool(group.comparisons) and len(values) == 2 and not rated and None in values
     rewards = None if whole or not any(v is not None for v in values) else values
     reasons = sorted({reason for reason in scored.reasons if reason})
-    extra: dict[str, Any] = {"rewards": rewards, "reward_model": identity}
+    extra: dict[str, Any] = {"rewards": rewards}
+    if scored.std is not None:
+        spread = [float(s) if r is not None else None for s, r in zip(scored.std, values, strict=True)]
+        extra["reward_std"] = None if rewards is None else spread
+    extra["reward_model"] = identity
     if reasons:
         extra["reward_reason"] = "; ".join(reasons)
     return {**(group.row or {}), **extra}

@@ -5,7 +5,8 @@
     min             min_m z_m                             worst case (Coste et al., arXiv 2310.02743)
     mean_minus_std  mean_m z_m - λ · std_m z_m            lower bound (Eisenstein et al., arXiv 2312.09244)
 
-std over members divides by M. It is also the disagreement, given with each reward. Members may be of any kind.
+std over members divides by M. It is also the disagreement, given with each reward. Members may be of any
+kind, with other bases and tokenizers: each is only asked for its rewards.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Ensemble(Record):
 
 
 def combine(rewards: Floats, how: Combination, penalty: float = 1.0) -> tuple[Floats, Floats]:
-    """(M, N) normalised rewards to (N,) rewards and (N,) disagreement, the standard deviation over members."""
+    """(M, N) normalised rewards to (N,) rewards and (N,) disagreement, their std over members."""
     spread: Floats = rewards.std(0)
     ways: dict[str, Callable[[], Floats]] = {
         "mean": lambda: rewards.mean(0),
@@ -68,7 +69,9 @@ def scale_of(rewards: Iterable[NDArray[np.floating]], name: str) -> dict[str, fl
     values = np.concatenate([np.asarray(row, dtype=np.float64) for row in rewards])
     values = values[np.isfinite(values)]
     if len(values) < 2 or not values.std() > 0:
-        raise ModelError(f"{name} gives the data {len(set(values.tolist()))} different rewards; no scale to use")
+        raise ModelError(
+            f"{name} gives the data {len(set(values.tolist()))} different rewards; no scale to use"
+        )
     return {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}
 
 

@@ -1,4 +1,4 @@
-"""What a folder scores with, whatever it holds: a reward model, an ensemble, a policy against its reference."""
+"""What a folder scores with: a reward model, an ensemble, or a policy against its reference."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from holdtrue.errors import ModelError
 from holdtrue.reward import implicit, members, store, verify
 from holdtrue.reward.card import read_card
 from holdtrue.reward.ensemble import Ensemble, EnsembleScorer
@@ -44,17 +43,23 @@ def open_scorer(
             open_scorer(member.folder(folder), device=device, bf16=bf16, trust_remote_code=trust_remote_code)
             for member in ensemble.members
         ]
-        if len({item.plain_text for item in opened}) > 1:
-            raise ModelError(f"members of {folder} take plain text for different things, chat and raw")
         scorers = [item.scorer for item in opened]
-        return Opened(EnsembleScorer(ensemble, scorers), opened[0].plain_text, identity)
+        return Opened(EnsembleScorer(ensemble, scorers), plain_text(folder), identity)
     if (folder / members.IMPLICIT).is_file():
-        scorer = implicit.load(folder, device=device, trust_remote_code=trust_remote_code)
-        scorer.bf16 = bf16
+        scorer = implicit.load(folder, device=device, bf16=bf16, trust_remote_code=trust_remote_code)
         return Opened(scorer, "chat", identity)
     loaded = store.load_trained(folder, device=device, trust_remote_code=trust_remote_code)
     loaded.model.bf16 = bf16
-    return Opened(RewardScorer(loaded), loaded.card.plain_text if loaded.card else "chat", identity)
+    return Opened(RewardScorer(loaded), plain_text(folder), identity)
+
+
+def plain_text(folder: Path) -> Literal["chat", "raw"]:
+    """What a folder takes plain strings for; an ensemble as its first member, since all must agree."""
+    if (folder / members.ENSEMBLE).is_file():
+        ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
+        return plain_text(ensemble.members[0].folder(folder))
+    card = read_card(folder)
+    return card.plain_text if card else "chat"
 
 
 def scale_in_card(folder: Path) -> dict[str, float] | None:

@@ -136,6 +136,8 @@ def refuse_unreadable(folder: Path) -> None:
     Raises:
         ModelError: the weights are pickles, or those of other folders.
     """
+    if (folder / "settings.yaml").is_file():
+        raise ModelError(f"{folder} is a run; the model it trained is {folder / 'model'}")
     for name, text in _MADE_OF_OTHERS.items():
         if (folder / name).is_file():
             raise ModelError(f"{folder} is {text}")

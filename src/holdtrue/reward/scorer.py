@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from holdtrue.records import Group
 from holdtrue.reward.store import Loaded
-from holdtrue.tokens.conversation import Encoder, Ids
+from holdtrue.tokens.conversation import Encoded, Encoder, Ids
 from holdtrue.tokens.tree import Tree, common_prefix_length, grow
 
 _MAX_LEAVES = 16
+Owner = tuple[str, bytes]
+"""Key of a prompt, and the bytes of a conversation's ids."""
 
 
 class Scorer(Protocol):
@@ -89,42 +91,55 @@ class RewardScorer:
 
     def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
         encoded = list(self.encoder.encode(groups))
-        # answers to one prompt, also from different rows, share its computation; equal answers are one leaf
-        leaves: dict[str, dict[bytes, Ids]] = {}
-        for group, item in zip(groups, encoded, strict=True):
-            own = leaves.setdefault(group.prompt_key, {})
-            for ids in item.ids:
-                if ids is not None:
-                    own.setdefault(ids.tobytes(), ids)
-        rewards = self._score_leaves(leaves)
-        results = []
-        for group, item in zip(groups, encoded, strict=True):
-            values = [
-                float("nan") if ids is None else rewards[group.prompt_key, ids.tobytes()] for ids in item.ids
-            ]
-            reasons = tuple(
-                "reward is not finite" if reason is None and not np.isfinite(value) else reason
-                for reason, value in zip(item.reasons, values, strict=True)
-            )
-            array = np.array(values, dtype=np.float32)
-            results.append(Scored(np.where(np.isfinite(array), array, np.float32("nan")), reasons))
-        return results
-
-    def _score_leaves(self, leaves: dict[str, dict[bytes, Ids]]) -> dict[tuple[str, bytes], float]:
-        trees: list[Tree] = []
-        owners: list[list[tuple[str, bytes]]] = []
-        for key, own in leaves.items():
-            for part in _portions(list(own.items()), self.max_tokens_per_pass):
-                trees.append(grow([ids for _, ids in part]))
-                owners.append([(key, identity) for identity, _ in part])
+        trees, owners = plant(groups, encoded, self.max_tokens_per_pass)
         model = self.loaded.model
-        rewards: dict[tuple[str, bytes], float] = {}
+        rewards: dict[Owner, float] = {}
         with torch.inference_mode():
             for batch in model.pack(trees, self.max_tokens_per_pass):
                 out = model(model.batch([trees[i] for i in batch])).rewards
                 names = [owner for i in batch for owner in owners[i]]
                 rewards.update(zip(names, out.tolist(), strict=True))
-        return rewards
+        return hand_out(groups, encoded, rewards)
+
+
+def plant(
+    groups: Sequence[Group], encoded: Sequence[Encoded], budget: int
+) -> tuple[list[Tree], list[list[Owner]]]:
+    """Trees of all distinct answers, and whose reward each leaf's is.
+
+    Answers to one prompt, also from different rows, share its computation; equal answers are one leaf.
+    """
+    leaves: dict[str, dict[bytes, Ids]] = {}
+    for group, item in zip(groups, encoded, strict=True):
+        own = leaves.setdefault(group.prompt_key, {})
+        for ids in item.ids:
+            if ids is not None:
+                own.setdefault(ids.tobytes(), ids)
+    trees: list[Tree] = []
+    owners: list[list[Owner]] = []
+    for key, own in leaves.items():
+        for part in _portions(list(own.items()), budget):
+            trees.append(grow([ids for _, ids in part]))
+            owners.append([(key, identity) for identity, _ in part])
+    return trees, owners
+
+
+def hand_out(
+    groups: Sequence[Group], encoded: Sequence[Encoded], rewards: Mapping[Owner, float]
+) -> list[Scored]:
+    """The leaves' rewards as those of the groups' answers."""
+    results = []
+    for group, item in zip(groups, encoded, strict=True):
+        values = [
+            float("nan") if ids is None else rewards[group.prompt_key, ids.tobytes()] for ids in item.ids
+        ]
+        reasons = tuple(
+            "reward is not finite" if reason is None and not np.isfinite(value) else reason
+            for reason, value in zip(item.reasons, values, strict=True)
+        )
+        array = np.array(values, dtype=np.float32)
+        results.append(Scored(np.where(np.isfinite(array), array, np.float32("nan")), reasons))
+    return results
 
 
 def _portions(items: list[tuple[bytes, Ids]], budget: int) -> Iterator[list[tuple[bytes, Ids]]]:

@@ -31,11 +31,12 @@ from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.reward import imports
-from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
+from holdtrue.reward.card import RewardCard, read_card, readme, text_hash, weights_hash
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel, renew_head
+from holdtrue.rundir import read_json
 from holdtrue.settings import LoraSettings, ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
 
@@ -153,19 +154,56 @@ def keep_language_head(loaded: Loaded, *, trust_remote_code: bool = False) -> No
         ModelError: the model is made from a classifier, which has none.
     """
     with quiet_loading():
-        causal, info = _from(
-            AutoModelForCausalLM,
-            loaded.base,
-            dtype=loaded.model.inner.dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
+        causal = _causal(loaded.base, loaded.model.inner.dtype, trust_remote_code)
+    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
+
+
+def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
+    """A causal LM, or an adapter on one, for its log-probabilities; it has no reward head.
+
+    Raises:
+        ModelError: it cannot be read, or is a reward model.
+    """
+    path = str(path)
+    imports.refuse_unreadable(Path(path))
+    adapted = _adapter_base(path)
+    base = adapted or path
+    if adapted and read_json(Path(path) / "adapter_config.json").get("task_type") == "SEQ_CLS":
+        raise ModelError(f"{path} is the adapter of a reward model; one of a causal LM is needed")
+    with quiet_loading():
+        config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
+        if any("SequenceClassification" in name for name in config.architectures or []):
+            raise ModelError(f"{base} is a {config.architectures[0]}; a causal LM is needed")
+        _refuse_other_kinds(config, base)
+        tokenizer = _from(
+            AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
+        causal = _causal(base, torch.float32, trust_remote_code)
+        if adapted:
+            causal = _with_saved_adapter(causal, path)
+        template = prepare_tokenizer(tokenizer)
+    model = RewardModel(causal, pad_id=0)  # what stands in the padding is never seen
+    model.language_head = language_head(model.inner, model.inner)
+    model.to(device)
+    model.eval()
+    model.examine()
+    return Loaded(model, tokenizer, template, None, base, False)
+
+
+def _causal(base: str, dtype: torch.dtype, trust: bool) -> Any:
+    causal, info = _from(
+        AutoModelForCausalLM,
+        base,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=trust,
+    )
     tied = causal.config.get_text_config().tie_word_embeddings
     missing = [key for key in info["missing_keys"] if not (tied and key.startswith(("lm_head", "embed_out")))]
     if missing:
-        raise ModelError(f"{loaded.base} has no language head ({missing[0]}); start from the causal LM")
-    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
+        raise ModelError(f"{base} has no language head ({missing[0]}); start from the causal LM")
+    return causal
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
@@ -209,7 +247,7 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
         file.chmod(0o644)  # safetensors makes them readable by their owner only
     card.weights_sha256 = weights_hash(folder)
     card.write(folder)
-    (folder / "README.md").write_text(_readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
+    (folder / "README.md").write_text(readme(card, hasattr(classifier, "peft_config")), encoding="utf-8")
     loaded.card = card
 
 
@@ -394,39 +432,3 @@ def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = Fal
     save(loaded, building, card, merge=merge)
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)
-
-
-def _readme(card: RewardCard, adapter: bool) -> str:
-    loader = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
-    package = "peft" if adapter else "transformers"
-    labels = f"num_labels={len(card.made_by.labels)}, " if adapter else ""
-    temperature = card.calibration.get("temperature")
-    calibration = (
-        f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
-        "fitted on validation pairs.\n\n"
-        if temperature
-        else ""
-    )
-    return f"""# Reward model
-
-Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
-Only differences between answers to the same prompt mean something.
-
-```python
-import torch
-from {package} import {loader}
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {loader}.from_pretrained("PATH", {labels}dtype=torch.float32)
-chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
-reward = model(**ids).logits[0, 0].item()
-```
-
-- Read token: {card.pooled.get("policy", "last real token")}, usually `{card.pooled.get("text", "?")}`.
-- Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
-- Loss: `{json.dumps(card.loss)}`.
-
-{calibration}`reward_card.json` holds the rest: template hash, reference mean and std, data hashes.
-"""

@@ -202,9 +202,9 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
     if alone.std() < 1e-6:
         yield Check("spread", "fail", "all sample rewards are equal")
     layout = "token trees" if loaded.model.layout == "tree" else f"padding ({loaded.model.layout_reason})"
-    yield _compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
-    yield _compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
-    yield _compare("alone = left padding", alone, _score(loaded, usable, "left"), spread)
+    yield compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
+    yield compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
+    yield compare("alone = left padding", alone, _score(loaded, usable, "left"), spread)
     before = loaded.model.bf16
     loaded.model.bf16 = True
     try:
@@ -217,7 +217,8 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
     yield Check("bf16 = fp32", "ok" if error < 0.1 else "warn", text)
 
 
-def _compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+def compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+    """Whether two measurements of the same rewards agree."""
     error = float(np.abs(one - other).max()) / spread
     return Check(
         name, "ok" if error <= TOLERANCE else "fail", f"largest difference {error:.1e} of the spread"
@@ -266,7 +267,7 @@ def _plain_transformers(
         assert out.rewards is not None
         theirs.append(out.rewards.double().numpy())
     ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
-    return _compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
+    return compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
 
 
 def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> Any:
