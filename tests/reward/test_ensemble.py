@@ -17,7 +17,7 @@ from holdtrue.reward import folders, members, store
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.ensemble import Combination, Ensemble, EnsembleScorer, Scaled, combine, scale_of
 from holdtrue.reward.scorer import RewardScorer
-from holdtrue.settings import ModelSettings
+from holdtrue.settings import LoraSettings, ModelSettings
 
 Make = Callable[..., Path]
 SCALES = ((0.5, 2.0), (-1.0, 0.25))
@@ -64,7 +64,7 @@ def test_combinations_by_hand(by: Combination, expected: list[float]) -> None:
 
 def test_a_scale_is_that_of_all_rewards_there_are() -> None:
     found = scale_of([np.array([1.0, 3]), np.array([np.nan, 5])], "x")
-    assert found == {"mean": 3, "std": pytest.approx((8 / 3) ** 0.5), "count": 3}
+    assert found == {"mean": 3, "std": pytest.approx((8 / 3) ** 0.5)}
 
 
 def test_equal_rewards_have_no_scale() -> None:
@@ -114,6 +114,29 @@ def test_an_ensemble_can_be_a_member(models: list[Path], tmp_path: Path) -> None
     (one,), (two,) = (folders.open_scorer(path).scorer.score(GROUPS[:1]) for path in (inner, models[0]))
     (both,) = folders.open_scorer(outer).scorer.score(GROUPS[:1])
     np.testing.assert_allclose(both, ((one - 0.5) / 2 + (two + 1) / 0.25) / 2, rtol=1e-4)
+
+
+def test_adapters_of_one_base_share_it_in_memory(base_model: Make, tmp_path: Path) -> None:
+    base, paths = base_model(), [tmp_path / "m1", tmp_path / "m2"]
+    for seed, path in enumerate(paths, start=1):
+        loaded = store.load(ModelSettings(path=str(base), lora=LoraSettings(r=seed)), seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in loaded.model.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+        store.save(loaded, path, RewardCard(max_length=400 + seed))
+    scorer = folders.open_scorer(named(paths, "mean", tmp_path / "both")).scorer
+    assert isinstance(scorer, EnsembleScorer)
+    one, two = scorer.scorers
+    assert isinstance(one, RewardScorer) and isinstance(two, RewardScorer)
+    assert one.loaded.model is two.loaded.model
+    assert (one.encoder.max_length, two.encoder.max_length) == (401, 402)
+    own = [RewardScorer(store.load_trained(path)).score(GROUPS[:1])[0] for path in paths]
+    assert np.abs(own[0] - own[1]).min() > 0.01
+    expected = sum((r - mean) / std for r, (mean, std) in zip(own, SCALES, strict=True)) / 2
+    for _ in range(2):  # the members take turns
+        np.testing.assert_allclose(scorer.score(GROUPS[:1])[0], expected, rtol=1e-4)
 
 
 def test_verify_says_everything_of_every_member(models: list[Path], tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def scale_of(rewards: Iterable[NDArray[np.floating]], name: str) -> dict[str, fl
         raise ModelError(
             f"{name} gives the data {len(set(values.tolist()))} different rewards; no scale to use"
         )
-    return {"mean": float(values.mean()), "std": float(values.std()), "count": len(values)}
+    return {"mean": float(values.mean()), "std": float(values.std())}
 
 
 class EnsembleScorer:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from holdtrue.reward import implicit, members, store, verify
 from holdtrue.reward.card import read_card
@@ -31,7 +32,7 @@ class Opened:
 def open_scorer(
     folder: Path, *, device: str = "cpu", bf16: bool = False, trust_remote_code: bool = False
 ) -> Opened:
-    """The scorer of a folder; an ensemble holds all of its members at once.
+    """The scorer of a folder; an ensemble holds all of its members at once, a base they share once.
 
     Raises:
         ModelError: it or a member cannot be loaded, is not trained, or changed since it was named.
@@ -39,11 +40,10 @@ def open_scorer(
     identity = members.identity(folder)[:16]
     if (folder / members.ENSEMBLE).is_file():
         ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
-        opened = [
-            open_scorer(member.folder(folder), device=device, bf16=bf16, trust_remote_code=trust_remote_code)
-            for member in ensemble.members
-        ]
-        scorers = [item.scorer for item in opened]
+        paths = [member.folder(folder) for member in ensemble.members]
+        options: dict[str, Any] = {"device": device, "bf16": bf16, "trust_remote_code": trust_remote_code}
+        scorers: list[StreamingScorer] = [*_on_one_base(paths, **options)]
+        scorers = scorers or [open_scorer(path, **options).scorer for path in paths]
         return Opened(EnsembleScorer(ensemble, scorers), plain_text(folder), identity)
     if (folder / members.IMPLICIT).is_file():
         scorer = implicit.load(folder, device=device, bf16=bf16, trust_remote_code=trust_remote_code)
@@ -51,6 +51,33 @@ def open_scorer(
     loaded = store.load_trained(folder, device=device, trust_remote_code=trust_remote_code)
     loaded.model.bf16 = bf16
     return Opened(RewardScorer(loaded), plain_text(folder), identity)
+
+
+def _on_one_base(
+    paths: Sequence[Path], *, device: str, bf16: bool, trust_remote_code: bool
+) -> list[RewardScorer]:
+    """Scorers of adapters on one model in memory; none where the paths are anything else than such."""
+    cards = [read_card(path) for path in paths]
+    alike = set()
+    for path, card in zip(paths, cards, strict=True):
+        if card is None or not (path / "adapter_config.json").is_file():
+            return []
+        base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
+        alike.add(json.dumps([base, card.kind, card.template], sort_keys=True))
+    if len(alike) > 1:
+        return []
+    first = store.load_trained(paths[0], device=device, trust_remote_code=trust_remote_code)
+    model = first.model
+    model.bf16 = bf16
+    names = [model.classifier.active_adapter, *(f"member_{n}" for n in range(2, len(paths) + 1))]
+    with store.quiet_loading():
+        for path, name in zip(paths[1:], names[1:], strict=True):
+            model.classifier.load_adapter(str(path), adapter_name=name)
+    model.to(device)
+    model.eval()
+    return [
+        RewardScorer(replace(first, card=card), adapter=name) for card, name in zip(cards, names, strict=True)
+    ]
 
 
 def plain_text(folder: Path) -> Literal["chat", "raw"]:

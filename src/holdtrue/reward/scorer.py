@@ -65,6 +65,7 @@ class RewardScorer:
         encoder: how conversations become ids; by default as the model was trained.
         max_tokens_per_pass: unique tokens in one forward pass; bounds memory only.
         chunk: groups encoded and packed together.
+        adapter: which of the adapters on the model it scores with, where several share it.
     """
 
     def __init__(
@@ -73,11 +74,13 @@ class RewardScorer:
         encoder: Encoder | None = None,
         max_tokens_per_pass: int = 8192,
         chunk: int = 512,
+        adapter: str | None = None,
     ) -> None:
         self.loaded = loaded
         self.encoder = encoder or loaded.encoder()
         self.max_tokens_per_pass = max_tokens_per_pass
         self.chunk = chunk
+        self.adapter = adapter
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
         """Rewards of every group's answers."""
@@ -93,6 +96,8 @@ class RewardScorer:
         encoded = list(self.encoder.encode(groups))
         trees, owners = plant(groups, encoded, self.max_tokens_per_pass)
         model = self.loaded.model
+        if self.adapter is not None:
+            model.classifier.set_adapter(self.adapter)
         rewards: dict[Owner, float] = {}
         with torch.inference_mode():
             for batch in model.pack(trees, self.max_tokens_per_pass):

@@ -217,11 +217,13 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
     yield Check("bf16 = fp32", "ok" if error < 0.1 else "warn", text)
 
 
-def compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+def compare(
+    name: str, one: np.ndarray, other: np.ndarray, spread: float, tolerance: float = TOLERANCE
+) -> Check:
     """Whether two measurements of the same rewards agree."""
     error = float(np.abs(one - other).max()) / spread
     return Check(
-        name, "ok" if error <= TOLERANCE else "fail", f"largest difference {error:.1e} of the spread"
+        name, "ok" if error <= tolerance else "fail", f"largest difference {error:.1e} of the spread"
     )
 
 
