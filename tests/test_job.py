@@ -218,3 +218,12 @@ def test_a_run_started_with_relative_paths_knows_them_from_anywhere(
     values = job.start(settings, tmp_path / "run").settings()
     assert values["data"]["train"] == [str(toy_folder / "train.jsonl")]
     assert values["model"]["path"] == str(toy_folder / "model")
+
+
+def test_a_sharded_run_saves_its_best_step_and_not_the_last(values: Values, tmp_path: Path) -> None:
+    rate = {"training__learning_rate": 1.0, "training__max_steps": 4}  # too high: it gets worse
+    whole = job.start(settings_with(values(), **rate), tmp_path / "whole")
+    sharded = job.start(settings_with(values(), **rate, training__parallel="fsdp"), tmp_path / "sharded")
+    losses = [job.train(run)["loss"] for run in (whole, sharded)]
+    assert whole.info()["best_step"] == sharded.info()["best_step"] < 4
+    assert losses[1] == pytest.approx(losses[0], abs=1e-4)

@@ -194,7 +194,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
     from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer, count_reasons
+    from holdtrue.reward.scorer import RewardScorer, count_reasons, position_consistency
 
     settings, loaded = setup.settings, setup.loaded
     judged = setup.eval if setup.eval.trees else setup.train
@@ -207,6 +207,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
         BagOfWords.load(run.bag_of_words_file) if setup.eval.trees else "it was fitted on these very pairs"
     )
     result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words)
+    result |= position_consistency(scored)
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)
@@ -240,14 +241,16 @@ def _measured_before(run: RunDir, model_hash: str) -> dict[str, Any]:
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     """What the saved model's card says."""
     from holdtrue.reward.card import RewardCard, read_token
+    from holdtrue.reward.kinds import ComparingKind
     from holdtrue.training.preparation import length_quantiles
 
     data, reward = setup.settings.data, result["reward"]
     fitted = setup.eval.trees and result["temperature"] and not result["temperature_bounded"]
     last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
+    compares = isinstance(setup.loaded.model.kind, ComparingKind)
     return RewardCard(
         base_model=setup.loaded.base,
-        pooled=read_token(last, setup.loaded.tokenizer),
+        pooled={} if compares else read_token(last, setup.loaded.tokenizer),
         plain_text=data.plain_text,
         max_length=setup.encoder.max_length,
         truncation=data.truncation,
@@ -346,6 +349,8 @@ def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
     from holdtrue.training.setup import hold_master_weights
 
     settings = setup.settings
+    # the root's parameters are still those the last validation gathered, from before the best were loaded
+    setup.loaded.model.reshard()  # type: ignore[operator]
     weights = {name: full_tensor(p.detach()).cpu() for name, p in setup.loaded.model.named_parameters()}
     whole = store.load(settings.model, seed=settings.seed, device=world.device, trust_remote_code=trust)
     hold_master_weights(whole)

@@ -18,6 +18,7 @@ from holdtrue.records import Group
 from holdtrue.reward import store
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
+from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import Tree
 from holdtrue.training import coupled, loop, order, step
 from holdtrue.training.distributed import World, default_device
@@ -88,8 +89,20 @@ def measure(setup: Setup) -> Probe:
     return Probe(sum(tree.tokens for tree in typical) / seconds, grown)
 
 
-def example(encoder: Encoder, groups: list[Group]) -> dict[str, Any]:
-    """The first conversation of a group that fits, as the model reads it, with the token that is read."""
+def example(encoder: Encoder | JointEncoder, groups: list[Group]) -> dict[str, Any]:
+    """The first conversation of a group that fits, as the model reads it, with the token that is read.
+
+    Of models that compare, the first comparison; ``answer_tokens`` are then all of it.
+    """
+    if not isinstance(encoder, Encoder):
+        asked = [(group, [(c.first, c.second)]) for group in groups for c in group.comparisons]
+        whole = next(ids for item in encoder.encode(asked) for ids in item.ids if ids is not None)
+        return {
+            "text": encoder.tokenizer.decode(whole[:-1]),
+            "read_token": encoder.tokenizer.convert_ids_to_tokens(int(whole[-1])),
+            "tokens": len(whole),
+            "answer_tokens": [0, len(whole)],
+        }
     for group in groups:
         encoded = next(encoder.encode([group]))
         ids = encoded.ids[0]

@@ -53,7 +53,7 @@ def test_losses_are_shown_with_formula_source_and_the_kinds_they_train() -> None
     section = text.partition("\n## rao_kupper\n")[2].partition("\n## ")[0]
     assert "\n    P(win) = e^d / (e^d + θ)" in section and "JASA 62:194-204" in section
     assert "[bradley_terry](losses.md#bradley_terry)" in section and ":mod:" not in text
-    assert "Needs comparisons; reads rewards of each comparison by itself; trains " in section
+    assert "Needs comparisons; reads gap of each comparison by itself; trains " in section
 
 
 def test_formats_are_shown_with_their_sample_rows() -> None:

@@ -194,4 +194,4 @@ def test_hyperparameters_out_of_range_are_refused(fields: dict[str, float]) -> N
 
 
 def test_it_reads_rewards_and_its_items_are_independent() -> None:
-    assert BradleyTerry.reads == {"rewards"} and not BradleyTerry.coupled
+    assert BradleyTerry.reads == {"gap"} and not BradleyTerry.coupled

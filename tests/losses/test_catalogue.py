@@ -92,7 +92,8 @@ def case(
         "hidden": (count, WIDTH),
         **dict.fromkeys(PER_TOKEN, (int(length.sum()),)),
     }
-    read = {name: (4 * draw(*shapes[name]) - 2).requires_grad_() for name in sorted(loss.reads)}
+    names = {"rewards" if name == "gap" else name for name in loss.reads}  # what has rewards has gaps
+    read = {name: (4 * draw(*shapes[name]) - 2).requires_grad_() for name in sorted(names)}
     return Case(read, targets)
 
 
@@ -269,6 +270,15 @@ def test_the_inputs_are_left_as_they_were(loss: Loss) -> None:
     for column in fields(Targets):
         assert torch.equal(getattr(made.targets, column.name), getattr(again.targets, column.name))
     assert all(torch.equal(made.read[name], again.read[name]) for name in made.read)
+
+
+@pytest.mark.parametrize("loss", [x for x in LOSSES.values() if "gap" in x.reads], ids=lambda x: x.name())
+def test_gaps_a_model_gives_itself_count_as_those_of_rewards(loss: Loss) -> None:
+    made = case(loss)
+    rewards, targets = made.read["rewards"], made.targets
+    gap = (rewards[targets.first] - rewards[targets.second]).detach()
+    found = loss(RewardOutput(gap=gap), targets)
+    same(((found.terms * found.weights).sum(), found.weights.sum()), made.total(loss))
 
 
 @every

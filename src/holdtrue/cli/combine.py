@@ -92,12 +92,17 @@ def _ensemble(
 ) -> frame.Result:
     from holdtrue.reward import members
     from holdtrue.reward.ensemble import Ensemble
-    from holdtrue.reward.folders import plain_text
+    from holdtrue.reward.folders import compares, plain_text
 
     members.require_empty(output)
     taken = {plain_text(folder): folder for folder in folders}
     if len(taken) > 1:
         raise ModelError(f"plain text is raw text to {taken['raw']} and a chat to {taken['chat']}")
+    judged = {compares(folder): folder for folder in folders}
+    if len(judged) > 1:
+        raise ModelError(
+            f"{judged[True]} compares answers and {judged[False]} scores each by itself; no ensemble"
+        )
     scaled = [_scaled(folder, data, read, trust) for folder in folders]
     made = Ensemble(members=tuple(scaled), combine=by, penalty=penalty, scale="data" if data else "cards")
     members.write(made, output, members.ENSEMBLE)

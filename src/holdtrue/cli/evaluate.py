@@ -93,7 +93,7 @@ def _bag_of_words(path: Path) -> Any:
 def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate
-    from holdtrue.reward.scorer import count_reasons
+    from holdtrue.reward.scorer import count_reasons, position_consistency
 
     groups, report = read_groups([path], judge.data, None)
     if not any(group.comparisons for group in groups) and not any(
@@ -107,7 +107,7 @@ def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_wor
     scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
     result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words)
-    return result | {"rejected": dict(report.rejected)}
+    return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
 
 
 def _chosen(name: str | None, data: list[str], evaluation: EvaluationSettings) -> Any:

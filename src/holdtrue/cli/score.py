@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ from holdtrue.rundir import disk_errors
 
 if TYPE_CHECKING:
     from holdtrue.records import Group
-    from holdtrue.reward.scorer import Scored
+    from holdtrue.reward.scorer import Scored, StreamingScorer
 
 _OWN = ("rewards", "reward_std", "reward_model", "reward_reason")
 
@@ -30,6 +30,14 @@ def command(
     output: frame.Output = None,
     format: frame.Format = None,
     columns: frame.Columns = None,
+    ranking: Annotated[
+        Literal["gap", "win_rate", "knockout"] | None,
+        typer.Option(
+            "--ranking",
+            help="Models that compare: rewards are mean gaps (default), mean win rates, or rounds survived, "
+            "which is fastest and enough for best-of-n.",
+        ),
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Faster, about three digits.")] = False,
     trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
@@ -49,7 +57,8 @@ def command(
     if output is None:
         raise SettingsError("say where the rows go: --output FILE")
     judge = scoring.load(model, DataSettings(), trust_remote_code, bf16)
-    identity = judge.identity
+    _rank_by(judge.scorer, ranking)
+    identity = judge.identity + (f" {ranking}" if ranking else "")
     resources(data)
     rejected = output.with_name(output.name + ".rejected.jsonl")
     unscored = Counter[str]()
@@ -100,6 +109,19 @@ def scored_row(group: Group, scored: Scored, identity: str) -> dict[str, Any]:
     if reasons:
         extra["reward_reason"] = "; ".join(reasons)
     return {**(group.row or {}), **extra}
+
+
+def _rank_by(scorer: StreamingScorer, ranking: Literal["gap", "win_rate", "knockout"] | None) -> None:
+    from holdtrue.reward.kinds import ComparingKind
+    from holdtrue.reward.scorer import RewardScorer
+
+    if ranking is None:
+        return
+    kind = scorer.loaded.model.kind if isinstance(scorer, RewardScorer) else None
+    if not isinstance(scorer, RewardScorer) or not isinstance(kind, ComparingKind):
+        this = "this model" if kind is None else kind.name()
+        raise SettingsError(f"--ranking is for models that compare answers; {this} scores each by itself")
+    scorer.ranking = ranking
 
 
 def _scored(scorer: Any, groups: Iterator[Group]) -> Iterator[tuple[Group, Scored]]:

@@ -141,6 +141,8 @@ def _accuracy(result: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         rows = [("accuracy", f"{_rate(result, 'accuracy')}, {result['interval_method']}")]
         rows += _baselines(result)
+    if "position_consistency" in result:
+        rows.append(("position", f"{result['position_consistency']:.1%} have the same winner in both orders"))
     ties = f"{result['ties']} with equal rewards (count half)"
     return [*rows, ("comparisons", f"{result['count']} of {result['prompts']} prompts, {ties}")]
 

@@ -40,7 +40,8 @@ class Loss(Kind):
     """Base of the losses."""
 
     reads: ClassVar[frozenset[str]] = frozenset({"rewards"})
-    """Fields of RewardOutput the loss needs; a model whose kind does not give them is refused."""
+    """Fields of RewardOutput the loss needs; a model whose kind does not give them is refused. ``gap`` is
+    given by every kind that gives rewards."""
     unit: ClassVar[Literal["comparison", "answer", "prompt"]] = "comparison"
     """What its items are; a step's size is counted in them."""
     target: ClassVar[Literal["comparisons", "ratings", "accepted"]] = "comparisons"
@@ -49,6 +50,11 @@ class Loss(Kind):
     """True when items of a step depend on each other: it is then given the whole step at once."""
     labels: ClassVar[tuple[str, ...] | None] = None
     """The head's outputs it is made for, where it reads logits and not any will do."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """``reads``, and what its fields as they are set read besides."""
+        return self.reads
 
     @abstractmethod
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
@@ -110,11 +116,11 @@ def require_compatible(kind: RewardKind, loss: Loss) -> None:
     """
     if compatible(kind, loss):
         return
-    if loss.reads <= kind.gives and loss.labels in (None, kind.labels):
+    if loss.needs <= given_by(kind) and loss.labels in (None, kind.labels):
         wanted = "a rating per output" if "logits" in loss.reads else "one rating per answer"
         problem = f"learns {wanted}; model.kind {kind.name()} is rated in {', '.join(kind.ratings)}"
     else:
-        reads = " and ".join(sorted(loss.reads)) + (f" ({', '.join(loss.labels)})" if loss.labels else "")
+        reads = " and ".join(sorted(loss.needs)) + (f" ({', '.join(loss.labels)})" if loss.labels else "")
         problem = f"reads {reads}, which model.kind {kind.name()} does not give"
     able = ", ".join(kinds_of(loss)) or "none"
     raise SettingsError(f"loss {loss.name()} {problem}; set model.kind to one it trains: {able}")
@@ -127,10 +133,15 @@ def compatible(kind: RewardKind, loss: Loss) -> bool:
     """
     rated = kind.labels if "logits" in loss.reads else kind.ratings[:1]
     return (
-        loss.reads <= kind.gives
+        loss.needs <= given_by(kind)
         and loss.labels in (None, kind.labels)
         and (loss.target != "ratings" or kind.ratings == rated)
     )
+
+
+def given_by(kind: RewardKind) -> frozenset[str]:
+    """Fields a model of this kind gives; rewards have gaps."""
+    return kind.gives | {"gap"} if "rewards" in kind.gives else kind.gives
 
 
 def kinds_of(loss: Loss) -> list[str]:

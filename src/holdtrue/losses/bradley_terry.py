@@ -15,7 +15,7 @@ Needs comparisons. Choose it first for pairs. Where many pairs are ties, see
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -29,11 +29,17 @@ if TYPE_CHECKING:
 class BradleyTerry(Loss):
     """Pairwise logistic loss with margin, soft labels, weights, smoothing, centring; the first for pairs."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"gap"})
+
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """ε: labels become (1 - ε)·p + ε·(1 - p), for labels known to be wrong that often."""
     center: float = Field(0.0, ge=0)
     """Weight of (r_first + r_second)², which pins the free offset of the rewards near 0
     (arXiv 2312.09244, eq. 2; TRL's ``center_rewards_coefficient``)."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.reads | {"rewards"} if self.center else self.reads
 
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
         """Terms (B,) in nats; the margin (arXiv 2307.09288, eq. 2) acts for the preferred side.

@@ -13,7 +13,7 @@ threshold instead. Margins are not used: how far apart is for the labels to say.
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class Davidson(Loss):
     """Pairwise loss with ties likeliest between equals; for pairs where raters could call a tie."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gap"})
 
     nu: float = Field(1.0, gt=0)
     """ν: how likely a tie between equals is; at 1 as likely as either win."""

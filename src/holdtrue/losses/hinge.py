@@ -11,7 +11,7 @@ probabilities need calibration.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 class Hinge(Loss):
     """Pairwise hinge: no more is asked once the gap reaches the margin; for rewards that stay bounded."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gap"})
 
     margin: float = Field(1.0, ge=0)
     """m, in reward units; a row's own margin is added to it."""

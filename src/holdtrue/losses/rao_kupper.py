@@ -13,7 +13,7 @@ Margins are not used: how far apart is for the labels to say.
 from __future__ import annotations
 
 from math import log
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class RaoKupper(Loss):
     """Pairwise loss with ties within a threshold; for pairs where raters could call a tie."""
+
+    reads: ClassVar[frozenset[str]] = frozenset({"gap"})
 
     theta: float = Field(2.0, gt=1)
     """θ: the gap within which answers are taken for equal is log θ either way."""

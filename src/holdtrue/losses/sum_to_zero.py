@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class SumToZero(BradleyTerry):
     """Bradley-Terry whose rewards average to zero over a step; for rewards with a fixed offset."""
 
+    reads: ClassVar[frozenset[str]] = frozenset({"rewards"})
     coupled: ClassVar[bool] = True
 
     zero: float = Field(0.1, ge=0)

@@ -90,6 +90,9 @@ def _tiles(sources: Sources, result: Mapping[str, Any] | None) -> list[tuple[str
         ]
     if result and result["ece"] is not None:
         tiles.append(("Calibration error", f"{result['ece']:.3f}", f"log loss {result['loss']:.3f} nats"))
+    if result and "position_consistency" in result:
+        same = wording.percent(result["position_consistency"])
+        tiles.append(("Same in both orders", same, "winner does not hang on the place"))
     info = sources.info
     train = (info.get("data") or {}).get("train") or {}
     if train.get("comparisons") is not None:

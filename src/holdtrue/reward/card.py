@@ -6,7 +6,6 @@ Written beside the weights as ``reward_card.json``; scoring and evaluation follo
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -94,45 +93,6 @@ def read_card(folder: Path) -> RewardCard | None:
     if values.get("truncation", "drop") not in get_args(Truncation) or values.get("max_length", 0) < 0:
         raise DataError(f"{path}: max_length or truncation is not one that training can have had")
     return RewardCard(**values)
-
-
-def readme(card: RewardCard, adapter: bool) -> str:
-    """The README.md of a saved model: how others load it, and what its number means."""
-    loader = "AutoPeftModelForSequenceClassification" if adapter else "AutoModelForSequenceClassification"
-    package = "peft" if adapter else "transformers"
-    labels = f"num_labels={len(card.made_by.labels)}, " if adapter else ""
-    temperature = card.calibration.get("temperature")
-    calibration = (
-        f"P(first answer preferred) = sigmoid((reward_first - reward_second) / {temperature:.3g}), "
-        "fitted on validation pairs.\n\n"
-        if temperature
-        else ""
-    )
-    origin = f"the mean of {len(card.averaged)} models' weights, " if card.averaged else ""
-    return f"""# Reward model
-
-Trained with holdtrue {card.holdtrue}, {origin}from `{card.base_model}`.
-One number per conversation: higher is better.
-Only differences between answers to the same prompt mean something.
-
-```python
-import torch
-from {package} import {loader}
-from transformers import AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("PATH")
-model = {loader}.from_pretrained("PATH", {labels}dtype=torch.float32)
-chat = [{{"role": "user", "content": "..."}}, {{"role": "assistant", "content": "..."}}]
-ids = tokenizer.apply_chat_template(chat, return_tensors="pt", return_dict=True)
-reward = model(**ids).logits[0, 0].item()
-```
-
-- Read token: {card.pooled.get("policy", "last real token")}, usually `{card.pooled.get("text", "?")}`.
-- Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
-- Loss: `{json.dumps(card.loss)}`.
-
-{calibration}`reward_card.json` holds the rest: template hash, reference mean and std, data hashes.
-"""
 
 
 def read_token(last: Sequence[int], tokenizer: Any) -> dict[str, Any]:

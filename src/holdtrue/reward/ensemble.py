@@ -6,7 +6,8 @@
     mean_minus_std  mean_m z_m - λ · std_m z_m            lower bound (Eisenstein et al., arXiv 2312.09244)
 
 std over members divides by M. It is also the disagreement, given with each reward. Members may be of any
-kind, with other bases and tokenizers: each is only asked for its rewards.
+kind, with other bases and tokenizers: each is only asked for its rewards. But either all or none compare
+answers, which makes an answer's reward relative to those beside it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from holdtrue.reward import implicit, members, store, verify
 from holdtrue.reward.card import read_card
 from holdtrue.reward.ensemble import Ensemble, EnsembleScorer
+from holdtrue.reward.kinds import ComparingKind
 from holdtrue.reward.scorer import RewardScorer, StreamingScorer
 from holdtrue.rundir import read_json
 
@@ -53,6 +54,15 @@ def open_scorer(
     return Opened(RewardScorer(loaded), plain_text(folder), identity)
 
 
+def compares(folder: Path) -> bool:
+    """Whether rewards are made of comparisons, so that an answer's depends on those beside it."""
+    if (folder / members.ENSEMBLE).is_file():
+        ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
+        return compares(ensemble.members[0].folder(folder))
+    card = read_card(folder)
+    return card is not None and isinstance(card.made_by, ComparingKind)
+
+
 def _on_one_base(
     paths: Sequence[Path], *, device: str, bf16: bool, trust_remote_code: bool
 ) -> list[RewardScorer]:
@@ -60,7 +70,7 @@ def _on_one_base(
     cards = [read_card(path) for path in paths]
     alike = set()
     for path, card in zip(paths, cards, strict=True):
-        if card is None or not (path / "adapter_config.json").is_file():
+        if card is None or compares(path) or not (path / "adapter_config.json").is_file():
             return []
         base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
         alike.add(json.dumps([base, card.kind, card.template], sort_keys=True))

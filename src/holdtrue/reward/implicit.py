@@ -164,7 +164,9 @@ def load(
     policies = open_policies(made, folder, device=device, trust_remote_code=trust_remote_code)
     for _, model, _ in policies.both():
         model.bf16 = bf16
-    return ImplicitScorer(made, policies, policies.policy.encoder())
+    encoder = policies.policy.encoder()
+    assert isinstance(encoder, Encoder)
+    return ImplicitScorer(made, policies, encoder)
 
 
 def open_policies(

@@ -248,6 +248,16 @@ def answer_tokens(hidden: Tensor, attention_mask: Tensor, length: Tensor) -> Ten
     return hidden[inside]
 
 
+@torch.no_grad()
+def sees_ahead(backbone: Any, device: torch.device) -> bool:
+    """Whether a token's state hangs on the tokens after it, as in encoders; found out by trying."""
+    ids = torch.arange(2, 8, device=device)[None]
+    changed = ids.clone()
+    changed[0, -1] = 1
+    first, other = (backbone(input_ids=i).last_hidden_state[0, 0] for i in (ids, changed))
+    return not torch.equal(first, other)
+
+
 def renew_head(classifier: Any, outputs: int, seed: int) -> None:
     """Fresh head: w ~ N(0, 1 / (D + 1)) (arXiv 2009.01325, appendix B), float32.
 

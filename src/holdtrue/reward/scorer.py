@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from holdtrue.records import Group
+from holdtrue.reward.comparer import PairComparer, Ranking, judge
 from holdtrue.reward.store import Loaded
 from holdtrue.tokens.conversation import Encoded, Encoder, Ids
+from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import Tree, common_prefix_length, grow
 
 _MAX_LEAVES = 16
@@ -44,17 +46,25 @@ class StreamingScorer(Scorer, Protocol):
 class Scored:
     """Rewards (N,) of a group's answers, NaN where ``reasons`` says why there is none.
 
-    ``std`` (N,) is how far the members of an ensemble disagree.
+    ``consistent``: for models that compare, whether each of the group's comparisons has the same winner in
+    both orders. ``std`` (N,) is how far the members of an ensemble disagree.
     """
 
     rewards: NDArray[np.float32]
     reasons: tuple[str | None, ...]
+    consistent: tuple[bool, ...] = ()
     std: NDArray[np.float32] | None = None
 
 
 def count_reasons(scored: Iterable[Scored]) -> Counter[str]:
     """How many answers have no reward, by reason."""
     return Counter(reason for item in scored for reason in item.reasons if reason)
+
+
+def position_consistency(scored: Iterable[Scored]) -> dict[str, float]:
+    """Share of comparisons with the same winner in both orders; nothing for models that do not compare."""
+    said = [same for item in scored for same in item.consistent]
+    return {"position_consistency": float(np.mean(said))} if said else {}
 
 
 class RewardScorer:
@@ -65,21 +75,24 @@ class RewardScorer:
         encoder: how conversations become ids; by default as the model was trained.
         max_tokens_per_pass: unique tokens in one forward pass; bounds memory only.
         chunk: groups encoded and packed together.
+        ranking: how rewards are made of comparisons, for models that compare.
         adapter: which of the adapters on the model it scores with, where several share it.
     """
 
     def __init__(
         self,
         loaded: Loaded,
-        encoder: Encoder | None = None,
+        encoder: Encoder | JointEncoder | None = None,
         max_tokens_per_pass: int = 8192,
         chunk: int = 512,
+        ranking: Ranking = "gap",
         adapter: str | None = None,
     ) -> None:
         self.loaded = loaded
         self.encoder = encoder or loaded.encoder()
         self.max_tokens_per_pass = max_tokens_per_pass
         self.chunk = chunk
+        self.ranking = ranking
         self.adapter = adapter
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
@@ -93,6 +106,10 @@ class RewardScorer:
             yield from self._score_chunk(chunk)
 
     def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
+        if not isinstance(self.encoder, Encoder):
+            comparer = PairComparer(self.loaded, self.encoder, self.max_tokens_per_pass)
+            judged = judge(comparer, groups, self.ranking)
+            return [Scored(j.rewards.astype(np.float32), j.reasons, j.consistent) for j in judged]
         encoded = list(self.encoder.encode(groups))
         trees, owners = plant(groups, encoded, self.max_tokens_per_pass)
         model = self.loaded.model

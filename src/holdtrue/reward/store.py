@@ -7,7 +7,6 @@ Safetensors only; code from a model folder runs only where the caller says ``tru
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -26,19 +25,20 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
-from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError, SettingsError
-from holdtrue.reward import imports
-from holdtrue.reward.card import RewardCard, read_card, readme, text_hash, weights_hash
-from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward import adapters, imports
+from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
+from holdtrue.reward.kinds import ComparingKind, RewardKind
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel, renew_head
+from holdtrue.reward.readme import readme
 from holdtrue.rundir import read_json
-from holdtrue.settings import LoraSettings, ModelSettings
+from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
+from holdtrue.tokens.joint import JointEncoder
 
 
 @dataclass
@@ -53,8 +53,12 @@ class Loaded:
     fresh_head: bool
     imported: imports.Imported | None = None
 
-    def encoder(self, max_length: int | None = None, truncation: Truncation | None = None) -> Encoder:
+    def encoder(
+        self, max_length: int | None = None, truncation: Truncation | None = None
+    ) -> Encoder | JointEncoder:
         """Encoder with the limits given, else the card's, else what the model can take.
+
+        It encodes comparisons for kinds that compare, else single conversations.
 
         Raises:
             SettingsError: ``max_length`` is more than the model can take, or nothing says how much that is.
@@ -69,7 +73,53 @@ class Loaded:
         if limit is not None and wanted > limit:
             raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
+        if isinstance(self.model.kind, ComparingKind):
+            return self.model.kind.encoder(self, wanted, truncation or card_truncation)
         return Encoder(self.tokenizer, wanted, truncation or card_truncation, embeddings)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model folder about to be loaded by a kind that compares.
+
+    Attributes:
+        base: the folder of the weights, that of the adapter's base where ``path`` holds an adapter.
+        trained: the folder's card says that it is of this kind.
+    """
+
+    path: str
+    base: str
+    config: Any
+    tokenizer: Any
+    settings: ModelSettings
+    seed: int
+    trust_remote_code: bool
+    adapted: bool
+    trained: bool
+
+    def weights(self, auto: Any, unused: tuple[str, ...] = ()) -> Any:
+        """The model as an auto class loads it; all but its ``unused`` weights must be in the file."""
+        model, info = _from(
+            auto,
+            self.base,
+            dtype=getattr(torch, self.settings.dtype),
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=self.trust_remote_code,
+        )
+        lost = sorted(key for key in map(str, info["missing_keys"]) if not key.startswith(unused))
+        if lost:
+            raise ModelError(f"{self.base} lacks weights its architecture needs: {', '.join(lost[:3])}")
+        return model
+
+    def with_new_adapter(self, lm: Any, task: str) -> Any:
+        """The language model with fresh adapters as set."""
+        assert self.settings.lora is not None
+        return adapters.with_new(lm, self.settings.lora, self.seed, task, None)
+
+    def with_saved_adapter(self, lm: Any) -> Any:
+        """The language model with the folder's adapter."""
+        return adapters.with_saved(lm, self.path)
 
 
 @contextmanager
@@ -106,31 +156,42 @@ def load(
     """
     path = str(settings.path)
     imports.refuse_unreadable(Path(path))
-    adapted = _adapter_base(path)
+    adapted = adapters.base_of(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
     kind = chosen_kind(settings)
     with quiet_loading():
         config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
-        _refuse_other_kinds(config, base)
+        if not isinstance(kind, ComparingKind):
+            _refuse_other_kinds(config, base)
         if Path(path).is_dir() and not adapted and not _has_tokenizer(path):
             raise ModelError(f"{path} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
         tokenizer = _from(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
-        found = imports.recognise(Path(base), config)
-        classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code, found)
         template = prepare_tokenizer(tokenizer, settings.chat_template_path)
-        _give_pad_token(classifier, tokenizer)
-        own = imports.recognise(Path(path), config) if adapted else None
-        if own is not None:
-            classifier, fresh, found = _with_foreign_adapter(classifier, path, own), False, own
-        elif adapted:
-            classifier, fresh = _with_saved_adapter(classifier, path), False
-        if settings.lora is not None and (own is not None or not adapted):
-            classifier = _with_new_adapter(classifier, settings.lora, seed)
-    model = RewardModel(classifier, tokenizer.pad_token_id, kind)
-    model.head.float()
+        found = None
+        if isinstance(kind, ComparingKind):
+            trained = card is not None and card.made_by.name() == kind.name()
+            source = Source(
+                path, base, config, tokenizer, settings, seed, trust_remote_code, bool(adapted), trained
+            )
+            model, fresh = kind.build(source)
+        else:
+            found = imports.recognise(Path(base), config)
+            classifier, fresh = _classifier(
+                base, config, kind, settings.dtype, seed, trust_remote_code, found
+            )
+            _give_pad_token(classifier, tokenizer)
+            own = imports.recognise(Path(path), config) if adapted else None
+            if own is not None:
+                classifier, fresh, found = adapters.with_foreign(classifier, path, own), False, own
+            elif adapted:
+                classifier, fresh = adapters.with_saved(classifier, path), False
+            if settings.lora is not None and (own is not None or not adapted):
+                classifier = adapters.with_new(classifier, settings.lora, seed, "SEQ_CLS", ["score"])
+            model = RewardModel(classifier, tokenizer.pad_token_id, kind)
+            model.head.float()
     model.to(device)
     model.eval()
     model.examine()
@@ -166,7 +227,7 @@ def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: boo
     """
     path = str(path)
     imports.refuse_unreadable(Path(path))
-    adapted = _adapter_base(path)
+    adapted = adapters.base_of(path)
     base = adapted or path
     if adapted and read_json(Path(path) / "adapter_config.json").get("task_type") == "SEQ_CLS":
         raise ModelError(f"{path} is the adapter of a reward model; one of a causal LM is needed")
@@ -180,7 +241,7 @@ def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: boo
         )
         causal = _causal(base, torch.float32, trust_remote_code)
         if adapted:
-            causal = _with_saved_adapter(causal, path)
+            causal = adapters.with_saved(causal, path)
         template = prepare_tokenizer(tokenizer)
     model = RewardModel(causal, pad_id=0)  # what stands in the padding is never seen
     model.language_head = language_head(model.inner, model.inner)
@@ -221,20 +282,17 @@ def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bo
 def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
     """Write model, tokenizer, card and a README into ``folder``; an adapter is merged on request.
 
-    Conventions: one label ``reward``, ``problem_type: regression``, a padding token that is not EOS,
-    the reference rewards' ``mean`` and ``std`` and ``value_head_prefix`` for OpenRLHF.
+    Kinds that compare are saved as what they are, a language model or an encoder with its head.
+    Conventions of all others: one label ``reward``, ``problem_type: regression``, a padding token that is
+    not EOS, the reference rewards' ``mean`` and ``std`` and ``value_head_prefix`` for OpenRLHF.
     """
     folder.mkdir(parents=True, exist_ok=True)
     classifier = loaded.model.classifier
     if merge and hasattr(classifier, "merge_and_unload"):
         classifier = classifier.merge_and_unload()
     config = loaded.model.inner.config
-    labels = loaded.model.kind.labels
-    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
-    config.problem_type = "regression"
-    config.use_cache = False
-    config.value_head_prefix = "score"
-    config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
+    if not isinstance(loaded.model.kind, ComparingKind):
+        _declare(config, loaded.model.kind.labels, card)
     with quiet_loading():
         classifier.save_pretrained(folder)
         if hasattr(classifier, "peft_config"):
@@ -251,19 +309,12 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
     loaded.card = card
 
 
-def _adapter_base(path: str) -> str | None:
-    file = Path(path) / "adapter_config.json"
-    if not file.is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file} is not an adapter's configuration: {error}") from error
-    if not isinstance(base, str):
-        raise ModelError(f"{file} does not say which model the adapter belongs to")
-    if not (file.parent / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{path} holds no adapter_model.safetensors; other weight formats are not read")
-    return base
+def _declare(config: Any, labels: tuple[str, ...], card: RewardCard) -> None:
+    config.id2label, config.label2id = dict(enumerate(labels)), {name: i for i, name in enumerate(labels)}
+    config.problem_type = "regression"
+    config.use_cache = False
+    config.value_head_prefix = "score"
+    config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
 
 
 def _has_tokenizer(path: str) -> bool:
@@ -376,53 +427,6 @@ def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
     classifier.config.pad_token_id = tokenizer.pad_token_id
     classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
-
-
-def _with_new_adapter(classifier: Any, lora: LoraSettings, seed: int) -> Any:
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,  # keeps the head trained and saved in full
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in classifier.modules()),
-        modules_to_save=["score"],
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return get_peft_model(classifier, config)
-        except ValueError as error:
-            raise ModelError(f"LoRA cannot be applied: {str(error).splitlines()[0][:300]}") from error
-
-
-def _with_saved_adapter(classifier: Any, path: str) -> Any:
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(classifier, path, is_trainable=True)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
-
-
-def _with_foreign_adapter(classifier: Any, path: str, head: imports.Imported) -> Any:
-    """The adapter of a causal LM merged into the backbone, and the head saved beside it."""
-    from peft import PeftConfig, PeftModel
-
-    try:
-        config = PeftConfig.from_pretrained(path)
-        config.task_type = None  # a causal LM is asked for its generation
-        merged = PeftModel.from_pretrained(classifier, path, config=config).merge_and_unload()
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
-    head.put_into(merged.score, path)
-    return merged
 
 
 def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:

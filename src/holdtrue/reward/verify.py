@@ -24,7 +24,7 @@ from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
-from holdtrue.tokens.conversation import Ids
+from holdtrue.tokens.conversation import Encoder, Ids
 from holdtrue.tokens.tree import grow
 
 Status = Literal["ok", "warn", "fail", "skip"]
@@ -83,9 +83,13 @@ def verify(
         ModelError: the model cannot be loaded at all.
     """
     loaded = store.load(ModelSettings(path=str(folder)), trust_remote_code=trust_remote_code)
+    encoder = loaded.encoder()
+    if not isinstance(encoder, Encoder):
+        from holdtrue.reward.verify_comparer import verify_comparer
+
+        return verify_comparer(folder, loaded, encoder, trust_remote_code)
     # others read an adapter's padding token in the configuration of its base
     raw_config = _raw(folder, "config.json") or _raw(Path(loaded.base), "config.json")
-    encoder = loaded.encoder()
     encoded = list(encoder.encode(sample()))
     usable = [ids for item in encoded for ids in item.ids if ids is not None]
     if len(usable) < 2:
@@ -101,7 +105,7 @@ def verify(
         checks += _numbers(loaded, usable, alone)
         checks.append(_reloaded(loaded, usable, trust_remote_code))
         checks.append(_plain_transformers(folder, loaded, usable, trust_remote_code))
-    checks += _card(folder, loaded)
+    checks += check_card(folder, loaded)
     return checks
 
 
@@ -220,7 +224,7 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
 def compare(
     name: str, one: np.ndarray, other: np.ndarray, spread: float, tolerance: float = TOLERANCE
 ) -> Check:
-    """Whether two measurements of the same rewards agree."""
+    """Whether two ways to compute the same numbers agree, relative to their spread."""
     error = float(np.abs(one - other).max()) / spread
     return Check(
         name, "ok" if error <= tolerance else "fail", f"largest difference {error:.1e} of the spread"
@@ -287,7 +291,8 @@ def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> Any:
         ).eval()
 
 
-def _card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
+def check_card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:
+    """What the reward card says against what is in the folder."""
     card = loaded.card
     if card is None:
         yield Check("reward card", "warn", "none: template, limits and calibration of training are unknown")

@@ -22,6 +22,7 @@ from torch import Tensor
 from holdtrue.errors import DataError, ModelError
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard, weights_hash
+from holdtrue.reward.kinds import ComparingKind
 from holdtrue.reward.model import RewardModel
 from holdtrue.reward.store import Loaded
 
@@ -69,6 +70,10 @@ def average(folders: Sequence[Path], *, trust_remote_code: bool = False) -> Aver
 
 def _merged(folder: Path, trust: bool) -> Loaded:
     loaded = store.load_trained(folder, trust_remote_code=trust)
+    if isinstance(loaded.model.kind, ComparingKind):
+        raise ModelError(
+            f"{folder} compares answers ({loaded.model.kind.name()}); combine such by mean or min"
+        )
     classifier = loaded.model.classifier
     if not hasattr(classifier, "peft_config"):
         return loaded

@@ -77,6 +77,7 @@ class Encoder:
         truncation: what is done with longer ones: ``drop`` leaves the answer out with a reason,
             ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
         vocabulary: embeddings the model has, where the tokenizer may know more tokens.
+        reply: end a chat with the opening of an assistant turn, for models that answer it.
 
     Attributes:
         repaired: how often something was put right, by what.
@@ -88,6 +89,7 @@ class Encoder:
         max_length: int,
         truncation: Truncation = "drop",
         vocabulary: int | None = None,
+        reply: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ModelError(
@@ -96,6 +98,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
+        self.reply = reply
         self.repaired: Counter[str] = Counter()
         self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
         self._backend = tokenizer.backend_tokenizer
@@ -227,7 +230,7 @@ class Encoder:
         return [_encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
-        return list(self._template(chats, add_generation_prompt=False))
+        return list(self._template(chats, add_generation_prompt=self.reply))
 
     def _template(self, chats: Any, *, add_generation_prompt: bool) -> Any:
         template = self.tokenizer.chat_template

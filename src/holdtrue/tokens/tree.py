@@ -56,6 +56,7 @@ class Tree:
 
     ``first, second`` (B,) index the answers; ``label, weight, margin`` (B,) are float32, margin 0 where
     none was given. ``ratings`` (N, K) and ``accepted`` (N,) are float32, NaN where nothing was said.
+    ``orders`` is how often each comparison stands in the tree: twice where models are shown both orders.
     """
 
     prompt: Ids
@@ -67,10 +68,11 @@ class Tree:
     margin: NDArray[np.float32]
     ratings: NDArray[np.float32]
     accepted: NDArray[np.float32]
+    orders: int = 1
 
     def count(self, unit: Unit) -> int:
         """Items of a loss in this tree."""
-        return {"comparison": len(self.first), "answer": len(self.answers), "prompt": 1}[unit]
+        return {"comparison": len(self.first) // self.orders, "answer": len(self.answers), "prompt": 1}[unit]
 
     @property
     def shared(self) -> list[int]:

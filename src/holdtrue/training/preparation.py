@@ -12,6 +12,7 @@ import numpy as np
 
 from holdtrue.records import Group
 from holdtrue.rundir import append_jsonl
+from holdtrue.tokens import joint
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.tree import PAIRS, Lesson, Tree, forest
 
@@ -43,7 +44,7 @@ class Prepared:
     def summary(self) -> dict[str, Any]:
         """Counts as they stand in ``run.json``."""
         return {
-            "comparisons": sum(len(tree.first) for tree in self.trees),
+            "comparisons": sum(tree.count("comparison") for tree in self.trees),
             "answers": sum(len(tree.answers) for tree in self.trees),
             "prompts": self.prompts,
             "trees": len(self.trees),
@@ -56,9 +57,17 @@ class Prepared:
 
 
 def prepare(
-    groups: list[Group], encoder: Encoder, max_answers: int, split: str, lesson: Lesson = PAIRS
+    groups: list[Group],
+    encoder: Encoder | joint.JointEncoder,
+    max_answers: int,
+    split: str,
+    lesson: Lesson = PAIRS,
+    both_orders: bool = False,
 ) -> Prepared:
-    """Encode groups and grow their trees, keeping account of everything left out."""
+    """Encode groups and grow their trees, keeping account of everything left out.
+
+    ``both_orders`` concerns models that compare: each comparison is shown in both.
+    """
     prepared = Prepared(groups)
 
     def dropped(group: Group, reason: str) -> None:
@@ -74,8 +83,11 @@ def prepare(
         )
 
     before = encoder.repaired.copy()
-    pairs = zip(groups, encoder.encode(groups), strict=True)
-    by_prompt = forest(pairs, max_answers, dropped, prepared.cut, lesson)
+    if isinstance(encoder, Encoder):
+        pairs = zip(groups, encoder.encode(groups), strict=True)
+        by_prompt = forest(pairs, max_answers, dropped, prepared.cut, lesson)
+    else:
+        by_prompt = joint.forest(groups, encoder, both_orders, max_answers, dropped, prepared.cut)
     prepared.trees = [tree for trees in by_prompt for tree in trees]
     prepared.prompts = len(by_prompt)
     prepared.repaired = encoder.repaired - before

@@ -15,8 +15,10 @@ from holdtrue.data.splits import read_splits
 from holdtrue.errors import DataError
 from holdtrue.losses import require_compatible
 from holdtrue.reward import store
+from holdtrue.reward.kinds import ComparingKind
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
+from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import Lesson
 from holdtrue.training.preparation import Prepared, prepare
 
@@ -31,7 +33,7 @@ class Setup:
 
     settings: Settings
     loaded: store.Loaded
-    encoder: Encoder
+    encoder: Encoder | JointEncoder
     train: Prepared
     eval: Prepared
     counts: dict[str, Any]
@@ -85,7 +87,8 @@ def set_up(
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
-    train = prepare(splits.train, encoder, most, "train", lesson)
+    both = isinstance(kind, ComparingKind) and kind.orders == "both"
+    train = prepare(splits.train, encoder, most, "train", lesson, both)
     held_out = prepare(splits.eval, encoder, most, "eval", lesson)
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))

@@ -9,14 +9,17 @@ A kind holds no weights. The head is the linear layer ``score`` of transformers'
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from holdtrue.kinds import Kind
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from holdtrue.reward.model import RewardOutput
+    from holdtrue.reward.model import RewardModel, RewardOutput
+    from holdtrue.reward.store import Loaded, Source
+    from holdtrue.tokens.conversation import Truncation
+    from holdtrue.tokens.joint import JointEncoder
 
 
 class RewardKind(Kind):
@@ -45,3 +48,31 @@ class RewardKind(Kind):
         tokenwise kinds; ``ends`` (N,) are the rows of the answers' last tokens. All float32. Nothing
         returned may be a view of ``logits``: the hooks of FSDP must not get one.
         """
+
+
+class ComparingKind(RewardKind):
+    """Base of the kinds that read two answers together and say which is better.
+
+    gap = z_first - z_second, the logit of P(the answer shown first is preferred). To take out what the place
+    alone does, both orders are computed where answers are judged: (gap(a, b) - gap(b, a)) / 2.
+    """
+
+    gives: ClassVar[frozenset[str]] = frozenset({"gap"})
+
+    orders: Literal["both", "random"] = "both"
+    """Training shows each comparison in both orders, or in one that the texts decide at random, which is
+    faster and leaves more to the place. Validation while training shows one."""
+
+    def read(self, logits: Tensor, hidden: Tensor, ends: Tensor) -> RewardOutput:
+        """The gap of (N, 2) logits, one row per joint sequence, which is one comparison."""
+        from holdtrue.reward.model import RewardOutput
+
+        return RewardOutput(gap=logits[:, 0] - logits[:, 1])
+
+    @abstractmethod
+    def build(self, source: Source) -> tuple[RewardModel, bool]:
+        """The model from a folder, and whether it is untrained."""
+
+    @abstractmethod
+    def encoder(self, loaded: Loaded, max_length: int, truncation: Truncation) -> JointEncoder:
+        """How comparisons become ids for a model of this kind."""
