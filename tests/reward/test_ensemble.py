@@ -116,6 +116,22 @@ def test_an_ensemble_can_be_a_member(models: list[Path], tmp_path: Path) -> None
     np.testing.assert_allclose(both, ((one - 0.5) / 2 + (two + 1) / 0.25) / 2, rtol=1e-4)
 
 
+def test_models_that_compare_are_members_too(base_model: Make, tmp_path: Path) -> None:
+    base, paths = base_model(), [tmp_path / "m1", tmp_path / "m2"]
+    for seed, path in enumerate(paths, start=1):
+        loaded = store.load(ModelSettings(path=str(base), kind="preference_lm"))
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in loaded.model.parameters():
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+        store.save(loaded, path, RewardCard())
+    own = [RewardScorer(store.load_trained(path)).score(GROUPS[:1])[0] for path in paths]
+    expected = sum((r - mean) / std for r, (mean, std) in zip(own, SCALES, strict=True)) / 2
+    both = named(paths, "mean", tmp_path / "both")
+    np.testing.assert_allclose(folders.open_scorer(both).scorer.score(GROUPS[:1])[0], expected, rtol=1e-4)
+    assert folders.compares(both) and not folders.compares(base)
+
+
 def test_adapters_of_one_base_share_it_in_memory(base_model: Make, tmp_path: Path) -> None:
     base, paths = base_model(), [tmp_path / "m1", tmp_path / "m2"]
     for seed, path in enumerate(paths, start=1):

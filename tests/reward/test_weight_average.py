@@ -137,6 +137,13 @@ def test_different_tokenizers_and_templates_are_refused(
         average([one, three])
 
 
+def test_models_that_compare_are_refused(base_model: Make, tmp_path: Path) -> None:
+    loaded = store.load(ModelSettings(path=str(base_model()), kind="preference_lm"))
+    store.save(loaded, tmp_path / "m1", RewardCard())
+    with pytest.raises(ModelError, match=r"m1 compares answers \(preference_lm\): its weights are not"):
+        average([tmp_path / "m1", tmp_path / "m1"])
+
+
 def test_weights_that_are_not_finite_are_refused(base_model: Make, tmp_path: Path) -> None:
     base = base_model()
     one, loaded = save(base, tmp_path / "m1", 1), store.load(ModelSettings(path=str(base)), seed=2)

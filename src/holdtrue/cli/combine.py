@@ -101,7 +101,7 @@ def _ensemble(
     judged = {compares(folder): folder for folder in folders}
     if len(judged) > 1:
         raise ModelError(
-            f"{judged[True]} compares answers and {judged[False]} scores each by itself; no ensemble"
+            f"no ensemble: {judged[True]} compares answers, {judged[False]} scores each by itself"
         )
     scaled = [_scaled(folder, data, read, trust) for folder in folders]
     made = Ensemble(members=tuple(scaled), combine=by, penalty=penalty, scale="data" if data else "cards")

@@ -1,4 +1,4 @@
-"""LoRA adapters (peft) on the models that rewards are made with: fresh, saved by holdtrue, or by other tools."""
+"""LoRA adapters (peft) on a model: fresh ones, saved ones, and those that other tools saved."""
 
 from __future__ import annotations
 

@@ -71,9 +71,8 @@ def average(folders: Sequence[Path], *, trust_remote_code: bool = False) -> Aver
 def _merged(folder: Path, trust: bool) -> Loaded:
     loaded = store.load_trained(folder, trust_remote_code=trust)
     if isinstance(loaded.model.kind, ComparingKind):
-        raise ModelError(
-            f"{folder} compares answers ({loaded.model.kind.name()}); combine such by mean or min"
-        )
+        kind = loaded.model.kind.name()
+        raise ModelError(f"{folder} compares answers ({kind}): its weights are not averaged; use an ensemble")
     classifier = loaded.model.classifier
     if not hasattr(classifier, "peft_config"):
         return loaded
