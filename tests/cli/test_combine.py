@@ -188,17 +188,31 @@ def test_what_cannot_be_combined_is_said_in_one_line_and_leaves_nothing(
     assert "\n" not in done.error["message"] and not (tmp_path / "out").exists()
 
 
-def test_what_compares_and_what_scores_make_no_ensemble(
-    holdtrue: Run, toy_run: Path, base_model: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "plain_text", "message"),
+    [
+        ("preference_lm", "chat", "no ensemble: "),
+        ("scalar", "raw", "plain text is raw text to"),
+    ],
+)
+def test_members_whose_rewards_mean_different_things_make_no_ensemble(
+    kind: str,
+    plain_text: Any,
+    message: str,
+    holdtrue: Run,
+    toy_run: Path,
+    base_model: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     from holdtrue.reward import store
     from holdtrue.reward.card import RewardCard
     from holdtrue.settings import ModelSettings
 
-    loaded = store.load(ModelSettings(path=str(base_model()), kind="preference_lm"))
-    store.save(loaded, tmp_path / "lm", RewardCard(reward={"mean": 0.0, "std": 1.0}))
+    loaded = store.load(ModelSettings(path=str(base_model()), kind=kind))
+    card = RewardCard(reward={"mean": 0.0, "std": 1.0}, plain_text=plain_text)
+    store.save(loaded, tmp_path / "lm", card)
     done = holdtrue("combine", toy_run, tmp_path / "lm", "-o", tmp_path / "both", "--json")
-    assert done.code == 3 and "no ensemble: " in done.error["message"]
+    assert done.code == 3 and message in done.error["message"]
 
 
 def test_a_missing_member_and_training_an_ensemble_are_errors(

@@ -58,7 +58,7 @@ def compares(folder: Path) -> bool:
     """Whether rewards are made of comparisons, so that an answer's depends on those beside it."""
     if (folder / members.ENSEMBLE).is_file():
         ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
-        return compares(ensemble.members[0].folder(folder))
+        return compares(Path(ensemble.members[0].path))
     card = read_card(folder)
     return card is not None and isinstance(card.made_by, ComparingKind)
 
@@ -94,7 +94,7 @@ def plain_text(folder: Path) -> Literal["chat", "raw"]:
     """What a folder takes plain strings for; an ensemble as its first member, since all must agree."""
     if (folder / members.ENSEMBLE).is_file():
         ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
-        return plain_text(ensemble.members[0].folder(folder))
+        return plain_text(Path(ensemble.members[0].path))
     card = read_card(folder)
     return card.plain_text if card else "chat"
 
