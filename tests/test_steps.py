@@ -29,12 +29,11 @@ def test_values_stand_at_the_steps_they_were_given_to_and_others_have_none() -> 
     ends, values = steps.of(answer, "\n")
     assert ends == [4, 10, 17]
     assert values[0] == 1.0 and isnan(values[1]) and values[2] == 0.0
-    assert steps.misplaced(answer, "\n") == 0
 
 
-def test_a_value_in_the_middle_of_a_step_is_misplaced() -> None:
+def test_a_value_in_the_middle_of_a_step_is_that_of_none() -> None:
     answer = Answer("One. Two.", steps=((4, 1.0), (9, 0.0)))
-    assert steps.of(answer, "\n")[1] == [0.0] and steps.misplaced(answer, "\n") == 1
+    assert steps.of(answer, "\n")[1] == [0.0]
 
 
 @given(st.lists(st.text("ab .", min_size=1).filter(str.strip), min_size=1, max_size=5))

@@ -209,14 +209,13 @@ def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tel
     scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
     scored = list(scorer.stream(judged.groups))
     rewards = [item.rewards for item in scored]
-    aspects = by_aspect(scorer.aspects, scored)
+    aspects = by_aspect(scored)
     words = BagOfWords.load(run.bag_of_words_file) if setup.held_out else "it was fitted on these very pairs"
     result = evaluate(
         judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words, aspects
     )
-    result |= steps.agreement(
-        judged.groups, [item.steps for item in scored], scorer.separator, settings.evaluation.confidence
-    )
+    made_of = [item.steps for item in scored]
+    result |= steps.agreement(judged.groups, made_of, settings.evaluation.confidence)
     for aspect, found in fitted.get("aspects", {}).items():
         result["aspects"][aspect] = result["aspects"].get(aspect, {}) | found
     result |= position_consistency(scored)

@@ -22,15 +22,12 @@ def step_ends(text: str, separator: str) -> list[int]:
     return ends
 
 
+def judgements(answer: Answer) -> dict[int, float]:
+    """Values given to steps, by the last visible character of each."""
+    return {len(answer.text[:end].rstrip()): value for end, value in answer.steps}
+
+
 def of(answer: Answer, separator: str) -> tuple[list[int], list[float]]:
     """Ends of an answer's steps, and the value each was given, NaN where none was."""
-    text = answer.text
-    ends = step_ends(text, separator)
-    said = {len(text[:end].rstrip()): value for end, value in answer.steps}
+    ends, said = step_ends(answer.text, separator), judgements(answer)
     return ends, [said.get(end, nan) for end in ends]
-
-
-def misplaced(answer: Answer, separator: str) -> int:
-    """Values given to places that are not the end of a step."""
-    _, values = of(answer, separator)
-    return len(answer.steps) - sum(value == value for value in values)

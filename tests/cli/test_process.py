@@ -34,7 +34,7 @@ def test_judged_steps_are_learned_and_every_verb_knows_them(
     done = holdtrue(*line(base_model(), data, run))
     assert done.code == 0 and "steps" in done.out and "accuracy" not in done.out
     found = holdtrue("evaluate", run, data, "--json").value["steps"]
-    assert found["count"] == 80 and found["right_steps"] == 40 and found["misplaced"] == 0
+    assert found["count"] == 80 and found["right_steps"] == 40 and found["unmatched"] == 0
     assert found["auc"] == 1.0 and found["right_at_zero"] == 1.0
     assert holdtrue("score", run, data, "--output", tmp_path / "scored.jsonl").code == 0
     row = json.loads((tmp_path / "scored.jsonl").read_text(encoding="utf-8").splitlines()[0])

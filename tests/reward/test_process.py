@@ -72,8 +72,10 @@ def test_a_step_is_worth_what_the_text_up_to_its_end_is_worth(loaded: store.Load
     for ids, marks, row in zip(encoded.ids, encoded.marks, scored.steps, strict=True):
         assert ids is not None
         expected = [plain(loaded, ids[: mark + 1]) for mark in marks]
-        assert row.tolist() == pytest.approx(expected, abs=1e-5)
-    assert scored.rewards.tolist() == pytest.approx([min(row) for row in scored.steps], abs=1e-6)
+        assert [value for _, value in row] == pytest.approx(expected, abs=1e-5)
+    assert [end for end, _ in scored.steps[1]] == [12, 23, 29]
+    worst = [min(value for _, value in row) for row in scored.steps]
+    assert scored.rewards.tolist() == pytest.approx(worst, abs=1e-6)
 
 
 def test_the_marked_tokens_are_those_that_end_the_steps(loaded: store.Loaded) -> None:

@@ -24,7 +24,11 @@ def model(toy_folder: Path) -> RewardModel:
 
 
 def trees(*answers: list[int]) -> list[Tree]:
-    return [grow([np.array(PROMPT + a, dtype=np.int32) for a in answers], marks=[(len(PROMPT) - 1,)] * len(answers))]
+    return [
+        grow(
+            [np.array(PROMPT + a, dtype=np.int32) for a in answers], marks=[(len(PROMPT) - 1,)] * len(answers)
+        )
+    ]
 
 
 def plain(model: RewardModel, ids: list[int]) -> torch.Tensor:

@@ -108,10 +108,9 @@ def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_wor
         )
     scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
-    aspects = by_aspect(judge.scorer.aspects, scored)
+    aspects = by_aspect(scored)
     result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words, aspects)
-    values = [item.steps for item in scored]
-    result |= steps.agreement(groups, values, judge.scorer.separator, evaluation.confidence)
+    result |= steps.agreement(groups, [item.steps for item in scored], evaluation.confidence)
     return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
 
 

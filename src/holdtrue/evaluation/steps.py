@@ -10,37 +10,35 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdtrue import steps
 from holdtrue.evaluation.pointwise import auc
 from holdtrue.intervals import wilson
 from holdtrue.records import Group
 
+Steps = Sequence[tuple[int, float]]
+"""Where in an answer's text each step ends, and its value."""
+
 
 def agreement(
-    groups: Sequence[Group],
-    values: Sequence[Sequence[NDArray[np.floating]] | None],
-    separator: str,
-    confidence: float,
+    groups: Sequence[Group], values: Sequence[Sequence[Steps] | None], confidence: float
 ) -> dict[str, Any]:
     """``steps``: values of steps, for each answer of each group, against judgements; nothing without either.
 
     A step is wrong when its judgement is below ``threshold``: 0 where any judgement is negative (PRM800K,
-    where neutral steps then count as right, arXiv 2305.20050, section 2.5), else 0.5. ``misplaced``
-    judgements stand where no step ends, ``cut`` ones beyond what the model read.
+    where neutral steps then count as right, arXiv 2305.20050, section 2.5), else 0.5. ``unmatched``
+    judgements stand where the model read no end of a step.
     """
     found: list[tuple[float, float]] = []
-    misplaced = cut = 0
+    unmatched = 0
     for group, rows in zip(groups, values, strict=True):
         for answer, row in zip(group.answers, rows or [], strict=rows is not None):
-            if not answer.steps or not len(row):
-                continue
-            misplaced += steps.misplaced(answer, separator)
-            said = steps.of(answer, separator)[1]
-            judged = [(value, z) for value, z in zip(said, row, strict=False) if value == value]
-            cut += sum(value == value for value in said[len(row) :])
-            found += [(value, float(z)) for value, z in judged if np.isfinite(z)]
+            read = dict(row)
+            for end, value in steps.judgements(answer).items():
+                if end in read and np.isfinite(read[end]):
+                    found.append((value, read[end]))
+                else:
+                    unmatched += 1
     if not found:
         return {}
     said_of, z = (np.array(column) for column in zip(*found, strict=True))
@@ -51,8 +49,7 @@ def agreement(
         "count": len(found),
         "right_steps": int(good.sum()),
         "threshold": threshold,
-        "misplaced": misplaced,
-        "cut": cut,
+        "unmatched": unmatched,
         "right_at_zero": right / len(found),
         "right_at_zero_interval": list(wilson(right, len(found), confidence)),
         **auc(good, z, confidence),

@@ -62,7 +62,8 @@ class RewardModel(nn.Module):
     """A decoder with a linear head.
 
     Args:
-        classifier: a transformers sequence classifier with a ``score`` head (or a peft model around one).
+        classifier: a transformers sequence classifier with a ``score`` head (or a peft model around one);
+            a causal LM where only :meth:`logprobs` is wanted.
         pad_id: padding token of the padded layout.
         kind: how the reward is made; the head has as many outputs as it has labels.
 
@@ -125,6 +126,13 @@ class RewardModel(nn.Module):
             assert isinstance(self.kind, Aspects)
             aspects = self.kind.without_verbosity(given(out.logits))
             return replace(out, rewards=(gate(at_marks(hidden, batch).float()) * aspects).sum(1))
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        """(sum of answer lengths,) float32 log-probability of each answer token, by the language head."""
+        assert self.language_head is not None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            found: Tensor = self.language_head(self._hidden(batch), batch)
+        return found
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""

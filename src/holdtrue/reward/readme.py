@@ -22,9 +22,11 @@ def readme(card: RewardCard, adapter: bool) -> str:
         if temperature
         else ""
     )
+    origin = f" as the mean of {len(card.averaged)} models' weights" if card.averaged else ""
     return f"""# Reward model
 
-Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
+Trained with holdtrue {card.holdtrue}{origin} from `{card.base_model}`.
+One number per conversation: higher is better.
 Only differences between answers to the same prompt mean something.
 
 ```python

@@ -7,7 +7,6 @@ Safetensors only; code from a model folder runs only where the caller says ``tru
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import warnings
@@ -19,12 +18,17 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
-from transformers.pytorch_utils import Conv1D
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError, SettingsError
-from holdtrue.reward import gate
+from holdtrue.reward import adapters, gate, imports
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.kinds import ComparingKind, RewardKind
 from holdtrue.reward.kinds.aspects import Aspects
@@ -33,7 +37,8 @@ from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel, renew_head
 from holdtrue.reward.readme import readme
-from holdtrue.settings import LoraSettings, ModelSettings
+from holdtrue.rundir import read_json
+from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
 from holdtrue.tokens.joint import JointEncoder
 
@@ -48,6 +53,7 @@ class Loaded:
     card: RewardCard | None
     base: str
     fresh_head: bool
+    imported: imports.Imported | None = None
 
     def encoder(
         self, max_length: int | None = None, truncation: Truncation | None = None
@@ -115,11 +121,11 @@ class Source:
     def with_new_adapter(self, lm: Any, task: str) -> Any:
         """The language model with fresh adapters as set."""
         assert self.settings.lora is not None
-        return _with_new_adapter(lm, self.settings.lora, self.seed, task, None)
+        return adapters.with_new(lm, self.settings.lora, self.seed, task, None)
 
     def with_saved_adapter(self, lm: Any) -> Any:
         """The language model with the folder's adapter."""
-        return _with_saved_adapter(lm, self.path)
+        return adapters.with_saved(lm, self.path)
 
 
 @contextmanager
@@ -149,11 +155,14 @@ def load(
 ) -> Loaded:
     """A reward model from a folder: a causal LM (fresh head), a sequence classifier or a saved adapter.
 
+    What other tools saved is read as :mod:`holdtrue.reward.imports` says; a LoRA adapter of theirs is merged.
+
     Raises:
         ModelError: nothing is there, it cannot be read, or it is of a kind that cannot be a reward model.
     """
     path = str(settings.path)
-    adapted = _adapter_base(path)
+    imports.refuse_unreadable(Path(path))
+    adapted = adapters.base_of(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
     kind = chosen_kind(settings)
@@ -167,6 +176,7 @@ def load(
             AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
         template = prepare_tokenizer(tokenizer, settings.chat_template_path)
+        found = None
         if isinstance(kind, ComparingKind):
             trained = card is not None and card.made_by.name() == kind.name()
             source = Source(
@@ -174,12 +184,18 @@ def load(
             )
             model, fresh = kind.build(source)
         else:
-            classifier, fresh = _classifier(base, config, kind, settings.dtype, seed, trust_remote_code)
+            found = imports.recognise(Path(base), config)
+            classifier, fresh = _classifier(
+                base, config, kind, settings.dtype, seed, trust_remote_code, found
+            )
             _give_pad_token(classifier, tokenizer)
-            if adapted:
-                classifier, fresh = _with_saved_adapter(classifier, path), False
-            elif settings.lora is not None:
-                classifier = _with_new_adapter(classifier, settings.lora, seed, "SEQ_CLS", ["score"])
+            own = imports.recognise(Path(path), config) if adapted else None
+            if own is not None:
+                classifier, fresh, found = adapters.with_foreign(classifier, path, own), False, own
+            elif adapted:
+                classifier, fresh = adapters.with_saved(classifier, path), False
+            if settings.lora is not None and (own is not None or not adapted):
+                classifier = adapters.with_new(classifier, settings.lora, seed, "SEQ_CLS", ["score"])
             model = RewardModel(classifier, tokenizer.pad_token_id, kind)
             model.head.float()
             if isinstance(kind, Aspects) and kind.gate is not None and settings.kind is None:
@@ -190,7 +206,7 @@ def load(
     model.examine()
     if card is not None and template == "own":
         template = card.template.get("name", template)
-    return Loaded(model, tokenizer, template, card, base, fresh)
+    return Loaded(model, tokenizer, template, card, base, fresh, found)
 
 
 def chosen_kind(settings: ModelSettings) -> RewardKind:
@@ -208,19 +224,56 @@ def keep_language_head(loaded: Loaded, *, trust_remote_code: bool = False) -> No
         ModelError: the model is made from a classifier, which has none.
     """
     with quiet_loading():
-        causal, info = _from(
-            AutoModelForCausalLM,
-            loaded.base,
-            dtype=loaded.model.inner.dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
+        causal = _causal(loaded.base, loaded.model.inner.dtype, trust_remote_code)
+    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
+
+
+def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
+    """A causal LM, or an adapter on one, for its log-probabilities; it has no reward head.
+
+    Raises:
+        ModelError: it cannot be read, or is a reward model.
+    """
+    path = str(path)
+    imports.refuse_unreadable(Path(path))
+    adapted = adapters.base_of(path)
+    base = adapted or path
+    if adapted and read_json(Path(path) / "adapter_config.json").get("task_type") == "SEQ_CLS":
+        raise ModelError(f"{path} is the adapter of a reward model; one of a causal LM is needed")
+    with quiet_loading():
+        config = _from(AutoConfig, base, trust_remote_code=trust_remote_code)
+        if any("SequenceClassification" in name for name in config.architectures or []):
+            raise ModelError(f"{base} is a {config.architectures[0]}; a causal LM is needed")
+        _refuse_other_kinds(config, base)
+        tokenizer = _from(
+            AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
+        causal = _causal(base, torch.float32, trust_remote_code)
+        if adapted:
+            causal = adapters.with_saved(causal, path)
+        template = prepare_tokenizer(tokenizer)
+    model = RewardModel(causal, pad_id=0)  # what stands in the padding is never seen
+    model.language_head = language_head(model.inner, model.inner)
+    model.to(device)
+    model.eval()
+    model.examine()
+    return Loaded(model, tokenizer, template, None, base, False)
+
+
+def _causal(base: str, dtype: torch.dtype, trust: bool) -> Any:
+    causal, info = _from(
+        AutoModelForCausalLM,
+        base,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=trust,
+    )
     tied = causal.config.get_text_config().tie_word_embeddings
     missing = [key for key in info["missing_keys"] if not (tied and key.startswith(("lm_head", "embed_out")))]
     if missing:
-        raise ModelError(f"{loaded.base} has no language head ({missing[0]}); start from the causal LM")
-    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
+        raise ModelError(f"{base} has no language head ({missing[0]}); start from the causal LM")
+    return causal
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
@@ -275,21 +328,6 @@ def _declare(config: Any, labels: tuple[str, ...], card: RewardCard) -> None:
     config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
 
 
-def _adapter_base(path: str) -> str | None:
-    file = Path(path) / "adapter_config.json"
-    if not file.is_file():
-        return None
-    try:
-        base = json.loads(file.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file} is not an adapter's configuration: {error}") from error
-    if not isinstance(base, str):
-        raise ModelError(f"{file} does not say which model the adapter belongs to")
-    if not (file.parent / "adapter_model.safetensors").is_file():
-        raise ModelError(f"{path} holds no adapter_model.safetensors; other weight formats are not read")
-    return base
-
-
 def _has_tokenizer(path: str) -> bool:
     files = (Path(path) / name for name in ("tokenizer_config.json", "tokenizer.json"))
     return not Path(path).is_dir() or any(file.is_file() for file in files)
@@ -299,7 +337,7 @@ def _from(kind: Any, path: str, **options: Any) -> Any:
     if path.startswith((".", "/", "~")) and not Path(path).exists():
         raise ModelError(f"model {path} does not exist")
     try:
-        return kind.from_pretrained(path, **options)
+        return kind.from_pretrained(None if "state_dict" in options else path, **options)
     except MemoryError:
         raise
     except Exception as error:  # a broken folder makes its readers raise anything
@@ -318,20 +356,31 @@ def _refuse_other_kinds(config: Any, path: str) -> None:
 
 
 def _classifier(
-    base: str, config: Any, kind: RewardKind, dtype: str, seed: int, trust: bool
+    base: str,
+    config: Any,
+    kind: RewardKind,
+    dtype: str,
+    seed: int,
+    trust: bool,
+    found: imports.Imported | None,
 ) -> tuple[Any, bool]:
     outputs = len(kind.labels)
-    saved_as_classifier = any(
+    saved_as_classifier = found is None and any(
         "SequenceClassification" in n or n == "RewardModel" for n in config.architectures or []
     )
     if saved_as_classifier and config.num_labels != outputs:
         raise ModelError(
             f"{base} has {config.num_labels} outputs; a {kind.name()} reward model has {outputs}"
         )
+    auto: Any = AutoModelForSequenceClassification
+    source: dict[str, Any] = {"num_labels": outputs}
+    if found is not None and found.prefix:  # what transformers renames, it saves by the old names again
+        auto, config.num_labels = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], outputs
+        source = {"config": config, "state_dict": found.backbone(Path(base))}
     classifier, info = _from(
-        AutoModelForSequenceClassification,
+        auto,
         base,
-        num_labels=outputs,
+        **source,
         dtype=getattr(torch, dtype),
         use_safetensors=True,
         ignore_mismatched_sizes=True,  # they are refused below, with the shapes
@@ -346,7 +395,7 @@ def _classifier(
     lost = [key for key in missing if not key.startswith("score.")]
     if lost:
         raise ModelError(f"{base} lacks weights its architecture needs: {', '.join(lost[:3])}")
-    fresh = bool(missing)
+    fresh = bool(missing) and found is None
     if fresh and saved_as_classifier:
         raise ModelError(f"{base} calls itself a classifier but its head score.weight is not in the file")
     if saved_as_classifier and info["unexpected_keys"]:
@@ -358,6 +407,8 @@ def _classifier(
         raise ModelError(
             f"{type(classifier).__name__} has no linear head 'score'; only decoders are supported"
         )
+    elif found is not None:
+        found.put_into(classifier.score, base)
     elif dtype != "float32":
         _restore_head(classifier.score, base)
     return classifier, fresh
@@ -387,40 +438,6 @@ def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
     classifier.config.pad_token_id = tokenizer.pad_token_id
     classifier.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     tokenizer.padding_side = "right"
-
-
-def _with_new_adapter(
-    classifier: Any, lora: LoraSettings, seed: int, task: str, in_full: list[str] | None
-) -> Any:
-    """Fresh adapters on every layer but ``in_full``, which are trained and saved as they are."""
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    config = LoraConfig(
-        task_type=TaskType[task],
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-        fan_in_fan_out=any(isinstance(module, Conv1D) for module in classifier.modules()),
-        modules_to_save=in_full,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            return get_peft_model(classifier, config)
-        except ValueError as error:
-            raise ModelError(f"LoRA cannot be applied: {str(error).splitlines()[0][:300]}") from error
-
-
-def _with_saved_adapter(classifier: Any, path: str) -> Any:
-    from peft import PeftModel
-
-    try:
-        return PeftModel.from_pretrained(classifier, path, is_trainable=True)
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
 
 
 def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from holdtrue.errors import ModelError
 from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import store
-from holdtrue.reward.card import text_hash, weights_hash
+from holdtrue.reward.card import RewardCard, text_hash, weights_hash
 from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.rundir import read_json
@@ -129,10 +129,15 @@ def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Chec
     weight = next(p.detach().float().cpu() for name, p in heads.items() if "original_module" not in name)
     if (folder / "adapter_config.json").is_file() and not any("score" in name for name in names):
         yield Check("head saved", "fail", "the adapter holds no 'score' weights: rewards use a random head")
+    elif loaded.imported is not None:
+        yield Check("head saved", "ok", loaded.imported.described)
     elif loaded.fresh_head:
         yield Check("head saved", "fail", "the folder holds no head 'score.weight': rewards would be random")
     else:
         yield Check("head saved", "ok", f"score.weight {tuple(weight.shape)} is in the file")
+    if loaded.imported is not None and loaded.imported.bias:
+        text = f"its bias {loaded.imported.bias:.4g} is left out, which shifts all rewards equally"
+        yield Check("head bias", "warn", text)
     if not weight.any():
         yield Check("head trained", "fail", "all head weights are 0: every reward is equal")
     elif seed is not None:
@@ -221,17 +226,17 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Tree], alone: np.ndarray) ->
     yield Check("bf16 = fp32", "ok" if error < 0.1 else "warn", text)
 
 
-def compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+def compare(
+    name: str, one: np.ndarray, other: np.ndarray, spread: float, tolerance: float = TOLERANCE
+) -> Check:
     """Whether two ways to compute the same numbers agree, relative to their spread."""
     error = float(np.abs(one - other).max()) / spread
     return Check(
-        name, "ok" if error <= TOLERANCE else "fail", f"largest difference {error:.1e} of the spread"
+        name, "ok" if error <= tolerance else "fail", f"largest difference {error:.1e} of the spread"
     )
 
 
 def _reloaded(loaded: store.Loaded, usable: Sequence[Tree], trust_remote_code: bool) -> Check:
-    from holdtrue.reward.card import RewardCard
-
     with tempfile.TemporaryDirectory() as folder:
         store.save(replace(loaded), Path(folder) / "model", RewardCard())
         again = store.load(
@@ -253,7 +258,15 @@ def _plain_transformers(
     gated = ", without the gate" if loaded.model.gate is not None else ""
     name = f"ours = plain transformers{gated}"
     try:
-        model = _as_others_load(folder, len(loaded.model.kind.labels), trust_remote_code)
+        if loaded.imported is None:
+            model = _as_others_load(folder, len(loaded.model.kind.labels), trust_remote_code)
+        else:
+            name += ", once saved"
+            with tempfile.TemporaryDirectory() as saved:
+                store.save(replace(loaded), Path(saved) / "model", RewardCard())
+                model = _as_others_load(
+                    Path(saved) / "model", len(loaded.model.kind.labels), trust_remote_code
+                )
     except Exception as error:  # whatever they raise, others cannot use the folder
         return Check(name, "fail", f"others cannot load it: {str(error).splitlines()[0][:200]}")
     pad = model.config.get_text_config().pad_token_id

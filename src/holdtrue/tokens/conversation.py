@@ -45,13 +45,15 @@ class Encoded:
     ``ids[k]`` is prompt and answer ``k`` in full, or ``None`` where ``reasons[k]`` says why it cannot be
     used. ``cut[k]`` counts the tokens truncation took away. ``marks[k]`` are the places of tokens that are
     read besides the last, where the encoder was asked for them: the prompt's last, or the last of each step;
-    ``steps[k]`` is then what was said of each of these steps, NaN where nothing was.
+    ``ends[k]`` is then the character each of these steps ends with in the answer, ``steps[k]`` what was said
+    of it, NaN where nothing was.
     """
 
     ids: tuple[Ids | None, ...]
     reasons: tuple[str | None, ...]
     cut: tuple[int, ...]
     marks: tuple[tuple[int, ...], ...] = ()
+    ends: tuple[tuple[int, ...], ...] = ()
     steps: tuple[tuple[float, ...], ...] = ()
 
 
@@ -202,22 +204,26 @@ class Encoder:
     def _with_steps(self, group: Group, encoded: Encoded) -> Encoded:
         """Marks at the answers' steps; an answer that is not found in what the model reads is refused."""
         ids, reasons = list(encoded.ids), list(encoded.reasons)
-        marks: list[tuple[int, ...]] = []
-        said: list[tuple[float, ...]] = []
+        found: list[list[tuple[int, int, float]]] = [[] for _ in ids]
         for k, own in enumerate(encoded.ids):
-            found: list[tuple[int, float]] = []
-            if own is not None:
-                ends, values = steps.of(group.answers[k], self.separator)
-                places = self._tokens_at(group, k, ends)
-                if places is None:
-                    ids[k], reasons[k] = None, "the chat template changes the text, its steps are not found"
-                else:
-                    kept = self._after_cut(own, places, encoded.cut[k])
-                    found = [(at, v) for at, v in zip(kept, values, strict=True) if at >= 0]
-                    found = found or [(len(own) - 1, math.nan)]
-            marks.append(tuple(at for at, _ in found))
-            said.append(tuple(value for _, value in found))
-        return replace(encoded, ids=tuple(ids), reasons=tuple(reasons), marks=tuple(marks), steps=tuple(said))
+            if own is None:
+                continue
+            ends, values = steps.of(group.answers[k], self.separator)
+            places = self._tokens_at(group, k, ends)
+            if places is None:
+                ids[k], reasons[k] = None, "the chat template changes the text, its steps are not found"
+                continue
+            kept = self._after_cut(own, places, encoded.cut[k])
+            found[k] = [one for one in zip(kept, ends, values, strict=True) if one[0] >= 0]
+            found[k] = found[k] or [(len(own) - 1, len(group.answers[k].text), math.nan)]
+        return replace(
+            encoded,
+            ids=tuple(ids),
+            reasons=tuple(reasons),
+            marks=tuple(tuple(at for at, _, _ in own) for own in found),
+            ends=tuple(tuple(end for _, end, _ in own) for own in found),
+            steps=tuple(tuple(value for _, _, value in own) for own in found),
+        )
 
     def _tokens_at(self, group: Group, answer: int, ends: Sequence[int]) -> list[int] | None:
         """The token that holds the last character of each part of an answer, before any cut."""
