@@ -28,6 +28,8 @@ def targets(
     length: list[int] | None = None,
     tree: list[int] | None = None,
     counted: list[float] | None = None,
+    marks: list[int] | None = None,
+    steps: list[float] | Tensor | None = None,
 ) -> Targets:
     """Targets of ``answers`` answers; what is not given is nothing, or the same for all pairs."""
     pairs = len(first)
@@ -46,6 +48,8 @@ def targets(
         ratings=rated.to(dtype).reshape(answers, rated.shape[-1] if rated.ndim > 1 else 1),
         accepted=torch.full((answers,), torch.nan) if accepted is None else torch.tensor(accepted),
         length=torch.ones(answers, dtype=torch.int64) if length is None else torch.tensor(length),
+        marks=torch.zeros(answers, dtype=torch.int64) if marks is None else torch.tensor(marks),
+        steps=torch.zeros(0, dtype=dtype) if steps is None else torch.as_tensor(steps, dtype=dtype),
         tree=torch.zeros(answers, dtype=torch.int64) if tree is None else torch.tensor(tree),
         counted=torch.ones(answers) if counted is None else torch.tensor(counted),
     )
@@ -67,6 +71,10 @@ def trees() -> list[Tree]:
                 margin=random.uniform(0, 1, count - 1).astype(np.float32),
                 ratings=random.uniform(0, 4, (count, 1)).astype(np.float32),
                 accepted=random.uniform(0, 1, count).astype(np.float32),
+                marks=tuple(
+                    (2 + i, 2 + i + length) for length in answers
+                ),  # the prompt's end, and the answer's
+                steps=random.integers(0, 2, 2 * count).astype(np.float32),
             )
         )
     made[1].ratings[0] = np.nan

@@ -15,7 +15,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "holdtrue"
 
-BOTTOM = {"errors", "records", "kinds", "settings", "rundir", "intervals", "health"}
+BOTTOM = {"errors", "records", "kinds", "settings", "rundir", "steps", "intervals", "correlation", "health"}
 MAY_USE = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     "data": BOTTOM,

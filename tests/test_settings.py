@@ -137,7 +137,10 @@ def test_put_makes_the_mappings_on_the_way() -> None:
         ({"training": {"max_stesp": 1}}, "'training.max_stesp'; did you mean 'training.max_steps'?"),
         ({"training": {"seed": 1}}, "unknown setting 'training.seed'"),
         ({"model": {"lora": {"rank": 1}}}, "unknown setting 'model.lora.rank'"),
-        ({"qqq": 1}, "unknown setting 'qqq'; known: data, evaluation, loss, model, seed, sweep, training"),
+        (
+            {"qqq": 1},
+            "unknown setting 'qqq'; known: data, evaluation, loss, model, ridge, seed, sweep, training",
+        ),
         ({1: 2}, "unknown setting '1'; known: data,"),
         ({"data": ["x"]}, "data holds settings of its own, got ['x']"),
         ({"training": {"max_steps": "many"}}, "training.max_steps: should be a valid integer"),

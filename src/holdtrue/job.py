@@ -109,7 +109,7 @@ def train(
 def _train(
     run: RunDir, settings: Settings, world: World, tell: Tell, stop: Callable[[], bool], trust: bool
 ) -> dict[str, Any]:
-    from holdtrue.training import checkpoint, distributed, loop, sinks
+    from holdtrue.training import checkpoint, distributed, fitting, loop, sinks
     from holdtrue.training.setup import set_up
 
     rejected = run.rejected_file if world.main else None
@@ -119,7 +119,7 @@ def _train(
     if world.main:
         _record(run, setup, world)
         _fit_baseline(run, setup)
-    if setup.eval.trees:
+    if setup.held_out:
         setup.train.groups.clear()  # their trees are all that is needed from here on
     tell("prepared", run.info())
     if world.sharded:
@@ -134,25 +134,31 @@ def _train(
         trackers.write(values)
         tell("metrics", values)
 
+    fitted: dict[str, Any] = {}
     with trackers:
-        state = loop.train(
-            loop.Training(
-                model=setup.loaded.model,
-                loss=settings.loss,
-                trees=setup.train.trees,
-                eval_trees=setup.eval.trees,
-                settings=settings.training,
-                run=run,
-                seed=settings.seed,
-                learning_rate=setup.learning_rate,
-                world=world,
-                tell=row,
-                stop=stop,
+        if settings.training.method == "ridge":
+            run.metrics_file.unlink(missing_ok=True)
+            fitted = fitting.fit(setup, run, row)
+            state = loop.State(seconds=sum(fitted["seconds"].values()))
+        else:
+            state = loop.train(
+                loop.Training(
+                    model=setup.loaded.model,
+                    loss=settings.loss,
+                    trees=setup.train.trees,
+                    eval_trees=setup.eval.trees,
+                    settings=settings.training,
+                    run=run,
+                    seed=settings.seed,
+                    learning_rate=setup.learning_rate,
+                    world=world,
+                    tell=row,
+                    stop=stop,
+                )
             )
-        )
     if world.sharded:
         setup.loaded = _unsharded(setup, world, trust)
-    return _finish(run, setup, state, tell) if world.main else {}
+    return _finish(run, setup, state, fitted, tell) if world.main else {}
 
 
 def _record(run: RunDir, setup: Setup, world: World) -> None:
@@ -169,7 +175,7 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
             f"the run was started with {before} processes and a batch size per device; {world.size} "
             f"would make other steps; continue it with {before}"
         )
-    write_dropped(run.dropped_file, [setup.train, setup.eval])
+    write_dropped(run.dropped_file, [setup.train, setup.eval, *(setup.pairs or ())])
     run.update_info(
         torch=torch.__version__,
         transformers=transformers.__version__,
@@ -188,25 +194,30 @@ def _fit_baseline(run: RunDir, setup: Setup) -> None:
             bag_of_words.fit(setup.train.groups).save(run.bag_of_words_file)
 
 
-def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, Any]:
-    """Measure, save and report the trained model."""
-    from holdtrue.evaluation import evaluate
+def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    """Measure, save and report the trained model; ``fitted`` is what a closed form found."""
+    from holdtrue.evaluation import evaluate, steps
     from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer, count_reasons, position_consistency
+    from holdtrue.reward.scorer import RewardScorer, by_aspect, count_reasons, position_consistency
 
     settings, loaded = setup.settings, setup.loaded
-    judged = setup.eval if setup.eval.trees else setup.train
-    name = "validation" if setup.eval.trees else "training pairs (nothing usable was held out)"
+    judged = setup.eval if setup.held_out else setup.train
+    name = "validation" if setup.held_out else "training pairs (nothing usable was held out)"
     loaded.model.bf16 = False
     scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
     scored = list(scorer.stream(judged.groups))
     rewards = [item.rewards for item in scored]
-    words = (
-        BagOfWords.load(run.bag_of_words_file) if setup.eval.trees else "it was fitted on these very pairs"
+    aspects = by_aspect(scored)
+    words = BagOfWords.load(run.bag_of_words_file) if setup.held_out else "it was fitted on these very pairs"
+    result = evaluate(
+        judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words, aspects
     )
-    result = evaluate(judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words)
+    made_of = [item.steps for item in scored]
+    result |= steps.agreement(judged.groups, made_of, settings.evaluation.confidence)
+    for aspect, found in fitted.get("aspects", {}).items():
+        result["aspects"][aspect] = result["aspects"].get(aspect, {}) | found
     result |= position_consistency(scored)
     lora = settings.model.lora
     with disk_errors(run.model):
@@ -223,6 +234,7 @@ def _finish(run: RunDir, setup: Setup, state: State, tell: Tell) -> dict[str, An
             best_step=state.best_step,
             stopped_early=state.stopped_early,
             skipped=state.skipped,
+            fit={key: value for key, value in fitted.items() if key != "aspects"} or None,
             model_hash=card.weights_sha256,
         )
         write_report(run)
@@ -245,8 +257,8 @@ def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     from holdtrue.training.preparation import length_quantiles
 
     data, reward = setup.settings.data, result["reward"]
-    fitted = setup.eval.trees and result["temperature"] and not result["temperature_bounded"]
     pool = setup.loaded.model.pool
+    fitted = setup.held_out and result["temperature"] and not result["temperature_bounded"]
     last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
     compares = isinstance(setup.loaded.model.kind, ComparingKind)
     read = {"policy": READS[pool]}
@@ -275,6 +287,8 @@ def anchored(settings: Settings) -> dict[str, Any]:
         values["data"][split] = [anchor(path) for path in values["data"][split]]
     for key in ("path", "chat_template_path"):
         values["model"][key] = anchor(values["model"][key])
+    if settings.ridge.states:
+        values["ridge"]["states"] = str(Path(settings.ridge.states).absolute())
     return values
 
 

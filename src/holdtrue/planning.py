@@ -48,7 +48,11 @@ def plan(settings: Settings, trust_remote_code: bool = False) -> dict[str, Any]:
     model, trees = setup.loaded.model, setup.train.trees
     counts = [tree.count(settings.loss.unit) for tree in trees]
     steps = order.steps(counts, settings.training, settings.training.processes, settings.seed)
-    tokens = sum(trees[i].tokens for s in steps for i in s.trees)
+    if settings.training.method == "ridge":  # which reads them once
+        steps = []
+        tokens = sum(tree.tokens for tree in trees)
+    else:
+        tokens = sum(trees[i].tokens for s in steps for i in s.trees)
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     memory = {
         "weights": sum(p.numel() * p.element_size() for p in model.parameters()),

@@ -257,4 +257,5 @@ def find_model(path: str | Path) -> Path:
 
 
 def _is_model(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    names = ("config.json", "adapter_config.json", "ensemble.json", "implicit.json")
+    return any((folder / name).is_file() for name in names)

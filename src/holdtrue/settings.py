@@ -98,6 +98,9 @@ class DataSettings(Section):
 class TrainingSettings(Section):
     """The training loop."""
 
+    method: Literal["gradient", "ridge"] = "gradient"
+    """``ridge`` leaves the backbone as it is and solves loss ``aspect_regression`` for the head of a model of
+    kind ``aspects`` in closed form; the settings of the loop are then without effect."""
     num_train_epochs: float = Field(2.0, gt=0)
     """Passes over the training pairs; a fraction stops inside a pass."""
     max_steps: int = Field(-1, ge=-1)
@@ -182,6 +185,17 @@ class TrainingSettings(Section):
         return self.train_batch_size or 16
 
 
+class RidgeSettings(Section):
+    """What ``training.method: ridge`` does."""
+
+    intercept: bool = True
+    """Fit an offset for each aspect. It is kept in the reward card, since a decoder's head has none; without
+    it (as in ArmoRM) plain transformers gives the aspects too."""
+    states: str | None = None
+    """Folder where the backbone's states are kept and looked for, to be shared by runs. By default ``states``
+    in the run."""
+
+
 class EvaluationSettings(Section):
     """How accuracy and calibration are measured."""
 
@@ -255,11 +269,25 @@ class Settings(Section):
     )
     """What training minimises: a loss by name, or ``{kind: name, ...}`` with its fields."""
     training: TrainingSettings = TrainingSettings()
+    ridge: RidgeSettings = RidgeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     sweep: SweepSettings | None = None
     """The search that ``holdtrue sweep`` carries out around these settings."""
     seed: int = Field(42, ge=0)
     """Seed of the head, the order of the pairs and dropout."""
+
+    @model_validator(mode="after")
+    def _what_ridge_can_do(self) -> Settings:
+        if self.training.method == "ridge":
+            if self.loss.name() != "aspect_regression":
+                raise ValueError(
+                    f"training.method ridge solves loss aspect_regression, not {self.loss.name()}"
+                )
+            if self.model.lora is not None:
+                raise ValueError("training.method ridge trains the head alone; leave out model.lora")
+            if self.training.processes > 1:
+                raise ValueError("training.method ridge takes one process; set training.processes=1")
+        return self
 
     def dump(self) -> dict[str, Any]:
         """Plain values, as written to ``settings.yaml``; :func:`build` of them gives equal settings."""

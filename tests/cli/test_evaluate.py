@@ -105,7 +105,7 @@ def test_pairs_of_which_none_can_be_scored_fail_the_gate_and_are_said(
         ("garbage\n", "no usable rows"),
         (
             json.dumps({"prompt": "a", "completions": ["b", "c"]}) + "\n",
-            "no comparison, rating or label",
+            "no comparison, rating, label or judged step",
         ),
     ],
 )

@@ -18,7 +18,7 @@ from holdtrue.tokens.batches import Targets
 
 ANSWERS, WIDTH = [3, 2, 4, 2], 5
 PER_TOKEN = {"values", "logprobs"}
-OF_ANSWERS = ("ratings", "accepted", "length", "tree", "counted")
+OF_ANSWERS = ("ratings", "accepted", "length", "marks", "tree", "counted")
 OF_COMPARISONS = ("first", "second", "label", "weight", "margin", "shared")
 LOSSES: dict[str, Loss] = {name: kinds.load(FAMILY, name)() for name in kinds.names(FAMILY)}  # type: ignore[misc]
 every = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -83,6 +83,8 @@ def case(
         ratings=4 * draw(count, columns),
         accepted=(3 * draw(count)).floor() / 2,  # 0, 0.5 or 1
         length=length,
+        marks=torch.arange(count) % 3 + 1,
+        steps=draw(int((torch.arange(count) % 3 + 1).sum())).round(),
         tree=torch.repeat_interleave(torch.arange(len(answers)), torch.tensor(answers, dtype=torch.int64)),
         counted=torch.ones(count, dtype=dtype),
     )
@@ -90,6 +92,7 @@ def case(
         "rewards": (count,),
         "logits": (count, columns),
         "hidden": (count, WIDTH),
+        "steps": (int(targets.marks.sum()),),
         **dict.fromkeys(PER_TOKEN, (int(length.sum()),)),
     }
     names = {"rewards" if name == "gap" else name for name in loss.reads}  # what has rewards has gaps
@@ -141,11 +144,10 @@ def test_the_order_of_answers_comparisons_and_trees_changes_nothing(loss: Loss) 
     moved |= {"tree": trees[moved["tree"]], "first": place[moved["first"]], "second": place[moved["second"]]}
 
     def rows(name: str, value: Tensor) -> Tensor:
-        if name in PER_TOKEN:
-            parts = value.split(said.length.tolist())
-            return torch.cat([parts[i] for i in order])
-        return value[order]
+        parts = value.split(_counts(name, said).tolist())
+        return torch.cat([parts[i] for i in order])
 
+    moved["steps"] = rows("steps", said.steps)
     other = Case({name: rows(name, value) for name, value in made.read.items()}, Targets(**moved))
     same(other.total(loss), made.total(loss))
 
@@ -201,11 +203,17 @@ def test_single_items_of_weight_zero_are_as_if_they_were_not_there(loss: Loss) -
     assert before[1] < alone.total(loss)[1] or loss.unit == "prompt"
 
 
+def _counts(name: str, targets: Targets) -> Tensor:
+    """(N,) rows each answer has in a field."""
+    if name == "steps":
+        return targets.marks
+    return targets.length if name in PER_TOKEN else torch.ones_like(targets.length)
+
+
 def _rows(name: str, targets: Targets, answer: int) -> slice:
-    if name not in PER_TOKEN:
-        return slice(answer, answer + 1)
-    ends = targets.length.cumsum(0)
-    return slice(int(ends[answer] - targets.length[answer]), int(ends[answer]))
+    counts = _counts(name, targets)
+    ends = counts.cumsum(0)
+    return slice(int(ends[answer] - counts[answer]), int(ends[answer]))
 
 
 @every
@@ -214,11 +222,14 @@ def test_what_raters_did_not_say_never_leaks(loss: Loss) -> None:
     made.targets.ratings[[0, 4]] = torch.nan
     made.targets.ratings[7, 0] = torch.nan
     made.targets.accepted[[0, 4]] = torch.nan
+    for answer in (0, 4):
+        made.targets.steps[_rows("steps", made.targets, answer)] = torch.nan
     assert all(number.isfinite() for number in made.total(loss))
     gradients = made.gradients(loss)
     assert all(gradient.isfinite().all() for gradient in gradients.values())
     if loss.target != "comparisons":
-        assert not any(gradient[[0, 4]].any() for gradient in gradients.values())
+        for name, gradient in gradients.items():
+            assert not any(gradient[_rows(name, made.targets, answer)].any() for answer in (0, 4))
         assert any(gradient.any() for gradient in gradients.values())
 
 
@@ -227,6 +238,7 @@ def test_nothing_said_at_all_is_a_loss_of_zero(loss: Loss) -> None:
     made = case(loss)
     made.targets.ratings.fill_(torch.nan)
     made.targets.accepted.fill_(torch.nan)
+    made.targets.steps.fill_(torch.nan)
     value, weight = made.total(loss)
     assert value.isfinite()
     if loss.target != "comparisons":

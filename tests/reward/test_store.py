@@ -353,7 +353,7 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights empty": (write("model.safetensors", b""), "cannot be loaded"),
     "weights garbage": (write("model.safetensors", b"x" * 1000), "cannot be loaded"),
     "weights cut short": (lambda f: os.truncate(f / "model.safetensors", 5000), "cannot be loaded"),
-    "pickle only": (as_pickle("model.safetensors"), "no file named model.safetensors"),
+    "pickle only": (as_pickle("model.safetensors"), "model.bin, a pickle"),
     "head missing": (reweigh(lambda w: w.pop("score.weight")), "head score.weight is not in the file"),
     "head of three rows": (
         reweigh(lambda w: w.update({"score.weight": torch.ones(3, 32)})),
@@ -384,7 +384,7 @@ BROKEN_ADAPTERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "another rank": (edit("adapter_config.json", r=9), "cannot be loaded"),
     "weights missing": (remove("adapter_model.safetensors"), "holds no adapter_model.safetensors"),
     "weights garbage": (write("adapter_model.safetensors", b"x" * 100), "cannot be loaded"),
-    "pickle only": (as_pickle("adapter_model.safetensors"), "holds no adapter_model.safetensors"),
+    "pickle only": (as_pickle("adapter_model.safetensors"), "model.bin, a pickle"),
     "head missing": (
         reweigh(lambda w: w.pop("base_model.model.score.weight"), "adapter_model.safetensors"),
         "score.weight",

@@ -92,21 +92,25 @@ def _bag_of_words(path: Path) -> Any:
 
 def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
-    from holdtrue.evaluation import evaluate
-    from holdtrue.reward.scorer import count_reasons, position_consistency
+    from holdtrue.evaluation import evaluate, steps
+    from holdtrue.reward.scorer import by_aspect, count_reasons, position_consistency
 
     groups, report = read_groups([path], judge.data, None)
     if not any(group.comparisons for group in groups) and not any(
-        answer.ratings or answer.label is not None for group in groups for answer in group.answers
+        answer.ratings or answer.steps or answer.label is not None
+        for group in groups
+        for answer in group.answers
     ):
         answers = sum(len(group.answers) for group in groups)
         raise DataError(
-            f"{path} holds {answers} answers but no comparison, rating or label to evaluate on; "
+            f"{path} holds {answers} answers but no comparison, rating, label or judged step to evaluate on; "
             "use `holdtrue score`"
         )
     scored = list(judge.scorer.stream(groups))
     rewards = [item.rewards for item in scored]
-    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words)
+    aspects = by_aspect(scored)
+    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words, aspects)
+    result |= steps.agreement(groups, [item.steps for item in scored], evaluation.confidence)
     return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
 
 

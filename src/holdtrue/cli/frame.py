@@ -28,6 +28,7 @@ from holdtrue.errors import (
     ResourceError,
     SettingsError,
 )
+from holdtrue.rundir import RunDir, find_model
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -39,7 +40,7 @@ EXIT_BUG, EXIT_USAGE, EXIT_PIPE = 1, 2, 141
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", metavar="PATH", help="Model folder to start from (model.path)."),
+    typer.Option("--model", metavar="PATH", help="Model folder or run to start from (model.path)."),
 ]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.")
@@ -143,6 +144,16 @@ def columns_from(columns: Sequence[str] | None) -> dict[str, str]:
     return result
 
 
+def model_path(model: str | None) -> str | None:
+    """What ``--model`` names: a folder, a hub name, or the model of a run.
+
+    Raises:
+        DataError: the run has no finished model yet.
+    """
+    is_run = model is not None and RunDir(model).settings_file.is_file()
+    return str(find_model(model)) if model is not None and is_run else model
+
+
 def settings_from(
     arguments: Sequence[str],
     *,
@@ -171,7 +182,7 @@ def settings_from(
     values = settings.read(files[0] if files else None)
     given: dict[str, Any] = {
         "data.train": [argument for argument in arguments if argument not in files],
-        "model.path": model,
+        "model.path": model_path(model),
         "data.format": format,
         **(flags or {}),
     }

@@ -33,6 +33,7 @@ def command(
     """List what there is to choose from, each with its defaults and meaning.
 
     The families are kinds (of reward models), losses, formats and transforms (of data) and benchmarks.
+    Ensembles, averaged weights and implicit (DPO) rewards are made of models by "holdtrue combine".
     Without an argument the names in all of them are listed.
     """
     if what is None:

@@ -29,6 +29,7 @@ VERBS = {
     "train": "Train a reward model on preference pairs.",
     "sweep": "Search for good settings, every trial an ordinary run.",
     "ablate": "Measure what each ingredient of a recipe is worth.",
+    "combine": "Make one model of several: an ensemble, a mean of weights.",
     "score": "Give each answer of a data set its reward.",
     "evaluate": "Measure accuracy and calibration on preference pairs.",
     "compare": "Compare models on the same held-out preference pairs.",

@@ -13,14 +13,13 @@ import typer
 
 from holdtrue.cli import frame
 from holdtrue.errors import DataError, SettingsError
-from holdtrue.rundir import disk_errors, find_model
+from holdtrue.rundir import disk_errors
 
 if TYPE_CHECKING:
     from holdtrue.records import Group
-    from holdtrue.reward.scorer import Scored
-    from holdtrue.reward.store import Loaded
+    from holdtrue.reward.scorer import Scored, StreamingScorer
 
-_OWN = ("rewards", "reward_model", "reward_reason")
+_OWN = ("rewards", "reward_std", "aspects", "steps", "reward_model", "reward_reason")
 
 
 def command(
@@ -45,24 +44,22 @@ def command(
     """Give each answer of a data set its reward.
 
     Each output line is the input row plus "rewards" (chosen and rejected, one per completion, or one)
-    as raw numbers, and "reward_model", the hash of the weights. A row that does not fit gets
-    "rewards": null and "reward_reason". Rows keep their order; an interrupted command goes on where it
-    stopped when it is given again. Unreadable rows are listed in FILE.rejected.jsonl.
+    as raw numbers, and "reward_model", the hash of the weights; an ensemble adds "reward_std", how far its
+    members disagree, a model with several aspects "aspects", a list like "rewards" for each, a process reward
+    model "steps", its number at the end of each step. A row that does not fit gets "rewards": null and
+    "reward_reason". Rows keep their order; an interrupted command goes on where it stopped when it is given
+    again. Unreadable rows are listed in FILE.rejected.jsonl.
     """
+    from holdtrue.cli import scoring
     from holdtrue.data.files import resources
     from holdtrue.data.reader import Reader
-    from holdtrue.reward import store
-    from holdtrue.reward.card import weights_hash
-    from holdtrue.training.distributed import default_device
+    from holdtrue.settings import DataSettings
 
     if output is None:
         raise SettingsError("say where the rows go: --output FILE")
-    folder = find_model(model)
-    loaded = store.load_trained(folder, device=default_device(), trust_remote_code=trust_remote_code)
-    loaded.model.bf16 = bf16
-    scorer = _scorer(loaded, ranking)
-    plain_text = loaded.card.plain_text if loaded.card else "chat"
-    identity = weights_hash(folder)[:16] + (f" {ranking}" if ranking else "")
+    judge = scoring.load(model, DataSettings(), trust_remote_code, bf16)
+    _rank_by(judge.scorer, ranking)
+    identity = judge.identity + (f" {ranking}" if ranking else "")
     resources(data)
     rejected = output.with_name(output.name + ".rejected.jsonl")
     unscored = Counter[str]()
@@ -72,13 +69,13 @@ def command(
             data,
             format=format,
             columns=frame.columns_from(columns),
-            plain_text=plain_text,
+            plain_text=judge.data.plain_text,
             rejected=rejected,
         )
         done, groups = _resumed(output, iter(reader), identity, unscored)
         count = done
         with open(output, "a", encoding="utf-8") as file:
-            for group, scored in _scored(scorer, groups):
+            for group, scored in _scored(judge.scorer, groups):
                 row = scored_row(group, scored, identity)
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
                 count += 1
@@ -100,26 +97,40 @@ def command(
 
 def scored_row(group: Group, scored: Scored, identity: str) -> dict[str, Any]:
     """The input row with its rewards; a pair needs both sides, completions are null one by one."""
-    values = [float(r) if r == r else None for r in scored.rewards]
+    values = _numbers(scored.rewards)
     rated = any(answer.ratings for answer in group.answers)
     whole = bool(group.comparisons) and len(values) == 2 and not rated and None in values
     rewards = None if whole or not any(v is not None for v in values) else values
     reasons = sorted({reason for reason in scored.reasons if reason})
-    extra: dict[str, Any] = {"rewards": rewards, "reward_model": identity}
+    extra: dict[str, Any] = {"rewards": rewards}
+    if scored.std is not None:
+        spread = [float(s) if r is not None else None for s, r in zip(scored.std, values, strict=True)]
+        extra["reward_std"] = None if rewards is None else spread
+    if scored.aspects is not None and rewards is not None:
+        extra["aspects"] = {name: _numbers(column) for name, column in scored.aspects.items()}
+    if scored.steps is not None and rewards is not None:
+        extra["steps"] = [[value for _, value in values] for values in scored.steps]
+    extra["reward_model"] = identity
     if reasons:
         extra["reward_reason"] = "; ".join(reasons)
     return {**(group.row or {}), **extra}
 
 
-def _scorer(loaded: Loaded, ranking: Literal["gap", "win_rate", "knockout"] | None) -> Any:
+def _numbers(values: Any) -> list[float | None]:
+    return [float(value) if value == value else None for value in values]
+
+
+def _rank_by(scorer: StreamingScorer, ranking: Literal["gap", "win_rate", "knockout"] | None) -> None:
     from holdtrue.reward.kinds import ComparingKind
     from holdtrue.reward.scorer import RewardScorer
 
-    if ranking is not None and not isinstance(loaded.model.kind, ComparingKind):
-        raise SettingsError(
-            f"--ranking is for models that compare answers; {loaded.model.kind.name()} scores each by itself"
-        )
-    return RewardScorer(loaded, ranking=ranking or "gap")
+    if ranking is None:
+        return
+    kind = scorer.loaded.model.kind if isinstance(scorer, RewardScorer) else None
+    if not isinstance(scorer, RewardScorer) or not isinstance(kind, ComparingKind):
+        this = "this model" if kind is None else kind.name()
+        raise SettingsError(f"--ranking is for models that compare answers; {this} scores each by itself")
+    scorer.ranking = ranking
 
 
 def _scored(scorer: Any, groups: Iterator[Group]) -> Iterator[tuple[Group, Scored]]:

@@ -10,27 +10,30 @@ from holdtrue.rundir import find_model
 from holdtrue.settings import DataSettings
 
 if TYPE_CHECKING:
-    from holdtrue.reward.scorer import RewardScorer
+    from holdtrue.reward.scorer import StreamingScorer
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A model ready to score, and how data is read for it: plain text as when the model was trained."""
+    """A model ready to score, and how data is read for it: plain text as when the model was trained.
 
-    scorer: RewardScorer
+    ``identity`` is the hash of the weights.
+    """
+
+    scorer: StreamingScorer
     data: DataSettings
+    identity: str
 
 
-def load(path: Path, data: DataSettings, trust_remote_code: bool) -> Judge:
-    """The model behind a RUN or MODEL argument."""
-    from holdtrue.reward import store
-    from holdtrue.reward.scorer import RewardScorer
+def load(path: Path, data: DataSettings, trust_remote_code: bool, bf16: bool = False) -> Judge:
+    """What scores behind a RUN or MODEL argument: a model, an ensemble, a policy against its reference."""
+    from holdtrue.reward.folders import open_scorer
     from holdtrue.training.distributed import default_device
 
-    loaded = store.load_trained(
-        find_model(path), device=default_device(), trust_remote_code=trust_remote_code
+    opened = open_scorer(
+        find_model(path), device=default_device(), bf16=bf16, trust_remote_code=trust_remote_code
     )
-    if loaded.card is not None and "plain_text" not in data.model_fields_set:
-        changes: dict[str, Any] = {"plain_text": loaded.card.plain_text}
+    if "plain_text" not in data.model_fields_set:
+        changes: dict[str, Any] = {"plain_text": opened.plain_text}
         data = data.model_copy(update=changes)
-    return Judge(RewardScorer(loaded), data)
+    return Judge(opened.scorer, data, opened.identity)

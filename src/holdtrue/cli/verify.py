@@ -19,12 +19,12 @@ def command(
     against plain transformers; padding equal to EOS, missing EOS, an untrained or unsaved head, which
     token is read. Exit code 4 when something is off.
     """
-    from holdtrue.reward.verify import verify
+    from holdtrue.reward.folders import verify_folder
 
     folder = find_model(model)
     run = RunDir(model)
     seed = run.settings().get("seed") if run.settings_file.is_file() else None
-    checks = verify(folder, seed=seed, trust_remote_code=trust_remote_code)
+    checks = verify_folder(folder, seed=seed, trust_remote_code=trust_remote_code)
     failed = [check for check in checks if check.status == "fail"]
     value = {"ok": not failed, "model": str(folder), "checks": [asdict(check) for check in checks]}
     rows = [(check.status, check.name, check.detail) for check in checks]

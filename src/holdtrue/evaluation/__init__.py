@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdtrue.evaluation import aspects as by_aspect
 from holdtrue.evaluation import baselines, best_of_n, calibration, pointwise, slices
 from holdtrue.evaluation.accuracy import interval, score
 from holdtrue.evaluation.bag_of_words import BagOfWords
@@ -32,6 +33,7 @@ def evaluate(
     name: str,
     unscored: Mapping[str, int],
     bag_of_words: BagOfWords | str = "no training pairs are at hand",
+    aspects: Mapping[str, Sequence[NDArray[np.floating]]] | None = None,
 ) -> dict[str, Any]:
     """Everything measured on one data set, as one JSON object. Deterministic.
 
@@ -50,11 +52,14 @@ def evaluate(
         unscored: answers without a reward, by reason. Those no reason accounts for are counted
             as ``no finite reward``.
         bag_of_words: the baseline fitted on the model's training pairs, or why there is none.
+        aspects: by name what rewards were made of, in their shape; each one that answers are rated in gets a
+            row in ``aspects`` (:mod:`holdtrue.evaluation.aspects`).
 
     Raises:
         SettingsError: a slice names a column that no row has.
         ValueError: rewards and groups do not match.
     """
+    parts = {key: finite(columns) for key, columns in (aspects or {}).items()}
     shapes = [(len(group.answers),) for group in groups]
     if [np.shape(row) for row in rewards] != shapes:
         raise ValueError(f"{name}: each group needs one reward per answer")
@@ -83,8 +88,9 @@ def evaluate(
         "reward": _describe(all_rewards[known]),
         "histogram": _histogram(groups, scored, decided),
         "margins": _margins(decided.gap),
+        "aspects": by_aspect.measure(groups, parts, settings.confidence) if parts else None,
         "points": _points(scored, lengths, decided),
-        "mistakes": _mistakes(groups, scored, decided),
+        "mistakes": _mistakes(groups, scored, decided, parts),
         "labels": pointwise.labels(groups, scored, settings.confidence),
         "ratings": pointwise.ratings(groups, scored),
         "unscored": _reasons(unscored, int((~known).sum())),
@@ -194,13 +200,19 @@ def _points(rewards: Sequence[Floats], lengths: Sequence[Ints], pairs: Pairs) ->
     return [[int(lengths[g][i]), float(f"{rewards[g][i]:.6g}"), right] for g, i, right in kept]
 
 
-def _mistakes(groups: Sequence[Group], rewards: Sequence[Floats], pairs: Pairs) -> list[dict[str, Any]]:
+def _mistakes(
+    groups: Sequence[Group],
+    rewards: Sequence[Floats],
+    pairs: Pairs,
+    aspects: Mapping[str, Sequence[Floats]],
+) -> list[dict[str, Any]]:
     """The comparisons with the largest gap the wrong way, worst first."""
     worst = [row for row in np.argsort(pairs.gap, kind="stable")[:_MOST_MISTAKES] if pairs.gap[row] < 0]
     table = []
     for row in worst:
         index, i, j = int(pairs.group[row]), int(pairs.preferred[row]), int(pairs.other[row])
         group = groups[index]
+        values = {name: [float(columns[index][k]) for k in (i, j)] for name, columns in aspects.items()}
         table.append(
             {
                 "prompt": _cut(group.prompt_text),
@@ -211,6 +223,7 @@ def _mistakes(groups: Sequence[Group], rewards: Sequence[Floats], pairs: Pairs) 
                 "gap": float(pairs.gap[row]),
                 "file": group.source.file if group.source else None,
                 "line": group.source.line if group.source else None,
+                **({"aspects": values} if values else {}),
             }
         )
     return table

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from holdtrue.correlation import pearson, ranks
 from holdtrue.evaluation.pairs import Bools, Floats
-from holdtrue.evaluation.slices import pearson, ranks
 from holdtrue.intervals import wilson
 from holdtrue.records import Group
 
@@ -42,19 +42,20 @@ def labels(groups: Sequence[Group], rewards: Sequence[Floats], confidence: float
         "good": int(good.sum()),
         "right_at_zero": right / len(found),
         "right_at_zero_interval": list(wilson(right, len(found), confidence)),
-        **_auc(good, reward, confidence),
+        **auc(good, reward, confidence),
     }
 
 
-def _auc(good: Bools, reward: Floats, confidence: float) -> dict[str, Any]:
+def auc(good: Bools, reward: Floats, confidence: float) -> dict[str, Any]:
+    """P(a good one's number > a bad one's) with Hanley and McNeil's interval; None where one is missing."""
     m, n = int(good.sum()), int((~good).sum())
     if not m or not n:
         return {"auc": None, "auc_interval": None}
-    auc = float((ranks(reward)[good].sum() - m * (m + 1) / 2) / (m * n))
-    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
-    variance = (auc * (1 - auc) + (m - 1) * (q1 - auc**2) + (n - 1) * (q2 - auc**2)) / (m * n)
+    area = float((ranks(reward)[good].sum() - m * (m + 1) / 2) / (m * n))
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
     room = NormalDist().inv_cdf((1 + confidence) / 2) * max(variance, 0.0) ** 0.5
-    return {"auc": auc, "auc_interval": [max(auc - room, 0.0), min(auc + room, 1.0)]}
+    return {"auc": area, "auc_interval": [max(area - room, 0.0), min(area + room, 1.0)]}
 
 
 def ratings(

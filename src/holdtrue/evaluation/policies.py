@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdtrue.correlation import pearson
 from holdtrue.errors import DataError
 from holdtrue.evaluation import bootstrap
 from holdtrue.evaluation.accuracy import interval
 from holdtrue.evaluation.pairs import Bools, Floats, finite
-from holdtrue.evaluation.slices import pearson
 from holdtrue.records import Group
 
 _RESAMPLES = 2_000

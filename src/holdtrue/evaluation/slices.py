@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from holdtrue.correlation import pearson, ranks
 from holdtrue.errors import SettingsError, unknown
 from holdtrue.evaluation.accuracy import interval, score
 from holdtrue.evaluation.pairs import Bools, Floats, Ints, Pairs
@@ -79,23 +80,6 @@ def length_correlation(lengths: Ints, rewards: Floats, pairs: Pairs) -> dict[str
         "within_pairs_pearson": pearson(length_gaps, gaps),
         "within_pairs_spearman": pearson(ranks(length_gaps), ranks(gaps)),
     }
-
-
-def pearson(x: Ints | Floats, y: Floats) -> float | None:
-    """Pearson's correlation of two columns (N,); None when one of them does not vary."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
-        return None
-    dx, dy = x - np.mean(x), y - np.mean(y)
-    # Scaled first: squares of very small or large rewards leave the range of a float.
-    dx, dy = dx / np.abs(dx).max(), dy / np.abs(dy).max()
-    return float(np.clip(dx @ dy / np.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
-
-
-def ranks(x: Ints | Floats) -> Floats:
-    """Ranks from 1 (N,); equal values share the mean of their ranks."""
-    _, rows, counts = np.unique(x, return_inverse=True, return_counts=True)
-    last: Floats = np.cumsum(counts).astype(np.float64)
-    return (last - (counts - 1) / 2)[rows]
 
 
 def _measure(pairs: Pairs, rows: Bools, confidence: float) -> dict[str, Any]:

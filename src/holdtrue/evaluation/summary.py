@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 _MOST_ROWS = 12
+_ASPECT_NUMBERS = ("mse", "pearson", "spearman")
 
 
 def render(result: dict[str, Any], *, slices: bool = True) -> Group:
@@ -18,7 +19,8 @@ def render(result: dict[str, Any], *, slices: bool = True) -> Group:
     numbers.add_column()
     for label, value in _numbers(result):
         numbers.add_row(label, Text(value))
-    parts = [_slices(result["slices"])] if slices and result["slices"] else []
+    parts = [_aspects(result["aspects"])] if result.get("aspects") else []
+    parts += [_slices(result["slices"])] if slices and result["slices"] else []
     return Group(Text(_plain(result["data"]), style="bold"), numbers, *parts)
 
 
@@ -94,12 +96,29 @@ def _numbers(result: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def _aspects(aspects: dict[str, dict[str, Any]]) -> Table:
+    table = Table("aspect", box=None, header_style="dim", pad_edge=False)
+    for heading in ("answers", "mse", "pearson", "spearman", "pairs", "accuracy", "alpha"):
+        table.add_column(heading, justify="right")
+    for name, row in aspects.items():
+        numbers = [f"{row[key]:.3g}" if row.get(key) is not None else "" for key in _ASPECT_NUMBERS]
+        accuracy = f"{row['accuracy']:.1%}" if row.get("accuracy") is not None else ""
+        alpha = f"{row['alpha']:g}" if "alpha" in row else ""
+        counts = [str(row.get(key, 0)) for key in ("count", "pairs")]
+        table.add_row(Text(_plain(name)), counts[0], *numbers, counts[1], accuracy, alpha)
+    return table
+
+
 def _single_answers(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     if (labels := result["labels"]) is not None:
         auc = "one class only" if labels["auc"] is None else f"AUC {_span(labels, 'auc')}"
         right = f"right at 0 {labels['right_at_zero']:.1%}"
         rows.append(("labels", f"{auc}, {right}, {labels['good']} good of {labels['count']}"))
+    if (steps := result.get("steps")) is not None:
+        auc = "one class only" if steps["auc"] is None else f"AUC {_span(steps, 'auc')}"
+        right = f"right at 0 {steps['right_at_zero']:.1%}"
+        rows.append(("steps", f"{auc}, {right}, {steps['right_steps']} right of {steps['count']}"))
     if (ratings := result["ratings"]) is not None:
         names = ("pearson", "spearman", "within_prompts")
         found = [
@@ -136,6 +155,9 @@ def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
 
 
 def _accuracy(result: dict[str, Any]) -> list[tuple[str, str]]:
+    compared = result["count"] or result["label_ties"] or result["unscored_comparisons"]
+    if not compared and any(result.get(name) for name in ("labels", "ratings", "steps")):
+        return []  # the data compares nothing, and was not meant to
     if result["accuracy"] is None:
         rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]
     else:

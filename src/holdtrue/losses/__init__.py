@@ -8,6 +8,7 @@ change the gradient. A loss never owns or calls a model.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from holdtrue.reward.kinds import RewardKind
     from holdtrue.reward.model import RewardOutput
     from holdtrue.tokens.batches import Targets
+    from holdtrue.tokens.tree import Tree
 
 FAMILY = "holdtrue.losses"
 
@@ -44,7 +46,7 @@ class Loss(Kind):
     given by every kind that gives rewards."""
     unit: ClassVar[Literal["comparison", "answer", "prompt"]] = "comparison"
     """What its items are; a step's size is counted in them."""
-    target: ClassVar[Literal["comparisons", "ratings", "accepted"]] = "comparisons"
+    target: ClassVar[Literal["comparisons", "ratings", "accepted", "steps"]] = "comparisons"
     """What rows must hold."""
     coupled: ClassVar[bool] = False
     """True when items of a step depend on each other: it is then given the whole step at once."""
@@ -59,6 +61,13 @@ class Loss(Kind):
     @abstractmethod
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
         """Terms and weights of the batch's items."""
+
+    def check(self, trees: Iterable[Tree]) -> None:
+        """Refuse what raters said where the loss cannot learn from it; asked before training starts.
+
+        Raises:
+            DataError: what was seen and what would be right.
+        """
 
 
 def gaps(out: RewardOutput, targets: Targets) -> Tensor:

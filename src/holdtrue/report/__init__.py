@@ -55,11 +55,19 @@ def _section(result: dict[str, Any], index: int) -> dict[str, Any]:
         "headline": wording.headline(result),
         "reading": wording.reading(result),
         "calibration": wording.calibration(result) if result["ece"] is not None else None,
+        "aspects": _ranges(result["mistakes"]),
         "baselines": [(wording.BASELINES[name], row) for name, row in result["baselines"].items()],
         "best_of_n": wording.best_of_n(result["best_of_n"]) if result["best_of_n"] else None,
         "slices": slices,
         "slices_caption": wording.slices(result, sum(len(rows) for _, rows in slices), figures.MOST_SLICES),
     }
+
+
+def _ranges(mistakes: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
+    """(aspect, lowest, highest value) among the mistakes shown, so that bars can be compared."""
+    names = mistakes[0].get("aspects", {}) if mistakes else {}
+    values = {name: [value for row in mistakes for value in row["aspects"][name]] for name in names}
+    return [(name, min(found), max(found)) for name, found in values.items()]
 
 
 def _figures(sources: Sources) -> dict[str, Any]:

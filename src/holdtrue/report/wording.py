@@ -181,7 +181,9 @@ def notes(info: Row, metrics: Sequence[Row], evaluation: Row | None) -> list[str
     if info.get("stopped_early"):
         said.append("Training stopped early because validation no longer improved.")
     train = [row for row in metrics if row.get("event") == "train"]
-    if not train:
+    if info.get("fit"):
+        said.append("The head was fitted in closed form, so there are no training steps.")
+    elif not train:
         said.append("No training step was logged, so there are no curves.")
     elif not any(row.get("event") == "eval" for row in metrics):
         said.append("The run was not validated while training, so the curves show training data only.")

@@ -1,4 +1,4 @@
-"""Low-rank adapters (peft) around a classifier: new ones, and those of a saved folder."""
+"""Low-rank adapters (peft) on a model: fresh ones, saved ones, and those that other tools saved."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from holdtrue.errors import ModelError
+from holdtrue.reward import imports
 from holdtrue.settings import LoraSettings
 
 
@@ -75,3 +76,19 @@ def with_saved(classifier: Any, path: str) -> Any:
         raise
     except Exception as error:
         raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+
+
+def with_foreign(classifier: Any, path: str, head: imports.Imported) -> Any:
+    """The adapter of a causal LM merged into the backbone, and the head saved beside it."""
+    from peft import PeftConfig, PeftModel
+
+    try:
+        config = PeftConfig.from_pretrained(path)
+        config.task_type = None  # a causal LM is asked for its generation
+        merged = PeftModel.from_pretrained(classifier, path, config=config).merge_and_unload()
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(f"adapter {path} cannot be loaded: {str(error).splitlines()[0][:300]}") from error
+    head.put_into(merged.score, path)
+    return merged

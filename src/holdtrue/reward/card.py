@@ -45,6 +45,7 @@ class RewardCard:
         reward: mean, std and number of the rewards of a reference set (validation answers).
         lengths: quantiles of the training conversations' lengths in tokens.
         data: SHA-256 of every training file.
+        averaged: folders and weight hashes of the models whose weights' mean it is, where it is one.
         weights_sha256: hash of the weights, the model's identity in scores and reports.
     """
 
@@ -61,6 +62,7 @@ class RewardCard:
     reward: dict[str, float] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
+    averaged: dict[str, str] = field(default_factory=dict)
     weights_sha256: str = ""
     holdtrue: str = __version__
 

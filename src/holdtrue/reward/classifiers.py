@@ -12,10 +12,16 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTextEncoding
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoModelForTextEncoding,
+)
 from transformers.utils import logging as transformers_logging
 
 from holdtrue.errors import ModelError
+from holdtrue.reward.imports import Imported
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.reward.model import renew_head
 from holdtrue.reward.pooled_encoder import PooledEncoder
@@ -53,7 +59,7 @@ def from_pretrained(kind: Any, path: str, **options: Any) -> Any:
     if path.startswith((".", "/", "~")) and not Path(path).exists():
         raise ModelError(f"model {path} does not exist")
     try:
-        return kind.from_pretrained(path, **options)
+        return kind.from_pretrained(None if "state_dict" in options else path, **options)
     except MemoryError:
         raise
     except Exception as error:  # a broken folder makes its readers raise anything
@@ -64,7 +70,16 @@ def from_pretrained(kind: Any, path: str, **options: Any) -> Any:
 
 
 def load_classifier(
-    base: str, config: Any, kind: RewardKind, pool: Pool, dtype: str, *, seed: int, trust: bool, trained: bool
+    base: str,
+    config: Any,
+    kind: RewardKind,
+    pool: Pool,
+    dtype: str,
+    *,
+    seed: int,
+    trust: bool,
+    trained: bool,
+    imported: Imported | None = None,
 ) -> tuple[Any, list[str]]:
     """A backbone with its head, and the modules that were not in the folder and were drawn from the seed.
 
@@ -75,20 +90,30 @@ def load_classifier(
     """
     outputs = len(kind.labels)
     own = pool in ("last", "cls")
-    saved_as_classifier = own and any(
-        "SequenceClassification" in n or n == "RewardModel" for n in config.architectures or []
+    saved_as_classifier = (
+        own
+        and imported is None
+        and any("SequenceClassification" in n or n == "RewardModel" for n in config.architectures or [])
     )
     if saved_as_classifier and config.num_labels != outputs:
         raise ModelError(
             f"{base} has {config.num_labels} outputs; a {kind.name()} reward model has {outputs}"
         )
-    bare = AutoModelForTextEncoding if has_own_encoder(config) else AutoModel
+    auto: Any = AutoModelForSequenceClassification
+    source: dict[str, Any] = {"num_labels": outputs}
+    if not own:
+        auto = AutoModelForTextEncoding if has_own_encoder(config) else AutoModel
+    elif (
+        imported is not None and imported.prefix
+    ):  # what transformers renames, it saves by the old names again
+        auto, config.num_labels = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], outputs
+        source = {"config": config, "state_dict": imported.backbone(Path(base))}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # transformers draws what is missing
         model, info = from_pretrained(
-            AutoModelForSequenceClassification if own else bare,
+            auto,
             base,
-            num_labels=outputs,
+            **source,
             dtype=getattr(torch, dtype),
             use_safetensors=True,
             ignore_mismatched_sizes=True,  # they are refused below, with the shapes
@@ -120,7 +145,10 @@ def load_classifier(
         extra = ", ".join(sorted(map(str, info["unexpected_keys"]))[:3])
         raise ModelError(f"{base} holds weights its architecture has no place for: {extra}")
     fresh = sorted({key.rpartition(".")[0] for key in missing}) if own else [] if trained else [name]
-    if not own and trained:
+    if imported is not None:
+        imported.put_into(head, base)
+        fresh = []
+    elif not own and trained:
         classifier.load_head(Path(base))
     elif fresh:
         renew_head(head, seed)

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from holdtrue.reward.gate import Gate
 from holdtrue.reward.kinds import RewardKind
+from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import LanguageHead
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
@@ -41,6 +43,7 @@ class RewardOutput:
         rewards: (N,) float32, one number per answer, for kinds that score one answer.
         logits: (N, K) class logits or aspect scores.
         values: (sum of answer lengths,) per-token values, packed.
+        steps: (M,) float32, a value for each step of all answers, the logit of P(right).
         offsets: (N + 1,) where each answer's values begin.
         logprobs: (sum of answer lengths,) float32, log-probability of each answer token, packed.
         hidden: (N, D) float32, the pooled state.
@@ -50,6 +53,7 @@ class RewardOutput:
     rewards: Tensor | None = None
     logits: Tensor | None = None
     values: Tensor | None = None
+    steps: Tensor | None = None
     offsets: Tensor | None = None
     logprobs: Tensor | None = None
     hidden: Tensor | None = None
@@ -60,7 +64,8 @@ class RewardModel(nn.Module):
     """A decoder or an encoder with a linear head.
 
     Args:
-        classifier: a transformers sequence classifier (or a peft model around one), or a pooled encoder.
+        classifier: a transformers sequence classifier (or a peft model around one), or a pooled encoder; a
+            causal LM where only :meth:`logprobs` is wanted.
         pad_id: padding token of the padded layout.
         kind: how the reward is made; the head has as many outputs as it has labels.
         pool: what the head reads.
@@ -70,6 +75,7 @@ class RewardModel(nn.Module):
         layout: ``tree`` where the model reads token trees exactly, else ``padded``.
         layout_reason: why it is not ``tree``.
         bf16: compute the backbone under bfloat16 autocast.
+        gate: weighs the aspects by the prompt, for kinds that have one, once it is fitted.
         language_head: gives the log-probabilities of answers' tokens, where a loss reads them.
     """
 
@@ -93,6 +99,7 @@ class RewardModel(nn.Module):
         self.bf16 = False
         self.layout: Literal["tree", "padded"] = "padded"
         self.layout_reason: str | None = "not examined"
+        self.gate: Gate | None = None
         self.language_head: LanguageHead | None = None
         self._read_only: ReadOnlyRows | None = None
 
@@ -131,14 +138,27 @@ class RewardModel(nn.Module):
 
     def forward(self, batch: Batch) -> RewardOutput:
         """What the kind gives of a batch's answers."""
+        gate, steps = self.gate, self.kind.marks == "steps"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            hidden = self._hidden(batch)
+            hidden = self._hidden(batch, marks=steps or gate is not None)
             logprobs = self.language_head(hidden, batch) if self.language_head is not None else None
-            pooled = self._pool(hidden, batch)
+            pooled = at_marks(hidden, batch) if steps else self._pool(hidden, batch)
         with torch.autocast(self.device.type, enabled=False):
             pooled = pooled.float()
-            ends = batch.targets.length.cumsum(0) - 1
-            return replace(self.kind.read(self.head(pooled), pooled, ends), logprobs=logprobs)
+            ends = (batch.targets.marks if steps else batch.targets.length).cumsum(0) - 1
+            out = replace(self.kind.read(self.head(pooled), pooled, ends), logprobs=logprobs)
+            if gate is None:
+                return out
+            assert isinstance(self.kind, Aspects)
+            aspects = self.kind.without_verbosity(given(out.logits))
+            return replace(out, rewards=(gate(at_marks(hidden, batch).float()) * aspects).sum(1))
+
+    def logprobs(self, batch: Batch) -> Tensor:
+        """(sum of answer lengths,) float32 log-probability of each answer token, by the language head."""
+        assert self.language_head is not None
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            found: Tensor = self.language_head(self._hidden(batch), batch)
+        return found
 
     def batch(self, trees: Sequence[Tree], side: str = "right") -> Batch:
         """Trees laid out as this model takes them, on its device."""
@@ -201,10 +221,10 @@ class RewardModel(nn.Module):
             self.inner.set_attn_implementation(original)
             self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
 
-    def _hidden(self, batch: Batch) -> Tensor:
+    def _hidden(self, batch: Batch, *, marks: bool = False) -> Tensor:
         """(1, T, D) or (N, L, D) states of the last layer, at least where they are read; ``cls``: (N, D)."""
         if isinstance(batch, TreeBatch):
-            only_ends = not self.kind.tokenwise and self.language_head is None
+            only_ends = not (self.kind.tokenwise or self.language_head is not None or marks)
             batch.plan.read_only_layer = self._read_only.index if self._read_only and only_ends else None
             with attention.laid_out(batch.plan):
                 packed: Tensor = self.backbone(
@@ -266,6 +286,19 @@ class RewardModel(nn.Module):
         error = ((together - alone).abs().max() / alone.abs().max().clamp_min(1e-6)).item()
         tolerance = 1 if self.inner.dtype == torch.float32 else 50  # bfloat16 has 8 bits
         return error / tolerance if error == error else float("inf")
+
+
+def given(tensor: Tensor | None) -> Tensor:
+    """A tensor that has to be there."""
+    assert tensor is not None
+    return tensor
+
+
+def at_marks(hidden: Tensor, batch: Batch) -> Tensor:
+    """(M, D) states at the marked tokens."""
+    if not len(batch.mark_rows):
+        raise ValueError("no token of the batch is marked: its encoder was not asked for marks")
+    return hidden.flatten(0, 1)[batch.mark_rows]
 
 
 @torch.no_grad()

@@ -25,9 +25,11 @@ def readme(card: RewardCard, adapter: bool) -> str:
         if card.pool == "last"
         else " Several turns are one text: `User: ` or `Assistant: ` and its content, parted by blank lines."
     )
+    origin = f" as the mean of {len(card.averaged)} models' weights" if card.averaged else ""
     return f"""# Reward model
 
-Trained with holdtrue {card.holdtrue} from `{card.base_model}`. One number per conversation: higher is better.
+Trained with holdtrue {card.holdtrue}{origin} from `{card.base_model}`.
+One number per conversation: higher is better.
 Only differences between answers to the same prompt mean something.
 
 {_code(card, adapter)}

@@ -18,14 +18,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.records import Answer, Group, Message
-from holdtrue.reward import adapters, pools
+from holdtrue.reward import adapters, gate, imports, pools
 from holdtrue.reward.card import RewardCard, read_card, text_hash, weights_hash
 from holdtrue.reward.classifiers import from_pretrained, load_classifier, quiet_loading
 from holdtrue.reward.kinds import ComparingKind, RewardKind
+from holdtrue.reward.kinds.aspects import Aspects
+from holdtrue.reward.kinds.process import Process
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel
 from holdtrue.reward.readme import readme
+from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
 from holdtrue.tokens.joint import JointEncoder
@@ -39,6 +42,7 @@ class Loaded:
     Attributes:
         template: which chat template a decoder has; what an encoder is given, ``text`` or ``pair``.
         fresh: modules that were not in the folder and were drawn at random, among them the head.
+        imported: the head as another tool saved it.
     """
 
     model: RewardModel
@@ -47,6 +51,7 @@ class Loaded:
     card: RewardCard | None
     base: str
     fresh: list[str]
+    imported: imports.Imported | None = None
 
     @property
     def fresh_head(self) -> bool:
@@ -77,11 +82,13 @@ class Loaded:
         if limit is not None and wanted > limit:
             raise SettingsError(f"max_length {wanted} is more than the {limit} tokens the model can take")
         card_truncation: Any = self.card.truncation if self.card else "drop"
-        if isinstance(self.model.kind, ComparingKind):
-            return self.model.kind.encoder(self, wanted, truncation or card_truncation)
+        kind = self.model.kind
+        if isinstance(kind, ComparingKind):
+            return kind.encoder(self, wanted, truncation or card_truncation)
         options = self.tokenizer, wanted, truncation or card_truncation, embeddings
         if self.model.pool == "last":
-            return Encoder(*options)
+            separator = kind.separator if isinstance(kind, Process) else "\n"
+            return Encoder(*options, kind.marks, separator)
         return SentenceEncoder(*options, input=_input(self.template))
 
 
@@ -134,11 +141,14 @@ def load(
 ) -> Loaded:
     """A reward model from a folder: a language model or encoder (fresh head), a classifier or an adapter.
 
+    What other tools saved is read as :mod:`holdtrue.reward.imports` says; a LoRA adapter of theirs is merged.
+
     Raises:
         ModelError: nothing is there, it cannot be read, or it is of a kind that cannot be a reward model.
         SettingsError: what is set is for the other family, decoders or encoders.
     """
     path = str(settings.path)
+    imports.refuse_unreadable(Path(path))
     adapted = adapters.base_of(path)
     base = adapted or path
     card = read_card(Path(path)) if Path(path).is_dir() else None
@@ -161,25 +171,27 @@ def load(
                 )
             template = prepare_tokenizer(tokenizer, settings.chat_template_path)
             model, untrained = kind.build(source)
-            fresh = ["head"] if untrained else []
+            loaded = Loaded(model, tokenizer, template, card, base, ["head"] if untrained else [])
         else:
-            model, template, fresh = _build(source, kind, card)
+            loaded = _build(source, kind, card)
+    model, template = loaded.model, loaded.template
     model.to(device)
     model.eval()
     model.examine()
     if model.pool != "last":
         _require_padding(model, SentenceEncoder(tokenizer, sys.maxsize, input=_input(template)), base)
     if card is not None and template == "own":
-        template = card.template.get("name", template)
-    return Loaded(model, tokenizer, template, card, base, fresh)
+        loaded.template = card.template.get("name", template)
+    return loaded
 
 
-def _build(source: Source, kind: RewardKind, card: RewardCard | None) -> tuple[RewardModel, str, list[str]]:
-    """The model of a kind that scores one answer, how it reads conversations, and what is fresh in it."""
+def _build(source: Source, kind: RewardKind, card: RewardCard | None) -> Loaded:
+    """The model of a kind that scores one answer, and how it reads conversations."""
     settings, base, tokenizer = source.settings, source.base, source.tokenizer
     pool = pools.choose(settings.pool, source.config, base, card.pool if card else None)
-    if kind.tokenwise and pool != "last":
+    if (kind.tokenwise or kind.marks) and pool != "last":
         raise ModelError(f"{base} is an encoder asked for {kind.name()}: only decoders give values of tokens")
+    found = imports.recognise(Path(base), source.config) if pool == "last" else None
     classifier, fresh = load_classifier(
         base,
         source.config,
@@ -189,18 +201,25 @@ def _build(source: Source, kind: RewardKind, card: RewardCard | None) -> tuple[R
         seed=source.seed,
         trust=source.trust_remote_code,
         trained=card is not None and card.pool == pool and not source.adapted,
+        imported=found,
     )
     template = _reading(tokenizer, settings, pool, card)
     _give_pad_token(classifier, tokenizer)
-    if source.adapted:
+    own = imports.recognise(Path(source.path), source.config) if source.adapted else None
+    if own is not None:
+        classifier, fresh, found = adapters.with_foreign(classifier, source.path, own), [], own
+    elif source.adapted:
         classifier, fresh = adapters.with_saved(classifier, source.path), []
-    elif settings.lora is not None:
+    if settings.lora is not None and (own is not None or not source.adapted):
         heads = pools.outside_backbone(classifier, fresh)
         classifier = adapters.with_new(classifier, settings.lora, source.seed, heads)
     types = separator(tokenizer) if template == "pair" else None
     model = RewardModel(classifier, tokenizer.pad_token_id, kind, pool, types)
     model.head.float()
-    return model, template, fresh
+    if isinstance(kind, Aspects) and kind.gate is not None and settings.kind is None:
+        width = model.inner.config.get_text_config().hidden_size
+        model.gate = gate.load(Path(source.path), width, len(kind.names), kind.gate)
+    return Loaded(model, tokenizer, template, card, base, fresh, found)
 
 
 def _reading(tokenizer: Any, settings: ModelSettings, pool: pools.Pool, card: RewardCard | None) -> str:
@@ -259,19 +278,57 @@ def keep_language_head(loaded: Loaded, *, trust_remote_code: bool = False) -> No
     if loaded.model.pool != "last":
         raise ModelError(f"{loaded.base} is an encoder: only decoders give the likelihood of an answer")
     with quiet_loading():
-        causal, info = from_pretrained(
-            AutoModelForCausalLM,
-            loaded.base,
-            dtype=loaded.model.inner.dtype,
-            use_safetensors=True,
-            output_loading_info=True,
-            trust_remote_code=trust_remote_code,
+        causal = _causal(loaded.base, loaded.model.inner.dtype, trust_remote_code)
+    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
+
+
+def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
+    """A causal LM, or an adapter on one, for its log-probabilities; it has no reward head.
+
+    Raises:
+        ModelError: it cannot be read, or is a reward model.
+    """
+    path = str(path)
+    imports.refuse_unreadable(Path(path))
+    adapted = adapters.base_of(path)
+    base = adapted or path
+    if adapted and read_json(Path(path) / "adapter_config.json").get("task_type") == "SEQ_CLS":
+        raise ModelError(f"{path} is the adapter of a reward model; one of a causal LM is needed")
+    with quiet_loading():
+        config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
+        if any("SequenceClassification" in name for name in config.architectures or []):
+            raise ModelError(f"{base} is a {config.architectures[0]}; a causal LM is needed")
+        if config.is_encoder_decoder:
+            raise ModelError(f"{base} is an encoder-decoder ({config.model_type}); a decoder is needed")
+        tokenizer = from_pretrained(
+            AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
+        causal = _causal(base, torch.float32, trust_remote_code)
+        if adapted:
+            causal = adapters.with_saved(causal, path)
+        template = prepare_tokenizer(tokenizer)
+    model = RewardModel(causal, pad_id=0)  # what stands in the padding is never seen
+    model.language_head = language_head(model.inner, model.inner)
+    model.to(device)
+    model.eval()
+    model.examine()
+    return Loaded(model, tokenizer, template, None, base, [])
+
+
+def _causal(base: str, dtype: torch.dtype, trust: bool) -> Any:
+    causal, info = from_pretrained(
+        AutoModelForCausalLM,
+        base,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=trust,
+    )
     tied = causal.config.get_text_config().tie_word_embeddings
     missing = [key for key in info["missing_keys"] if not (tied and key.startswith(("lm_head", "embed_out")))]
     if missing:
-        raise ModelError(f"{loaded.base} has no language head ({missing[0]}); start from the causal LM")
-    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
+        raise ModelError(f"{base} has no language head ({missing[0]}); start from the causal LM")
+    return causal
 
 
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
@@ -305,6 +362,8 @@ def save(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False)
         if hasattr(classifier, "peft_config"):
             config.save_pretrained(folder / "base_config")
         loaded.tokenizer.save_pretrained(folder)
+    if loaded.model.gate is not None:
+        gate.save(loaded.model.gate, folder)
     card.kind = loaded.model.kind.model_dump(mode="json")
     card.pool = loaded.model.pool
     card.base_model = card.base_model or loaded.base

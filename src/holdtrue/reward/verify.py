@@ -9,7 +9,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,17 +18,15 @@ from safetensors import safe_open
 
 from holdtrue.errors import ModelError
 from holdtrue.records import Answer, Group, Message
-from holdtrue.reward import store
+from holdtrue.reward import elsewhere, store
 from holdtrue.reward.card import RewardCard, text_hash, weights_hash
-from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.model import initial_head
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
-from holdtrue.tokens.batches import pad
-from holdtrue.tokens.conversation import Encoder, Ids
+from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.sentences import SentenceEncoder
-from holdtrue.tokens.tree import grow
+from holdtrue.tokens.tree import Tree, grow
 
 Status = Literal["ok", "warn", "fail", "skip"]
 TOLERANCE = 1e-4
@@ -95,7 +92,12 @@ def verify(
     # others read an adapter's padding token in the configuration of its base
     raw_config = _raw(folder, "config.json") or _raw(Path(loaded.base), "config.json")
     encoded = list(encoder.encode(sample()))
-    usable = [ids for item in encoded for ids in item.ids if ids is not None]
+    usable = [
+        grow([ids], marks=item.marks[k : k + 1])
+        for item in encoded
+        for k, ids in enumerate(item.ids)
+        if ids is not None
+    ]
     if len(usable) < 2:
         reason = next((reason for item in encoded for reason in item.reasons if reason), "there are too few")
         raise ModelError(f"no sample conversations to score (max_length {encoder.max_length}): {reason}")
@@ -105,7 +107,7 @@ def verify(
     else:
         checks += [_read_token(loaded, usable), _padding(loaded, raw_config, {_most_common(usable)})]
         checks.append(_beginning(encoder.repaired["doubled BOS removed"]))
-    alone = np.concatenate([_score(loaded, [ids], "right") for ids in usable])
+    alone = np.concatenate([_score(loaded, [one], "right") for one in usable])
     broken = int((~np.isfinite(alone)).sum())
     if broken:
         checks.append(Check("finite", "fail", f"{broken} of {len(alone)} rewards are not finite"))
@@ -135,11 +137,16 @@ def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Chec
         yield Check(
             "head saved", "fail", f"the adapter holds no {where!r} weights: rewards use a random head"
         )
+    elif loaded.imported is not None:
+        yield Check("head saved", "ok", loaded.imported.described)
     elif loaded.fresh_head:
         lost = f"the folder holds no head '{where}.weight': rewards would be random"
         yield Check("head saved", "fail", lost)
     else:
         yield Check("head saved", "ok", f"{where}.weight {tuple(weight.shape)} is in the file")
+    if loaded.imported is not None and loaded.imported.bias:
+        text = f"its bias {loaded.imported.bias:.4g} is left out, which shifts all rewards equally"
+        yield Check("head bias", "warn", text)
     if not weight.any():
         yield Check("head trained", "fail", "all head weights are 0: every reward is equal")
     elif seed is not None:
@@ -153,15 +160,15 @@ def _keys(file: Path) -> list[str]:
         return list(opened.keys())
 
 
-def _most_common(usable: Sequence[Ids]) -> int:
-    last = [int(ids[-1]) for ids in usable]
+def _most_common(usable: Sequence[Tree]) -> int:
+    last = [int(one.answers[0][-1]) for one in usable]
     return max(set(last), key=last.count)
 
 
-def _read_token(loaded: store.Loaded, usable: Sequence[Ids]) -> Check:
+def _read_token(loaded: store.Loaded, usable: Sequence[Tree]) -> Check:
     common = _most_common(usable)
     text = loaded.tokenizer.convert_ids_to_tokens(common)
-    share = sum(int(ids[-1]) == common for ids in usable) / len(usable)
+    share = sum(int(one.answers[0][-1]) == common for one in usable) / len(usable)
     if share == 1:
         return Check("read token", "ok", f"always the last real token, {text!r} (id {common})")
     return Check(
@@ -176,7 +183,7 @@ def special(encoder: SentenceEncoder) -> set[int]:
     return {int(token) for mark in encoder.marks for token in mark}
 
 
-def _special_tokens(encoder: SentenceEncoder, usable: Sequence[Ids]) -> Check:
+def _special_tokens(encoder: SentenceEncoder, usable: Sequence[Tree]) -> Check:
     names = " ".join(
         text
         for mark, text in zip(
@@ -185,7 +192,7 @@ def _special_tokens(encoder: SentenceEncoder, usable: Sequence[Ids]) -> Check:
         for text in [*encoder.tokenizer.convert_ids_to_tokens(mark.tolist()), text]
     ).strip()
     expected = sum(map(len, encoder.marks))
-    found = {int(np.isin(ids, list(special(encoder))).sum()) for ids in usable}
+    found = {int(np.isin(one.answers[0], list(special(encoder))).sum()) for one in usable}
     if not expected:
         return Check("special tokens", "warn", "the tokenizer sets none: nothing marks beginning and end")
     if found == {expected}:
@@ -217,21 +224,21 @@ def _beginning(doubled: int) -> Check:
     return Check("beginning", "ok", "at most one BOS")
 
 
-def _score(loaded: store.Loaded, sequences: Sequence[Ids], side: str | None = None) -> np.ndarray:
-    """Rewards with all sequences in one pass; ``side`` forces a padded batch."""
+def _score(loaded: store.Loaded, usable: Sequence[Tree], side: str | None = None) -> np.ndarray:
+    """Rewards with all conversations in one pass; ``side`` forces a padded batch."""
     model = loaded.model
     layout = model.layout
     try:
         if side is not None:
             model.layout = "padded"
         with torch.inference_mode():
-            rewards = model(model.batch([grow([ids]) for ids in sequences], side or "right")).rewards
+            rewards = model(model.batch(usable, side or "right")).rewards
     finally:
         model.layout = layout
     return np.asarray(rewards.cpu().double().numpy())
 
 
-def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> Iterator[Check]:
+def _numbers(loaded: store.Loaded, usable: Sequence[Tree], alone: np.ndarray) -> Iterator[Check]:
     spread = float(alone.std()) or 1.0
     if alone.std() < 1e-6:
         yield Check("spread", "fail", "all sample rewards are equal")
@@ -243,7 +250,7 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
     before = loaded.model.bf16
     loaded.model.bf16 = True
     try:
-        low = np.concatenate([_score(loaded, [ids]) for ids in usable])
+        low = np.concatenate([_score(loaded, [one]) for one in usable])
     finally:
         loaded.model.bf16 = before
     error = float(np.abs(low - alone).max()) / spread
@@ -252,15 +259,17 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Ids], alone: np.ndarray) -> 
     yield Check("bf16 = fp32", "ok" if error < 0.1 else "warn", text)
 
 
-def compare(name: str, one: np.ndarray, other: np.ndarray, spread: float) -> Check:
+def compare(
+    name: str, one: np.ndarray, other: np.ndarray, spread: float, tolerance: float = TOLERANCE
+) -> Check:
     """Whether two ways to compute the same numbers agree, relative to their spread."""
     error = float(np.abs(one - other).max()) / spread
     return Check(
-        name, "ok" if error <= TOLERANCE else "fail", f"largest difference {error:.1e} of the spread"
+        name, "ok" if error <= tolerance else "fail", f"largest difference {error:.1e} of the spread"
     )
 
 
-def _reloaded(loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool) -> Check:
+def _reloaded(loaded: store.Loaded, usable: Sequence[Tree], trust_remote_code: bool) -> Check:
     with tempfile.TemporaryDirectory() as folder:
         store.save(replace(loaded), Path(folder) / "model", RewardCard())
         again = store.load(
@@ -272,64 +281,20 @@ def _reloaded(loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bo
     )
 
 
-def _elsewhere(folder: Path, loaded: store.Loaded, usable: Sequence[Ids], trust_remote_code: bool) -> Check:
-    """Rewards of the folder as others load it, right-padded with the padding token it declares, if any."""
-    own_head = loaded.model.pool in ("mean", "max")
-    name = f"ours = {'sentence-transformers' if own_head else 'plain transformers'}"
-    if own_head and (folder / "adapter_config.json").is_file():
-        return Check(name, "skip", f"an adapter with {loaded.model.pool} pooling is loaded by holdtrue alone")
-    if own_head and find_spec("sentence_transformers") is None:
-        return Check(name, "skip", "sentence-transformers is not installed")
-    load = _sentence_transformer if own_head else _as_others_load
+def _elsewhere(folder: Path, loaded: store.Loaded, usable: Sequence[Tree], trust: bool) -> Check:
+    """Rewards as others compute them from the folder; they know nothing of a gate, so ours are without it."""
+    name = f"ours = {elsewhere.name(loaded)}"
+    reason = elsewhere.unreadable(folder, loaded)
+    if reason is not None:
+        return Check(name, "skip", reason)
     try:
-        model, config = load(folder, len(loaded.model.kind.labels), trust_remote_code)
-        pad_id = config.get_text_config().pad_token_id
-        known = loaded.model.inner.get_input_embeddings().num_embeddings
-        batched = pad_id is not None and 0 <= pad_id < known
-        theirs = [
-            _rewards_elsewhere(loaded, model, sequences, pad_id if batched else 0)
-            for sequences in ([usable] if batched else [[ids] for ids in usable])
-        ]
+        theirs = elsewhere.rewards(folder, loaded, usable, trust)
     except Exception as error:  # whatever they raise, others cannot use the folder
         return Check(name, "fail", f"others cannot use it: {str(error).splitlines()[0][:200]}")
-    ours = np.concatenate([_score(loaded, [ids]) for ids in usable])
-    return compare(name, ours, np.concatenate(theirs), float(ours.std()) or 1.0)
-
-
-def _rewards_elsewhere(loaded: store.Loaded, model: Any, sequences: Sequence[Ids], pad_id: int) -> np.ndarray:
-    batch = pad([grow([ids]) for ids in sequences], pad_id, separator=loaded.model.separator)
-    inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-    if batch.token_type_ids is not None:
-        inputs["token_type_ids"] = batch.token_type_ids
-    with torch.inference_mode():
-        sentences = loaded.model.pool in ("mean", "max")
-        logits = (model(inputs)["sentence_embedding"] if sentences else model(**inputs).logits).float()
-        return np.asarray(loaded.model.kind.read(logits, logits, torch.arange(len(logits))).rewards)
-
-
-def _sentence_transformer(folder: Path, outputs: int, trust_remote_code: bool) -> tuple[Any, Any]:
-    with quiet_loading():
-        from sentence_transformers import SentenceTransformer
-
-        model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=trust_remote_code).eval()
-    return model, model[0].auto_model.config
-
-
-def _as_others_load(folder: Path, outputs: int, trust_remote_code: bool) -> tuple[Any, Any]:
-    from transformers import AutoModelForSequenceClassification
-
-    with quiet_loading():
-        if (folder / "adapter_config.json").is_file():
-            from peft import AutoPeftModelForSequenceClassification
-
-            model = AutoPeftModelForSequenceClassification.from_pretrained(
-                folder, num_labels=outputs, dtype=torch.float32
-            )
-        else:
-            model = AutoModelForSequenceClassification.from_pretrained(
-                folder, num_labels=outputs, dtype=torch.float32, trust_remote_code=trust_remote_code
-            )
-    return model.eval(), model.config
+    gate, loaded.model.gate = loaded.model.gate, None
+    ours = np.concatenate([_score(loaded, [one]) for one in usable])
+    loaded.model.gate = gate
+    return compare(name, ours, theirs, float(ours.std()) or 1.0)
 
 
 def check_card(folder: Path, loaded: store.Loaded) -> Iterator[Check]:

@@ -31,6 +31,8 @@ class Targets:
         ratings: (N, K) float32, NaN where none was given.
         accepted: (N,) float32 in [0, 1], NaN where nothing was said.
         length: (N,) int64, tokens of each answer after its tree's prompt.
+        marks: (N,) int64, how many tokens of each conversation are marked.
+        steps: (M,) float32, what was said of the marked steps, NaN where nothing; else empty.
         tree: (N,) int64, number of the tree, which all answers to learn from together share.
         counted: (N,) float32, 0 for answers that stand in the batch without weight, else 1.
     """
@@ -44,6 +46,8 @@ class Targets:
     ratings: Tensor
     accepted: Tensor
     length: Tensor
+    marks: Tensor
+    steps: Tensor
     tree: Tensor
     counted: Tensor
 
@@ -74,6 +78,7 @@ class TreeBatch:
         plan: where trees and answers lie, for the attention functions.
         rows: (N,) int64, the last token of each answer.
         answer_rows: (sum of answer lengths,) int64, every token of every answer.
+        mark_rows: (M,) int64, where in the row the marked tokens of all answers stand.
     """
 
     input_ids: Tensor
@@ -82,6 +87,7 @@ class TreeBatch:
     rows: Tensor
     answer_rows: Tensor
     targets: Targets
+    mark_rows: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class PaddedBatch:
 
     Attributes:
         input_ids, attention_mask, position_ids: (N, L) int64.
+        mark_rows: (M,) int64, where in the flattened rectangle the marked tokens of all answers stand.
         token_type_ids: (N, L) int64, 0 for the first text of a pair and 1 for the second, where the model
             is told.
     """
@@ -98,6 +105,7 @@ class PaddedBatch:
     attention_mask: Tensor
     position_ids: Tensor
     targets: Targets
+    mark_rows: Tensor
     token_type_ids: Tensor | None = None
 
 
@@ -107,6 +115,7 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
     positions: list[np.ndarray] = []
     rows: list[int] = []
     answer_rows: list[np.ndarray] = []
+    mark_rows: list[int] = []
     at = 0
     for tree in trees:
         start = len(tree.prompt)
@@ -114,7 +123,12 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         positions += [np.arange(start), *(np.arange(start, start + len(a)) for a in tree.answers)]
         at += start
         answer_rows.append(np.arange(at, at + tree.tokens - start))
-        for answer in tree.answers:
+        root = at - start
+        for k, answer in enumerate(tree.answers):
+            for mark in (
+                tree.marks[k] if tree.marks else ()
+            ):  # in the part that the answers share, or after it
+                mark_rows.append(mark + (root if mark < start else at - start))
             at += len(answer)
             rows.append(at - 1)
     position_ids = np.concatenate(positions)
@@ -126,6 +140,7 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         rows=torch.tensor(rows, device=device),
         answer_rows=torch.from_numpy(np.concatenate(answer_rows)).to(device),
         targets=_targets(trees, device),
+        mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
     )
 
 
@@ -149,6 +164,9 @@ def pad(
         input_ids[row, place] = ids
         mask[row, place] = 1
     positions = np.maximum(mask.cumsum(1) - 1, 0)
+    first = mask.argmax(1) + width * np.arange(len(mask))
+    marked = [marks for tree in trees for marks in tree.marks or [()] * len(tree.answers)]
+    mark_rows = [first[row] + mark for row, marks in enumerate(marked) for mark in marks]
     ends = input_ids == separator
     types = ((ends.cumsum(1) - ends > 0) & (mask > 0)).astype(np.int64)
     return PaddedBatch(
@@ -157,6 +175,7 @@ def pad(
         position_ids=torch.from_numpy(positions).to(device),
         targets=_targets(trees, device),
         token_type_ids=None if separator is None else torch.from_numpy(types).to(device),
+        mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
     )
 
 
@@ -182,6 +201,10 @@ def _targets(trees: Sequence[Tree], device: torch.device | str) -> Targets:
         ratings=column("ratings"),
         accepted=column("accepted"),
         length=torch.tensor(lengths, device=device),
+        marks=torch.tensor(
+            [len(marks) for tree in trees for marks in tree.marks or [()] * len(tree.answers)], device=device
+        ),
+        steps=column("steps"),
         tree=torch.repeat_interleave(torch.arange(len(trees)), torch.tensor(counts)).to(device),
         counted=torch.ones(len(lengths), device=device),
     )

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 
 from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Answer, Group, Messages, as_json
+from holdtrue.tokens import marks
 
 Ids = NDArray[np.int32]
 Truncation = Literal["drop", "left", "right", "error"]
+Marker = Literal["prompt", "steps"]
 
 PLAIN_TEMPLATE = (Path(__file__).parent / "plain.jinja").read_text(encoding="utf-8").rstrip("\n")
 _CHUNK = 1024
@@ -38,12 +40,18 @@ class Encoded:
     """A group's conversations as token ids.
 
     ``ids[k]`` is prompt and answer ``k`` in full, or ``None`` where ``reasons[k]`` says why it cannot be
-    used. ``cut[k]`` counts the tokens truncation took away.
+    used. ``cut[k]`` counts the tokens truncation took away. ``marks[k]`` are the places of tokens that are
+    read besides the last, where the encoder was asked for them: the prompt's last, or the last of each step;
+    ``ends[k]`` is then the character each of these steps ends with in the answer, ``steps[k]`` what was said
+    of it, NaN where nothing was.
     """
 
     ids: tuple[Ids | None, ...]
     reasons: tuple[str | None, ...]
     cut: tuple[int, ...]
+    marks: tuple[tuple[int, ...], ...] = ()
+    ends: tuple[tuple[int, ...], ...] = ()
+    steps: tuple[tuple[float, ...], ...] = ()
 
 
 def prepare_tokenizer(tokenizer: Any, template_file: str | None = None) -> str:
@@ -77,6 +85,8 @@ class Encoder:
         truncation: what is done with longer ones: ``drop`` leaves the answer out with a reason,
             ``left`` keeps the end (and BOS), ``right`` the beginning, ``error`` raises DataError.
         vocabulary: embeddings the model has, where the tokenizer may know more tokens.
+        marker: ``prompt`` also finds the prompt's last token, ``steps`` that of each step of an answer.
+        separator: what stands between two steps.
         reply: end a chat with the opening of an assistant turn, for models that answer it.
 
     Attributes:
@@ -89,6 +99,8 @@ class Encoder:
         max_length: int,
         truncation: Truncation = "drop",
         vocabulary: int | None = None,
+        marker: Marker | None = None,
+        separator: str = "\n",
         reply: bool = False,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
@@ -98,13 +110,15 @@ class Encoder:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
+        self.marker = marker
+        self.separator = separator
         self.reply = reply
         self.repaired: Counter[str] = Counter()
         self._literal = False  # whether special tokens that stand in a text are read as ordinary text
         self._vocabulary = vocabulary if vocabulary is not None and len(tokenizer) > vocabulary else None
-        self._backend = tokenizer.backend_tokenizer
-        self._bos = _leading_bos(tokenizer)
-        self._bos_id = tokenizer.bos_token_id
+        self.backend = tokenizer.backend_tokenizer
+        self.bos = _leading_bos(tokenizer)
+        self.bos_id = tokenizer.bos_token_id
         self._boundaries = _exact_boundaries(tokenizer)
 
     def encode(self, groups: Sequence[Group]) -> Iterator[Encoded]:
@@ -133,20 +147,22 @@ class Encoder:
         """
         conversation = group.conversation(answer)
         text, raw = self.render(conversation), isinstance(conversation, str)
-        boundary = len(_common_prefix([self._opening(group.prompt), text]))
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        boundary = len(common_prefix([self.opening(group.prompt), text]))
+        encoding = self.backend.encode(text, add_special_tokens=False)
         start = next((i for i, (_, end) in enumerate(encoding.offsets) if end > boundary), len(encoding.ids))
         ids = self._finish(np.asarray(encoding.ids, np.int32), raw=raw)
         before = len(ids) - len(encoding.ids) - (1 if raw and self.tokenizer.eos_token_id is not None else 0)
         return max(start + before, 0), len(ids)
 
-    def _opening(self, prompt: Messages | str) -> str:
+    def opening(self, prompt: Messages | str) -> str:
+        """The rendered prompt with the opening of an assistant turn; empty where that cannot be had."""
         if isinstance(prompt, str):
             return prompt
         try:
-            return str(self._template(as_json(prompt), add_generation_prompt=True))
+            text = str(self._template(as_json(prompt), add_generation_prompt=True))
         except Exception:
             return ""
+        return text if isinstance(encodable(text), str) else ""
 
     def _encode_chunk(self, groups: Sequence[Group]) -> Iterator[Encoded]:
         pieces: list[str] = []
@@ -160,19 +176,23 @@ class Encoder:
                 else:
                     plan.append([*shared, len(pieces)])
                     pieces.append(text)
-        self._backend.no_padding()  # calling the tokenizer itself may have switched these on
-        self._backend.no_truncation()
-        self._backend.encode_special_tokens = self._literal
-        encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+        self.backend.no_padding()  # calling the tokenizer itself may have switched these on
+        self.backend.no_truncation()
+        self.backend.encode_special_tokens = self._literal
+        encodings = self.backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
         plans = iter(plan)
-        for group in groups:
+        openings = marks.openings(self, groups) if self.marker == "prompt" else [None] * len(groups)
+        for group, opening in zip(groups, openings, strict=True):
             fitted = [self._fit(ids, next(plans), group, answer) for answer in group.answers]
-            yield Encoded(
+            found = Encoded(
                 tuple(own for own, _, _ in fitted),
                 tuple(reason for _, reason, _ in fitted),
                 tuple(cut for _, _, cut in fitted),
             )
+            if opening is not None:
+                found = marks.with_prompt(self, opening, found)
+            yield marks.with_steps(self, group, found) if self.marker == "steps" else found
 
     def _texts(self, groups: Sequence[Group]) -> Iterator[tuple[str | None, list[str | Refused]]]:
         """Per group the text its conversations begin with, if any, and how each goes on."""
@@ -212,20 +232,29 @@ class Encoder:
     def _shortened(self, parts: list[Ids], full: Ids, over: int) -> Ids:
         if self.truncation == "right":
             return full[: self.max_length]
-        keep = 1 if full[0] == self._bos_id else 0
-        return np.concatenate([full[:keep], full[over + keep :]])
+        return self.without_beginning(full, over)
+
+    def without_beginning(self, ids: Ids, tokens: int) -> Ids:
+        """The ids less so many at the beginning; BOS stays."""
+        keep = 1 if len(ids) and ids[0] == self.bos_id else 0
+        return np.concatenate([ids[:keep], ids[tokens + keep :]])
 
     def _finish(self, ids: Ids, *, raw: bool) -> Ids:
         if raw:
-            ids = np.concatenate([self._bos, ids])
-        extra = 0
-        while len(ids) > extra + 1 and ids[extra] == ids[extra + 1] == self._bos_id:
-            extra += 1
+            ids = np.concatenate([self.bos, ids])
+        extra = self.doubled_bos(ids)
         if extra:
             self.repaired["doubled BOS removed"] += 1
             ids = ids[extra:]
         eos = self.tokenizer.eos_token_id
         return np.append(ids, np.int32(eos)) if raw and eos is not None else ids
+
+    def doubled_bos(self, ids: Ids) -> int:
+        """How often BOS stands at the beginning besides the once that is right."""
+        extra = 0
+        while len(ids) > extra + 1 and ids[extra] == ids[extra + 1] == self.bos_id:
+            extra += 1
+        return extra
 
     def _render_all(self, conversations: Sequence[Messages | str]) -> list[str | Refused]:
         rendered: list[str | Refused] = [c if isinstance(c, str) else "" for c in conversations]
@@ -266,7 +295,7 @@ class Encoder:
         """
         if len(texts) < 2 or not self._boundaries:
             return ""
-        common = _common_prefix(texts)
+        common = common_prefix(texts)
         cut = max((common.rfind(token) for token in self._boundaries), default=-1)
         return common[:cut] if cut > 0 else ""
 
@@ -304,7 +333,7 @@ def _exact_boundaries(tokenizer: Any) -> tuple[str, ...]:
     )
 
 
-def _common_prefix(texts: Sequence[str]) -> str:
+def common_prefix(texts: Sequence[str]) -> str:
     """Longest common prefix, by bisection on slices (whole-slice comparisons run at memcmp speed)."""
     first = min(texts, key=len)
     low, high = 0, len(first)

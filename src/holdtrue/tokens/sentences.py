@@ -55,7 +55,7 @@ class SentenceEncoder(Encoder):
         before, rests = next(iter(self._texts([group])))
         text = rests[answer]
         assert isinstance(text, str)
-        encode = self._backend.encode
+        encode = self.backend.encode
         if before is not None:
             start = len(self.marks[0]) + len(encode(before, add_special_tokens=False)) + len(self.marks[1])
             return start, start + len(encode(text, add_special_tokens=False)) + len(self.marks[2])

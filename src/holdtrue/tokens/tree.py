@@ -30,12 +30,13 @@ class Lesson:
 
     Attributes:
         unit: what its items are: comparisons, single answers, or all answers to a prompt together.
-        target: what an answer must carry: ``ratings`` in at least one of ``columns``, or ``accepted``.
+        target: what an answer must carry: ``ratings`` in at least one of ``columns``, ``accepted``, or a
+            value of one of its ``steps``.
         columns: names of the ratings, in the order of the model's outputs.
     """
 
     unit: Unit = "comparison"
-    target: Literal["comparisons", "ratings", "accepted"] = "comparisons"
+    target: Literal["comparisons", "ratings", "accepted", "steps"] = "comparisons"
     columns: tuple[str, ...] = ("rating",)
 
 
@@ -44,10 +45,11 @@ PAIRS = Lesson()
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What raters said of an answer: ratings (K,), and P(acceptable); NaN where they said nothing."""
+    """What raters said of an answer: ratings (K,), P(acceptable), and a value per step; NaN where nothing."""
 
     ratings: tuple[float, ...]
     accepted: float = nan
+    steps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,9 @@ class Tree:
 
     ``first, second`` (B,) index the answers; ``label, weight, margin`` (B,) are float32, margin 0 where
     none was given. ``ratings`` (N, K) and ``accepted`` (N,) are float32, NaN where nothing was said.
+    ``marks`` are the places in each sequence that are read besides its last token, empty where the encoder
+    was not asked for any; ``steps`` (M,) float32 is what was said of all of them, where they end steps.
+    ``key`` tells the trees of different prompts apart.
     ``orders`` is how often each comparison stands in the tree: twice where models are shown both orders.
     """
 
@@ -68,6 +73,9 @@ class Tree:
     margin: NDArray[np.float32]
     ratings: NDArray[np.float32]
     accepted: NDArray[np.float32]
+    marks: tuple[tuple[int, ...], ...] = ()
+    steps: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    key: str = ""
     orders: int = 1
 
     def count(self, unit: Unit) -> int:
@@ -101,7 +109,11 @@ class Tree:
 
 
 def grow(
-    sequences: Sequence[Ids], comparisons: Sequence[Comparison] = (), verdicts: Sequence[Verdict] = ()
+    sequences: Sequence[Ids],
+    comparisons: Sequence[Comparison] = (),
+    verdicts: Sequence[Verdict] = (),
+    marks: Sequence[tuple[int, ...]] = (),
+    key: str = "",
 ) -> Tree:
     """A tree whose leaves are ``sequences``, in order. A single sequence is all answer, no prompt."""
     verdicts = verdicts or [Verdict(())] * len(sequences)
@@ -116,6 +128,9 @@ def grow(
         margin=np.array([c.margin or 0.0 for c in comparisons], dtype=np.float32),
         ratings=np.array([v.ratings for v in verdicts], dtype=np.float32).reshape(len(sequences), -1),
         accepted=np.array([v.accepted for v in verdicts], dtype=np.float32),
+        marks=tuple(marks),
+        steps=np.array([value for v in verdicts for value in v.steps], dtype=np.float32),
+        key=key,
     )
 
 
@@ -146,7 +161,7 @@ def forest(
     """
     prompts: dict[str, _Prompt] = {}
     for group, encoded in groups:
-        prompt = prompts.setdefault(group.prompt_key, _Prompt(max_answers))
+        prompt = prompts.setdefault(group.prompt_key, _Prompt(max_answers, group.prompt_key))
         if lesson.unit == "comparison":
             _add_comparisons(prompt, group, encoded, dropped, cut)
         else:
@@ -170,39 +185,51 @@ def _add_comparisons(
             truncated = encoded.cut[comparison.first] or encoded.cut[comparison.second]
             dropped(group, "identical after truncation" if truncated else "identical sides")
         else:
-            prompt.add_comparison(first, second, comparison)
+            marks = [encoded.marks[k] for k in (comparison.first, comparison.second) if encoded.marks]
+            prompt.add_comparison(first, second, comparison, marks)
 
 
 def _add_answers(
     prompt: _Prompt, group: Group, encoded: Encoded, lesson: Lesson, dropped: Drop, cut: Counter[str]
 ) -> None:
-    leaves: dict[int, tuple[Ids, Verdict]] = {}
+    leaves: dict[int, _Leaf] = {}
     for k, ids in enumerate(encoded.ids):
-        verdict = _verdict(group, k, lesson.columns)
+        verdict = _verdict(group, k, lesson.columns, encoded.steps[k] if encoded.steps else ())
         if ids is None:
             dropped(group, str(encoded.reasons[k]))
         elif lesson.target == "ratings" and all(map(isnan, verdict.ratings)):
             dropped(group, f"no {' or '.join(lesson.columns)}")
         elif lesson.target == "accepted" and isnan(verdict.accepted):
             dropped(group, "neither accepted nor refused")
+        elif lesson.target == "steps" and all(map(isnan, verdict.steps)):
+            given = (
+                "no step was judged"
+                if not group.answers[k].steps
+                else "judged at other places than steps end"
+            )
+            dropped(group, given)
         else:
-            leaves[k] = ids, verdict
-            cut["answers truncated"] += encoded.cut[k] > 0
-    if lesson.unit == "prompt" and len({verdict.ratings for _, verdict in leaves.values()}) < 2:
+            leaves[k] = ids, verdict, encoded.marks[k : k + 1]
+            if encoded.cut[k]:
+                cut["answers truncated"] += 1
+    if lesson.unit == "prompt" and len({verdict.ratings for _, verdict, _ in leaves.values()}) < 2:
         if leaves:
             dropped(group, "fewer than two answers with different ratings")
         return
     prompt.add_answers(leaves, group.comparisons, together=lesson.unit == "prompt")
 
 
-def _verdict(group: Group, k: int, columns: Sequence[str]) -> Verdict:
+def _verdict(group: Group, k: int, columns: Sequence[str], steps: tuple[float, ...]) -> Verdict:
     """What was said of answer ``k``; being preferred counts as accepted where raters gave no label."""
     answer = group.answers[k]
     accepted = nan if answer.label is None else float(answer.label)
     if answer.label is None:
         sides = {c.preferred.index(k) for c in group.comparisons if c.preferred and k in c.preferred}
         accepted = 1.0 - sides.pop() if len(sides) == 1 else nan
-    return Verdict(tuple(answer.ratings.get(name, nan) for name in columns), accepted)
+    return Verdict(tuple(answer.ratings.get(name, nan) for name in columns), accepted, steps)
+
+
+_Leaf = tuple[Ids, Verdict, tuple[tuple[int, ...], ...]]
 
 
 @dataclass(slots=True)
@@ -212,24 +239,29 @@ class _Open:
     sequences: list[Ids] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
+    marks: list[tuple[int, ...]] = field(default_factory=list)
     places: dict[bytes, int] = field(default_factory=dict)
 
 
 class _Prompt:
     """What belongs to one prompt, dealt out over trees of at most ``max_answers`` leaves."""
 
-    def __init__(self, max_answers: int) -> None:
+    def __init__(self, max_answers: int, key: str) -> None:
         self.max_answers = max_answers
+        self.key = key
         self.open: list[_Open] = []
         self.holders: dict[bytes, list[int]] = {}  # trees an answer is a leaf of
 
-    def add_comparison(self, first: Ids, second: Ids, comparison: Comparison) -> None:
+    def add_comparison(
+        self, first: Ids, second: Ids, comparison: Comparison, marks: Sequence[tuple[int, ...]]
+    ) -> None:
         keys = first.tobytes(), second.tobytes()
         tree = self.open[self._place(keys)]
-        for key, ids in zip(keys, (first, second), strict=True):
+        for side, (key, ids) in enumerate(zip(keys, (first, second), strict=True)):
             if key not in tree.places:
                 tree.places[key] = len(tree.sequences)
                 tree.sequences.append(ids)
+                tree.marks += marks[side : side + 1]
         tree.comparisons.append(replace(comparison, first=tree.places[keys[0]], second=tree.places[keys[1]]))
 
     def _place(self, keys: tuple[bytes, bytes]) -> int:
@@ -247,11 +279,15 @@ class _Prompt:
         return place
 
     def add_answers(
-        self, leaves: dict[int, tuple[Ids, Verdict]], comparisons: Sequence[Comparison], *, together: bool
+        self,
+        leaves: dict[int, _Leaf],
+        comparisons: Sequence[Comparison],
+        *,
+        together: bool,
     ) -> None:
         """Leaves by their number in the group, with those comparisons whose two sides share a tree."""
         places: dict[int, tuple[_Open, int]] = {}
-        for k, (ids, verdict) in leaves.items():
+        for k, (ids, verdict, marks) in leaves.items():
             full = not self.open or len(self.open[-1].sequences) >= self.max_answers
             if (not places) if together else full:
                 self.open.append(_Open())
@@ -259,6 +295,7 @@ class _Prompt:
             places[k] = tree, len(tree.sequences)
             tree.sequences.append(ids)
             tree.verdicts.append(verdict)
+            tree.marks += marks
         for comparison in comparisons:
             if comparison.first in places and comparison.second in places:
                 (tree, first), (other, second) = places[comparison.first], places[comparison.second]
@@ -266,4 +303,4 @@ class _Prompt:
                     tree.comparisons.append(replace(comparison, first=first, second=second))
 
     def trees(self) -> list[Tree]:
-        return [grow(tree.sequences, tree.comparisons, tree.verdicts) for tree in self.open]
+        return [grow(t.sequences, t.comparisons, t.verdicts, t.marks, self.key) for t in self.open]

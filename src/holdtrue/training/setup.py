@@ -9,18 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from holdtrue.data.splits import read_splits
-from holdtrue.errors import DataError
+from holdtrue.errors import DataError, SettingsError, unknown
 from holdtrue.losses import require_compatible
+from holdtrue.records import Group
 from holdtrue.reward import store
 from holdtrue.reward.kinds import ComparingKind
+from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.joint import JointEncoder
-from holdtrue.tokens.tree import Lesson
+from holdtrue.tokens.tree import PAIRS, Lesson
 from holdtrue.training.preparation import Prepared, prepare
+from holdtrue.training.ridge import require_learnable
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Setup:
 
     Attributes:
         counts: per split what was read, kept, dropped and cut, as it stands in ``run.json``.
+        pairs: comparisons of both splits that a gate is trained on, for kinds that have one.
     """
 
     settings: Settings
@@ -37,6 +42,12 @@ class Setup:
     train: Prepared
     eval: Prepared
     counts: dict[str, Any]
+    pairs: tuple[Prepared, Prepared] | None = None
+
+    @property
+    def held_out(self) -> bool:
+        """Whether there is anything to measure on that was not trained on."""
+        return bool(self.eval.trees or (self.pairs is not None and self.pairs[1].trees))
 
     @property
     def learning_rate(self) -> float:
@@ -80,7 +91,12 @@ def set_up(
     """
     kind, loss = store.chosen_kind(settings.model), settings.loss
     require_compatible(kind, loss)
+    ridge = settings.training.method == "ridge"
+    if isinstance(kind, Aspects) and not ridge:
+        _refuse_unfitted(kind)
     splits = read_splits(settings.data, rejected)
+    if loss.target == "ratings":
+        _require_ratings(splits.train, kind.ratings)
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
@@ -89,25 +105,83 @@ def set_up(
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
-    both = isinstance(kind, ComparingKind) and kind.orders == "both"
-    train = prepare(splits.train, encoder, most, "train", lesson, both)
-    held_out = prepare(splits.eval, encoder, most, "eval", lesson)
+    gated = ridge and kind.marks == "prompt"
+    if gated:
+        train, pairs = _with_pairs(splits.train, encoder, most, "train", lesson)
+        held_out, held_out_pairs = _with_pairs(splits.eval, encoder, most, "eval", lesson)
+    else:
+        both = isinstance(kind, ComparingKind) and kind.orders == "both"
+        train = prepare(splits.train, encoder, most, "train", lesson, both)
+        held_out = prepare(splits.eval, encoder, most, "eval", lesson)
+        pairs = held_out_pairs = Prepared([])
     if not train.trees:
         reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
         what = "labels" if loss.target == "accepted" else loss.target
         raise DataError(f"no usable {what} left: {reasons or 'there were none'}")
+    loss.check(train.trees + held_out.trees)
+    if ridge:
+        require_learnable(
+            np.concatenate([tree.ratings for tree in train.trees]),
+            [tree.key for tree in train.trees for _ in tree.answers],
+            kind.ratings,
+        )
+    if gated and not pairs.trees:
+        raise DataError("a gate is trained on comparisons, and no usable one is among the training rows")
     loaded.model.bf16 = _bf16(loaded, settings)
+    if ridge:  # states are those that scoring will see
+        loaded.model.bf16 = settings.training.bf16 is True
+        loaded.model.requires_grad_(False)
+        loaded.model.head.requires_grad_(True)
     hold_master_weights(loaded)
     if settings.training.gradient_checkpointing:
         loaded.model.recompute_activations()
     counts = {"train": train.summary(), "eval": held_out.summary()}
+    if gated:
+        counts["train"]["gate"], counts["eval"]["gate"] = pairs.summary(), held_out_pairs.summary()
     for name, report in splits.reports.items():
         read = report.as_json()
         read["repaired"] |= counts[name]["repaired"]
         counts[name] |= read
     for name, changes in splits.transformed.items():
         counts[name]["transformed"] = changes
-    return Setup(settings, loaded, encoder, train, held_out, counts)
+    of_gate = (pairs, held_out_pairs) if gated else None
+    return Setup(settings, loaded, encoder, train, held_out, counts, of_gate)
+
+
+def _with_pairs(
+    groups: list[Group], encoder: Encoder | JointEncoder, most: int, split: str, lesson: Lesson
+) -> tuple[Prepared, Prepared]:
+    """Trees of the lesson, and those of the comparisons that a gate learns from.
+
+    A row without ratings is then not left out if it holds a comparison.
+    """
+    compared = [group for group in groups if group.comparisons]
+    rated = [g for g in groups if not g.comparisons or _rated(g) & set(lesson.columns)]
+    prepared = prepare(rated, encoder, most, split, lesson)
+    prepared.groups = groups
+    return prepared, prepare(compared, encoder, most, split, PAIRS)
+
+
+def _rated(group: Group) -> set[str]:
+    return {name for answer in group.answers for name in answer.ratings}
+
+
+def _require_ratings(groups: list[Group], columns: tuple[str, ...]) -> None:
+    """Refuse ratings that no row has, and name those there are."""
+    seen = {name for group in groups for name in _rated(group)}
+    for name in columns:
+        if name not in seen:
+            here = f"ratings seen: {', '.join(sorted(seen))}" if seen else "no answer has any rating"
+            raise DataError(f"{unknown('rating', name, seen)}; no row has it; {here}")
+
+
+def _refuse_unfitted(kind: Aspects) -> None:
+    if kind.gate is not None:
+        raise SettingsError("a gate is trained by training.method ridge, not by gradient")
+    if kind.verbosity is not None and not kind.penalties:
+        raise SettingsError(
+            "penalties of verbosity are found by training.method ridge; otherwise give model.kind.penalties"
+        )
 
 
 def hold_master_weights(loaded: store.Loaded) -> None:

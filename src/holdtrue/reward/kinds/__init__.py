@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from holdtrue.reward.model import RewardModel, RewardOutput
     from holdtrue.reward.store import Loaded, Source
-    from holdtrue.tokens.conversation import Truncation
+    from holdtrue.tokens.conversation import Marker, Truncation
     from holdtrue.tokens.joint import JointEncoder
 
 
@@ -40,12 +40,18 @@ class RewardKind(Kind):
         """Ratings the outputs are trained on, where a loss learns from ratings."""
         return ("rating",)
 
+    @property
+    def marks(self) -> Marker | None:
+        """Tokens that are read besides an answer's last: the prompt's last, or instead the ends of steps."""
+        return None
+
     @abstractmethod
     def read(self, logits: Tensor, hidden: Tensor, ends: Tensor) -> RewardOutput:
         """The output made from the head's.
 
         ``logits`` (N, K) and ``hidden`` (N, D) are of answers, or of all their tokens end to end for
-        tokenwise kinds; ``ends`` (N,) are the rows of the answers' last tokens. All float32. Nothing
+        tokenwise kinds and of all their steps for those that mark steps; ``ends`` (N,) are the rows of the
+        answers' last. All float32. Nothing
         returned may be a view of ``logits``: the hooks of FSDP must not get one.
         """
 

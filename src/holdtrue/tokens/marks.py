@@ -1,0 +1,120 @@
+"""Tokens that are read besides a conversation's last: the end of its prompt, or of each of its answer's steps."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdtrue import steps
+from holdtrue.records import Group
+
+if TYPE_CHECKING:
+    from holdtrue.tokens.conversation import Encoded, Encoder
+
+Ids = NDArray[np.int32]
+_ANSWERS_BEGIN = ("", "a", " ", "\n", "1", ".")
+
+
+def with_steps(encoder: Encoder, group: Group, encoded: Encoded) -> Encoded:
+    """Marks at the answers' steps; an answer that is not found in what the model reads is refused."""
+    ids, reasons = list(encoded.ids), list(encoded.reasons)
+    found: list[list[tuple[int, int, float]]] = [[] for _ in ids]
+    for k, own in enumerate(encoded.ids):
+        if own is None:
+            continue
+        ends, values = steps.of(group.answers[k], encoder.separator)
+        places = _tokens_at(encoder, group, k, ends)
+        if places is None:
+            ids[k], reasons[k] = None, "the chat template changes the text, its steps are not found"
+            continue
+        kept = _after_cut(encoder, own, places, encoded.cut[k])
+        found[k] = [one for one in zip(kept, ends, values, strict=True) if one[0] >= 0]
+        found[k] = found[k] or [(len(own) - 1, len(group.answers[k].text), math.nan)]
+    return replace(
+        encoded,
+        ids=tuple(ids),
+        reasons=tuple(reasons),
+        marks=tuple(tuple(at for at, _, _ in own) for own in found),
+        ends=tuple(tuple(end for _, end, _ in own) for own in found),
+        steps=tuple(tuple(value for _, _, value in own) for own in found),
+    )
+
+
+def _tokens_at(encoder: Encoder, group: Group, answer: int, ends: Sequence[int]) -> list[int] | None:
+    """The token that holds the last character of each part of an answer, before any cut."""
+    conversation = group.conversation(answer)
+    text, raw = encoder.render(conversation), isinstance(conversation, str)
+    said = group.answers[answer].text
+    from holdtrue.tokens.conversation import common_prefix
+
+    boundary = len(common_prefix([encoder.opening(group.prompt), text]))
+    start = text.find(said.strip(), min(boundary, max(len(text) - len(said), 0)))
+    if start < 0:
+        return None
+    start -= len(said) - len(said.lstrip())
+    encoding = encoder.backend.encode(text, add_special_tokens=False)
+    added = len(encoder.bos) if raw else 0
+    ids = np.concatenate([encoder.bos[:added], np.asarray(encoding.ids, np.int32)])
+    added -= encoder.doubled_bos(ids)
+    reach = [end for _, end in encoding.offsets]
+    places = [min(bisect_left(reach, start + end), len(reach) - 1) for end in ends]
+    return [bisect_right(reach, reach[at]) - 1 + added for at in places]  # the last byte of a character
+
+
+def _after_cut(encoder: Encoder, ids: Ids, places: list[int], cut: int) -> list[int]:
+    """Places in a conversation that truncation shortened; -1 where they were cut away."""
+    if not cut:
+        return places
+    if encoder.truncation == "right":
+        return [at if at < len(ids) else -1 for at in places]
+    keep = 1 if ids[0] == encoder.bos_id else 0
+    return [at - cut if at >= cut + keep else -1 for at in places]
+
+
+def openings(encoder: Encoder, groups: Sequence[Group]) -> list[Ids]:
+    """The ids that every conversation of each group's prompt begins with.
+
+    Those of the rendered prompt with the opening of an assistant turn, less the tokens that merge with
+    the beginning of some answers, so that they do not depend on the answer.
+    """
+    texts = [encoder.opening(group.prompt) for group in groups]
+    pieces = [text + begin for text in texts for begin in _ANSWERS_BEGIN]
+    encodings = encoder.backend.encode_batch_fast(pieces, add_special_tokens=False)
+    ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
+    found = []
+    for i, group in enumerate(groups):
+        first, *others = ids[i * len(_ANSWERS_BEGIN) : (i + 1) * len(_ANSWERS_BEGIN)]
+        for other in others:
+            first = first[: _same(first, other)]
+        if isinstance(group.prompt, str):
+            first = np.concatenate([encoder.bos, first])
+        found.append(first[encoder.doubled_bos(first) :])
+    return found
+
+
+def with_prompt(encoder: Encoder, opening: Ids, encoded: Encoded) -> Encoded:
+    """Marks at the last token of the prompt that answers begin after."""
+    pairs = zip(encoded.ids, encoded.cut, strict=True)
+    return replace(encoded, marks=tuple((_shared(encoder, opening, own, cut) - 1,) for own, cut in pairs))
+
+
+def _shared(encoder: Encoder, opening: Ids, ids: Ids | None, cut: int) -> int:
+    """Tokens a conversation has in common with its prompt's opening; at least the first one."""
+    if ids is None:
+        return 0
+    if cut and encoder.truncation == "left":
+        opening = encoder.without_beginning(opening, cut)
+    return max(_same(opening, ids), 1)
+
+
+def _same(one: Ids, other: Ids) -> int:
+    """Ids two sequences begin with in common."""
+    length = min(len(one), len(other))
+    differs = one[:length] != other[:length]
+    return int(differs.argmax()) if differs.any() else length
