@@ -28,7 +28,6 @@ from holdtrue.errors import (
     ResourceError,
     SettingsError,
 )
-from holdtrue.rundir import RunDir, find_model
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -150,6 +149,8 @@ def model_path(model: str | None) -> str | None:
     Raises:
         DataError: the run has no finished model yet.
     """
+    from holdtrue.rundir import RunDir, find_model  # not for --help
+
     is_run = model is not None and RunDir(model).settings_file.is_file()
     return str(find_model(model)) if model is not None and is_run else model
 

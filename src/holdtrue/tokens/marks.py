@@ -1,4 +1,4 @@
-"""Tokens that are read besides a conversation's last: the end of its prompt, or of each of its answer's steps."""
+"""Tokens read besides a conversation's last: the end of its prompt, or of each step of its answer."""
 
 from __future__ import annotations
 
