@@ -151,6 +151,17 @@ def test_a_run_that_fails_is_recorded_with_its_reason_and_the_others_are_compare
     assert "seed 42 failed and is left out" in (tmp_path / "ab" / "report.html").read_text()
 
 
+def test_pairs_that_a_run_cannot_score_are_left_out_of_every_run_and_counted(
+    settings_of: SettingsOf, tmp_path: Path
+) -> None:
+    full = settings_of({**RECIPE, "data.max_length": 64})
+    result = ablate(full, ["data.max_length=16", "loss.center"], 1, tmp_path / "ab")
+    short, other = sorted(result["variants"], key=lambda row: row["loss"]["comparisons"])
+    assert short["name"] == "data.max_length=16" and short["unscored"] > 0 == other["unscored"]
+    assert short["loss"]["comparisons"] + short["unscored"] == 20 == other["loss"]["comparisons"]
+    assert "left out where an answer has no reward" in (tmp_path / "ab" / "report.html").read_text()
+
+
 def test_held_out_pairs_that_changed_are_not_compared_with_those_of_before(
     settings_of: SettingsOf, toy_folder: Path, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ from holdtrue import job
 from holdtrue.errors import DataError, HoldtrueError, Interrupted, QualityError, SettingsError
 from holdtrue.evaluation import paired
 from holdtrue.evaluation.accuracy import score
-from holdtrue.evaluation.pairs import Bools, Floats, Pairs, collect, finite
+from holdtrue.evaluation.pairs import Bools, Floats, Ints, Pairs, collect, finite
 from holdtrue.experiments.runs import drop_checkpoints, open_or_start, require_comparable, workplace
 from holdtrue.records import Group
 from holdtrue.report.ablation import write_ablation_report
@@ -256,33 +256,33 @@ def _gaps(pairs: Pairs, rewards: Sequence[Floats]) -> Floats:
 def _measure(ours: Floats, full: Floats, pairs: Pairs, confidence: float) -> dict[str, Any]:
     """Accuracy and log loss of a variant, and their differences from the full recipe; gaps are (S, B)."""
     scored: Bools = np.isfinite((ours + full).sum(axis=0))
-    decided: Bools = np.logical_and(scored, pairs.decided)
+    ours, full, pairs = ours[:, scored], full[:, scored], pairs.take(scored)
+    right = score(ours[:, pairs.decided]), score(full[:, pairs.decided])
+    losses = _log_loss(ours, pairs.label), _log_loss(full, pairs.label)
     return {
         "unscored": int((~scored).sum()),
-        "accuracy": _paired(score(ours), score(full), pairs, decided, confidence),
-        "loss": _paired(_log_loss(ours, pairs), _log_loss(full, pairs), pairs, scored, confidence),
+        "accuracy": _paired(*right, pairs.prompt[pairs.decided], confidence),
+        "loss": _paired(*losses, pairs.prompt, confidence),
     }
 
 
-def _log_loss(gap: Floats, pairs: Pairs) -> Floats:
-    """(S, B) -(p log σ(gap) + (1 - p) log σ(-gap)) with p = P(preferred side preferred)."""
-    loss: Floats = np.logaddexp(0, -gap) + (1 - pairs.label) * gap
+def _log_loss(gap: Floats, label: Floats) -> Floats:
+    """(S, B) -(p log σ(gap) + (1 - p) log σ(-gap)) with p = P(preferred side preferred) (B,)."""
+    loss: Floats = np.logaddexp(0, -gap) + (1 - label) * gap
     return loss
 
 
-def _paired(
-    ours: Floats, full: Floats, pairs: Pairs, rows: Bools, confidence: float
-) -> dict[str, Any] | None:
-    """One measure (S, B) over the comparisons in ``rows``; None when there is none."""
-    if not rows.any():
+def _paired(ours: Floats, full: Floats, prompt: Ints, confidence: float) -> dict[str, Any] | None:
+    """One measure (S, B) of a variant against the full recipe; None where there is no comparison."""
+    if not len(prompt):
         return None
-    here, difference = ours[:, rows], (ours - full)[:, rows]
+    difference = ours - full
     return {
-        "value": float(here.mean()),
-        "by_seed": here.mean(axis=1).tolist(),
+        "value": float(ours.mean()),
+        "by_seed": ours.mean(axis=1).tolist(),
         "difference": float(difference.mean()),
-        "interval": paired.interval(difference, pairs.prompt[rows], confidence),
+        "interval": paired.interval(difference, prompt, confidence),
         "difference_by_seed": difference.mean(axis=1).tolist(),
-        "comparisons": int(rows.sum()),
-        "prompts": len(np.unique(pairs.prompt[rows])),
+        "comparisons": len(prompt),
+        "prompts": len(np.unique(prompt)),
     }

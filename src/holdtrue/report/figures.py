@@ -308,7 +308,7 @@ def effects(variants: Sequence[Row], metric: str) -> Figure | None:
     layout = _layout(f"{METRICS[metric]}: without − with", "", height=110 + 30 * len(rows))
     layout["yaxis"] |= {"tickvals": place, "ticktext": names, "range": [len(rows) - 0.4, -0.6]}
     layout["yaxis"] |= {"showgrid": False, "zeroline": False}
-    layout["shapes"] = [_line("v", 0)]
+    layout["shapes"] = [_line("v", 0) | {"layer": "above"}]
     return {"data": data, "layout": _percent(layout, metric, axis="xaxis")}
 
 
@@ -352,7 +352,7 @@ def _axis_over(where: Row) -> Row:
     room = 0.04 * (high - low)
     axis: Row = {"range": [_short(low - room), _short(high + room)]}
     if where["log"]:
-        axis |= {"type": "log", "dtick": 1 if high - low >= 2 else "D2"}
+        axis |= {"type": "log", "dtick": 1 if high - low >= 2 else "D2", "exponentformat": "e"}
     return axis
 
 
@@ -440,7 +440,7 @@ def _layout(x: str, y: str, height: int) -> Row:
         "hovermode": "closest",
         "dragmode": False,
         "xaxis": {"title": {"text": x}, **axis, "fixedrange": True},
-        "yaxis": {"title": {"text": y}, **axis, "fixedrange": True},
+        "yaxis": {"title": {"text": y, "standoff": 12}, **axis, "fixedrange": True},
     }
 
 
