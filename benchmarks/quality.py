@@ -34,6 +34,7 @@ KEPT = (
     "best_of_n",
     "labels",
     "ratings",
+    "aspects",
 )
 MARKS = re.compile(r"(<!-- table -->\n).*?(<!-- end of table -->)", re.S)
 
@@ -101,14 +102,15 @@ def cases() -> list[Case]:
             "encoder",
             "aspects",
             *_split("truthfulqa_aspects"),
-            {"data.truncation": "left"},
+            {"data.truncation": "left", "model.kind.names": "[truthful, informative]"},
         ),
         Case(
             "fine-grained-aspects",
             "encoder",
             "aspects",
-            *_split("fine_grained_qa", ".spans"),
-            {"data.truncation": "left"},
+            _split("fine_grained_qa", ".spans")[0],
+            _split("fine_grained_qa", ".pairs")[1],
+            {"data.truncation": "left", "model.kind.names": "[relevance, factuality, completeness]"},
         ),
         Case("hh-encoder", "encoder", "encoder", *hh),
         Case(
@@ -193,35 +195,42 @@ def table(rows: list[tuple[Case, dict[str, Any]]]) -> str:
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for case, row in rows:
         for result in row["results"]:
-            lines.append("| " + " | ".join(_cells(case, row["info"], result)) + " |")
+            lines += ["| " + " | ".join(cells) + " |" for cells in _cells(case, row["info"], result)]
     return "\n".join(lines) + "\n"
 
 
-def _cells(case: Case, info: dict[str, Any], result: dict[str, Any]) -> list[str]:
-    rules = {name: rule for name, rule in result["baselines"].items() if rule["accuracy"] is not None}
-    best = max(rules.values(), key=lambda rule: rule["accuracy"], default=None)
-    advantage = "–"
-    if best is not None:
-        low, high = best["advantage_interval"] or (float("nan"),) * 2
-        advantage = f"{result['accuracy'] - best['accuracy']:+.3f} [{low:+.3f}, {high:+.3f}]"
-    low, high = result["interval"] or (float("nan"),) * 2
+def _cells(case: Case, info: dict[str, Any], result: dict[str, Any]) -> Iterator[list[str]]:
+    path = Path(result["data"])
+    data = path.relative_to(DATA).as_posix() if case.test else path.name
     recipe = case.recipe + (f", {case.note}" if case.note else "")
-    return [
-        Path(result["data"])
-        .name.removesuffix(".jsonl.gz")
-        .join([Path(result["data"]).parent.name + "/", ""]),
+    minutes = f"{info['seconds'] / 60:.1f}"
+    for name, row in (result.get("aspects") or {}).items():
+        if row.get("pairs"):
+            accuracy = _with_interval(row["accuracy"], row["interval"])
+            yield [data, f"{recipe}: {name}", case.model, str(row["pairs"]), accuracy, *["–"] * 4, minutes]
+    if result["accuracy"] is None:
+        return
+    rules = {name: rule for name, rule in result["baselines"].items() if rule["accuracy"] is not None}
+    best = max(rules.values(), key=lambda rule: rule["accuracy"])
+    ahead = result["accuracy"] - best["accuracy"]
+    correlation = result["length_correlation"]["within_pairs_spearman"]
+    yield [
+        data,
         recipe,
         case.model,
-        f"{result['count']}",
-        f"{result['accuracy']:.3f} [{low:.3f}, {high:.3f}]",
-        *(
-            f"{rules[name]['accuracy']:.3f}" if name in rules else "–"
-            for name in ("longer_answer", "bag_of_words")
-        ),
-        advantage,
-        f"{result['length_correlation']['within_pairs_spearman']:+.2f}",
-        f"{info['seconds'] / 60:.1f}",
+        str(result["count"]),
+        _with_interval(result["accuracy"], result["interval"]),
+        *(f"{rules[n]['accuracy']:.3f}" if n in rules else "–" for n in ("longer_answer", "bag_of_words")),
+        _with_interval(ahead, best["advantage_interval"], "+"),
+        "–" if correlation is None else f"{correlation:+.2f}",
+        minutes,
     ]
+
+
+def _with_interval(value: float, interval: list[float] | None, sign: str = "") -> str:
+    if interval is None:
+        return f"{value:{sign}.3f}"
+    return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
 
 
 def main() -> None:
