@@ -77,7 +77,7 @@ class BagOfWords:
             DataError: the file holds something else.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 pairs, of = file["counts"].tolist()
                 return cls(file["keys"], file["weights"], pairs, of)
         except (ValueError, KeyError, AttributeError, EOFError, BadZipFile) as error:

@@ -100,7 +100,7 @@ def set_up(
     loss.check([*splits.train, *splits.eval])
     gated = ridge and kind.marks == "prompt"
     if gated and not any(group.comparisons for group in splits.train):
-        raise DataError("a gate is trained on comparisons, and no training row holds one")
+        raise DataError("a gate is trained on comparisons, and no usable one is among the training rows")
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
