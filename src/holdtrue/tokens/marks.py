@@ -6,6 +6,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
+from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,9 +52,7 @@ def _tokens_at(encoder: Encoder, group: Group, answer: int, ends: Sequence[int])
     conversation = group.conversation(answer)
     text, raw = encoder.render(conversation), isinstance(conversation, str)
     said = group.answers[answer].text
-    from holdtrue.tokens.conversation import common_prefix
-
-    boundary = len(common_prefix([encoder.opening(group.prompt), text]))
+    boundary = len(commonprefix([encoder.opening(group.prompt), text]))
     start = text.find(said.strip(), min(boundary, max(len(text) - len(said), 0)))
     if start < 0:
         return None
