@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
-from os.path import commonprefix
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +51,9 @@ def _tokens_at(encoder: Encoder, group: Group, answer: int, ends: Sequence[int])
     conversation = group.conversation(answer)
     text, raw = encoder.render(conversation), isinstance(conversation, str)
     said = group.answers[answer].text
-    boundary = len(commonprefix([encoder.opening(group.prompt), text]))
+    opening = encoder.opening(group.prompt)
+    letters = enumerate(zip(opening, text, strict=False))
+    boundary = next((i for i, (asked, read) in letters if asked != read), len(opening))
     start = text.find(said.strip(), min(boundary, max(len(text) - len(said), 0)))
     if start < 0:
         return None
