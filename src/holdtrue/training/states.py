@@ -4,9 +4,9 @@
 
 A key is the SHA-256 of a sequence's ids. Template, tokenizer and truncation make the ids, so a change in any
 of them that changes what the model reads, and no other, is another key. The folder's name is the hash of all
-weights before the head, how they are pooled and the precision. Answers and prompts are sequences alike, and one that
-was computed for ratings, comparisons or an earlier run is not computed again. Each file holds the hash of
-its numbers: one that does not agree is left out, and that is said.
+weights before the head, how they are pooled and the precision. Answers and prompts are sequences alike, and
+one that was computed for ratings, comparisons or an earlier run is not computed again. Each file holds the
+hash of its numbers: one that does not agree is left out, and that is said.
 """
 
 from __future__ import annotations
