@@ -92,9 +92,9 @@ def _located(encoder: Encoder, group: Group, answer: int) -> tuple[list[int], in
     conversation = group.conversation(answer)
     text, raw = encoder.render(conversation), isinstance(conversation, str)
     said = group.answers[answer].text
-    from holdtrue.tokens.conversation import common_prefix
-
-    boundary = len(common_prefix([encoder.opening(group.prompt), text]))
+    opening = encoder.opening(group.prompt)
+    letters = enumerate(zip(opening, text, strict=False))
+    boundary = next((i for i, (asked, read) in letters if asked != read), len(opening))
     start = text.find(said.strip(), min(boundary, max(len(text) - len(said), 0)))
     if start < 0:
         return None
