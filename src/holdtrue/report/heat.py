@@ -76,7 +76,7 @@ def pieces(text: str, spans: Sequence[tuple[int, int, float]], scale: Scale) -> 
             table.append(Piece(text[at:start]))
         far = (value - scale.middle) / room if room else 0.0
         side = "up" if far >= 0 else "down"
-        said = wording.signed(value, digits)
+        said = wording.signed(round(value, digits) + 0.0, digits)  # no minus before a zero
         table.append(Piece(text[start:end], said, side, round(_STRONGEST * abs(far))))
         at = min(end, len(text))
     return [*table, Piece(text[at:])] if at < len(text) else table
