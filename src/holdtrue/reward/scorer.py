@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,16 +32,6 @@ class Scorer(Protocol):
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
         """One array (N answers,) per group; NaN where an answer could not be scored."""
-        ...
-
-
-class StreamingScorer(Scorer, Protocol):
-    """A Scorer that also says why an answer has no reward, and needs not have all groups at once."""
-
-    chunk: int
-
-    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
-        """What :meth:`score` gives with its reasons, in order."""
         ...
 
 
@@ -79,7 +70,27 @@ def position_consistency(scored: Iterable[Scored]) -> dict[str, float]:
     return {"position_consistency": float(np.mean(said))} if said else {}
 
 
-class RewardScorer:
+class StreamingScorer(ABC):
+    """A Scorer that also says why an answer has no reward, and holds at most ``chunk`` groups at once."""
+
+    chunk: int = 512
+
+    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
+        """Rewards of every group's answers."""
+        return [scored.rewards for scored in self.stream(groups)]
+
+    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
+        """Rewards group by group, in order, without holding more than a chunk."""
+        source = iter(groups)
+        while chunk := list(islice(source, self.chunk)):
+            yield from self._score_chunk(chunk)
+
+    @abstractmethod
+    def _score_chunk(self, groups: Sequence[Group]) -> Iterable[Scored]:
+        """Rewards of some groups together, in order."""
+
+
+class RewardScorer(StreamingScorer):
     """A reward model as a Scorer: batches by tokens, each prompt computed once, order kept.
 
     Args:
@@ -110,16 +121,6 @@ class RewardScorer:
         self.ranking = ranking
         self.adapter = adapter
 
-    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
-        """Rewards of every group's answers."""
-        return [scored.rewards for scored in self.stream(groups)]
-
-    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
-        """Rewards group by group, in order, without holding more than a chunk."""
-        source = iter(groups)
-        while chunk := list(islice(source, self.chunk)):
-            yield from self._score_chunk(chunk)
-
     def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
         if not isinstance(self.encoder, Encoder):
             comparer = PairComparer(self.loaded, self.encoder, self.max_tokens_per_pass)
@@ -144,7 +145,7 @@ class RewardScorer:
                     steps = out.steps.split(laid.targets.marks.tolist())
                     parts.update({name: own.tolist() for name, own in zip(names, steps, strict=True)})
         results = hand_out(groups, encoded, rewards)
-        if not parts:
+        if not (self._aspects or self._separator):
             return results
         for index, (group, item) in enumerate(zip(groups, encoded, strict=True)):
             rows = [None if ids is None else parts[group.prompt_key, ids.tobytes()] for ids in item.ids]
@@ -155,7 +156,8 @@ class RewardScorer:
                 ]
                 results[index] = replace(results[index], steps=tuple(ended))
             else:
-                table = np.stack([_finite(row or [float("nan")] * len(self._aspects)) for row in rows])
+                missing = [float("nan")] * len(self._aspects)
+                table = _finite([row or missing for row in rows]).reshape(-1, len(missing))
                 aspects = {name: table[:, k] for k, name in enumerate(self._aspects)}
                 results[index] = replace(results[index], aspects=aspects)
         return results
@@ -206,7 +208,7 @@ def hand_out(
     return results
 
 
-def _finite(values: Sequence[float]) -> NDArray[np.float32]:
+def _finite(values: Sequence[float] | Sequence[list[float]]) -> NDArray[np.float32]:
     array = np.array(values, dtype=np.float32)
     found: NDArray[np.float32] = np.where(np.isfinite(array), array, np.float32("nan"))
     return found
