@@ -22,9 +22,10 @@ from holdtrue.losses.bradley_terry import BradleyTerry
 from holdtrue.records import Answer, Comparison, Group, Message
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard
+from holdtrue.reward.checks import sample
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.scorer import RewardScorer
-from holdtrue.reward.verify import sample, verify
+from holdtrue.reward.verify import verify
 from holdtrue.settings import LoraSettings
 from holdtrue.tokens.sentences import side, turns
 from holdtrue.tokens.tree import grow

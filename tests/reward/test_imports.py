@@ -18,9 +18,10 @@ from holdtrue.errors import ModelError
 from holdtrue.records import as_json
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard
+from holdtrue.reward.checks import sample
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.reward.store import Loaded, load_trained, quiet_loading
-from holdtrue.reward.verify import sample, verify
+from holdtrue.reward.verify import verify
 from holdtrue.settings import LoraSettings, ModelSettings
 
 Make = Callable[..., Path]

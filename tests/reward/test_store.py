@@ -19,10 +19,10 @@ from holdtrue.errors import DataError, HoldtrueError, ModelError, SettingsError
 from holdtrue.records import as_json
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard, read_card
+from holdtrue.reward.checks import sample
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.reward.store import Loaded
-from holdtrue.reward.verify import sample
 from holdtrue.settings import LoraSettings, ModelSettings
 
 Make = Callable[..., Path]

@@ -16,10 +16,10 @@ import encoders
 from holdtrue.errors import ModelError
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard, read_card, weights_hash
+from holdtrue.reward.checks import sample
 from holdtrue.reward.gate import Gate
 from holdtrue.reward.kinds.aspects import Aspects, GateSettings
 from holdtrue.reward.scorer import RewardScorer
-from holdtrue.reward.verify import sample
 from holdtrue.reward.weight_average import average
 from holdtrue.settings import LoraSettings, ModelSettings
 

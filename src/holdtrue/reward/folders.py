@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from holdtrue.reward import gate, implicit, members, store, verify
 from holdtrue.reward.card import read_card
+from holdtrue.reward.checks import Check
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.ensemble import Ensemble, EnsembleScorer
 from holdtrue.reward.kinds import ComparingKind
@@ -117,7 +118,7 @@ def scale_in_card(folder: Path) -> dict[str, float] | None:
 
 def verify_folder(
     folder: Path, *, seed: int | None = None, trust_remote_code: bool = False
-) -> Sequence[verify.Check]:
+) -> Sequence[Check]:
     """All checks on a folder; on each of an ensemble's members in turn, by their number.
 
     Raises:
@@ -130,7 +131,7 @@ def verify_folder(
     ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
     folders = [member.folder(folder) for member in ensemble.members]
     said = f"{len(folders)}, their weights as when they were named"
-    checks = [verify.Check("members", "ok", said)]
+    checks = [Check("members", "ok", said)]
     for number, member in enumerate(folders, start=1):
         found = verify_folder(member, trust_remote_code=trust_remote_code)
         checks += [replace(check, name=f"{number}: {check.name}") for check in found]

@@ -15,10 +15,10 @@ from holdtrue.errors import ModelError
 from holdtrue.records import Group
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard
+from holdtrue.reward.checks import Check, check_card, compare, sample
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.comparer import Floats, PairComparer
 from holdtrue.reward.preference_lm import PreferenceModel
-from holdtrue.reward.verify import Check, check_card, compare, sample
 from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.joint import JointEncoder
