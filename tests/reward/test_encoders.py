@@ -20,7 +20,7 @@ from encoders import FAMILIES, FAMILY_HEADS, load, trained, write
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.losses.bradley_terry import BradleyTerry
 from holdtrue.records import Answer, Comparison, Group, Message
-from holdtrue.reward import store
+from holdtrue.reward import causal, store
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.checks import sample
 from holdtrue.reward.classifiers import quiet_loading
@@ -373,7 +373,7 @@ def test_a_backbone_that_insists_on_its_pooling_layer_is_pooled_too(tmp_path: Pa
 
 def test_no_loss_reads_the_likelihood_of_an_encoders_answers(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="is an encoder: only decoders give the likelihood of an answer"):
-        store.keep_language_head(load(write(tmp_path / "m")))
+        causal.keep_language_head(load(write(tmp_path / "m")))
 
 
 def test_what_only_encoders_can_do_is_said(base_model: Any) -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import encoders
 from holdtrue.errors import ModelError
 from holdtrue.records import Answer, Group, Message
-from holdtrue.reward import folders, implicit, members, store
+from holdtrue.reward import causal, folders, implicit, members, store
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.implicit import Implicit, ImplicitScorer
 from holdtrue.reward.members import Member
@@ -227,4 +227,4 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
 
 def test_an_encoder_is_no_policy(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is an encoder \(bert\); a decoder is needed"):
-        store.load_causal(encoders.write(tmp_path / "bert"))
+        causal.load_causal(encoders.write(tmp_path / "bert"))

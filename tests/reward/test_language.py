@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 import families
 from holdtrue import job
 from holdtrue.errors import ModelError
-from holdtrue.reward import store
+from holdtrue.reward import causal, store
 from holdtrue.reward.language import CHUNK, language_head
 from holdtrue.reward.model import RewardModel
 from holdtrue.settings import ModelSettings, build
@@ -43,7 +43,7 @@ def trees() -> list[Tree]:
 
 def loaded(folder: Path) -> RewardModel:
     found = store.load(ModelSettings(path=str(folder), kind="language"))
-    store.keep_language_head(found)
+    causal.keep_language_head(found)
     assert found.model.layout == "tree"
     return found.model
 
@@ -105,7 +105,7 @@ def test_a_classifier_with_a_matrix_of_its_own_has_lost_its_language_head(base_m
     found.model.classifier.save_pretrained(saved)
     found.tokenizer.save_pretrained(saved)
     with pytest.raises(ModelError, match=r"has no language head \(lm_head.weight\); start from the causal"):
-        store.keep_language_head(store.load(ModelSettings(path=str(saved), kind="language")))
+        causal.keep_language_head(store.load(ModelSettings(path=str(saved), kind="language")))
 
 
 def test_logits_that_are_scaled_are_refused() -> None:

@@ -23,11 +23,12 @@ from torch import Tensor
 from holdtrue.errors import ModelError
 from holdtrue.records import Group
 from holdtrue.reward import members
+from holdtrue.reward.causal import load_causal
 from holdtrue.reward.checks import Check, compare, sample
 from holdtrue.reward.members import Member, Record
 from holdtrue.reward.model import RewardModel
 from holdtrue.reward.scorer import Owner, Scored, StreamingScorer, hand_out, plant
-from holdtrue.reward.store import Loaded, load_causal
+from holdtrue.reward.store import Loaded
 from holdtrue.tokens.batches import pad
 from holdtrue.tokens.conversation import Encoder, Ids
 from holdtrue.tokens.tree import Tree, grow

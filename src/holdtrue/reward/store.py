@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.records import Answer, Group, Message
@@ -25,10 +25,8 @@ from holdtrue.reward.kinds import ComparingKind, RewardKind
 from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.process import Process
 from holdtrue.reward.kinds.scalar import Scalar
-from holdtrue.reward.language import language_head
 from holdtrue.reward.model import RewardModel
 from holdtrue.reward.readme import readme
-from holdtrue.rundir import read_json
 from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder, Truncation, model_max_length, prepare_tokenizer
 from holdtrue.tokens.joint import JointEncoder
@@ -155,10 +153,10 @@ def load(
     kind = chosen_kind(settings)
     with quiet_loading():
         config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
-        if Path(path).is_dir() and not adapted and not _has_tokenizer(path):
+        if Path(path).is_dir() and not adapted and not has_tokenizer(path):
             raise ModelError(f"{path} holds no tokenizer (tokenizer.json, tokenizer_config.json)")
         tokenizer = from_pretrained(
-            AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
+            AutoTokenizer, path if has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
         known = card is not None and card.made_by.name() == kind.name()
         source = Source(
@@ -276,70 +274,6 @@ def chosen_kind(settings: ModelSettings) -> RewardKind:
     return found
 
 
-def keep_language_head(loaded: Loaded, *, trust_remote_code: bool = False) -> None:
-    """Give the model the head of the causal LM it is made from, for losses that read ``logprobs``.
-
-    Raises:
-        ModelError: the model is made from an encoder or a classifier, which have none.
-    """
-    if loaded.model.pool != "last":
-        raise ModelError(f"{loaded.base} is an encoder: only decoders give the likelihood of an answer")
-    with quiet_loading():
-        causal = _causal(loaded.base, loaded.model.inner.dtype, trust_remote_code)
-    loaded.model.language_head = language_head(loaded.model.inner, causal).to(loaded.model.device)
-
-
-def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
-    """A causal LM, or an adapter on one, for its log-probabilities; it has no reward head.
-
-    Raises:
-        ModelError: it cannot be read, or is a reward model.
-    """
-    path = str(path)
-    imports.refuse_unreadable(Path(path))
-    adapted = adapters.base_of(path)
-    base = adapted or path
-    if adapted and read_json(Path(path) / "adapter_config.json").get("task_type") == "SEQ_CLS":
-        raise ModelError(f"{path} is the adapter of a reward model; one of a causal LM is needed")
-    with quiet_loading():
-        config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
-        if any("SequenceClassification" in name for name in config.architectures or []):
-            raise ModelError(f"{base} is a {config.architectures[0]}; a causal LM is needed")
-        if pools.is_encoder(config) and not config.is_encoder_decoder:
-            raise ModelError(f"{base} is an encoder ({config.model_type}); a decoder is needed")
-        if config.is_encoder_decoder:
-            raise ModelError(f"{base} is an encoder-decoder ({config.model_type}); a decoder is needed")
-        tokenizer = from_pretrained(
-            AutoTokenizer, path if _has_tokenizer(path) else base, trust_remote_code=trust_remote_code
-        )
-        causal = _causal(base, torch.float32, trust_remote_code)
-        if adapted:
-            causal = adapters.with_saved(causal, path)
-        template = prepare_tokenizer(tokenizer)
-    model = RewardModel(causal, pad_id=0)  # what stands in the padding is never seen
-    model.language_head = language_head(model.inner, model.inner)
-    model.to(device)
-    model.eval()
-    model.examine()
-    return Loaded(model, tokenizer, template, None, base, [])
-
-
-def _causal(base: str, dtype: torch.dtype, trust: bool) -> Any:
-    causal, info = from_pretrained(
-        AutoModelForCausalLM,
-        base,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        trust_remote_code=trust,
-    )
-    tied = causal.config.get_text_config().tie_word_embeddings
-    missing = [key for key in info["missing_keys"] if not (tied and key.startswith(("lm_head", "embed_out")))]
-    if missing:
-        raise ModelError(f"{base} has no language head ({missing[0]}); start from the causal LM")
-    return causal
-
-
 def load_trained(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Loaded:
     """A reward model to score with.
 
@@ -394,7 +328,8 @@ def _declare(model: RewardModel, card: RewardCard) -> None:
     config.mean, config.std = card.reward.get("mean", 0.0), card.reward.get("std", 1.0)
 
 
-def _has_tokenizer(path: str) -> bool:
+def has_tokenizer(path: str) -> bool:
+    """Whether a folder holds a tokenizer; a name on the hub is taken to."""
     files = (Path(path) / name for name in ("tokenizer_config.json", "tokenizer.json"))
     return not Path(path).is_dir() or any(file.is_file() for file in files)
 

@@ -17,6 +17,7 @@ from holdtrue.errors import DataError, SettingsError
 from holdtrue.losses import require_compatible
 from holdtrue.records import Group
 from holdtrue.reward import store
+from holdtrue.reward.causal import keep_language_head
 from holdtrue.reward.kinds import ComparingKind
 from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.settings import Settings
@@ -105,7 +106,7 @@ def set_up(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
     if "logprobs" in loss.reads:
-        store.keep_language_head(loaded, trust_remote_code=trust_remote_code)
+        keep_language_head(loaded, trust_remote_code=trust_remote_code)
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
