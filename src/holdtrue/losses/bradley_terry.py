@@ -22,6 +22,8 @@ from pydantic import Field
 from holdtrue.losses import Loss, LossTerms, gaps, given
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdtrue.reward.model import RewardOutput
     from holdtrue.tokens.batches import Targets
 
@@ -47,12 +49,17 @@ class BradleyTerry(Loss):
         Raises:
             ValueError: the model gives neither rewards nor gaps, or only gaps and ``center`` is set.
         """
-        from torch.nn.functional import softplus
-
         gap = gaps(out, targets)
         p = targets.label * (1 - 2 * self.label_smoothing) + self.label_smoothing
-        terms = p * softplus(targets.margin - gap) + (1 - p) * softplus(targets.margin + gap)
+        terms = logistic(gap, p, targets.margin)
         if self.center:
             rewards = given(out, "rewards")
             terms = terms + self.center * (rewards[targets.first] + rewards[targets.second]).square()
         return LossTerms(terms, targets.weight)
+
+
+def logistic(gap: Tensor, p: Tensor, margin: Tensor | float = 0.0) -> Tensor:
+    """p·softplus(-(gap - margin)) + (1 - p)·softplus(gap + margin), element by element, in nats."""
+    from torch.nn.functional import softplus
+
+    return p * softplus(margin - gap) + (1 - p) * softplus(margin + gap)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from holdtrue.losses import Loss, LossTerms, compared, given
+from holdtrue.losses.bradley_terry import logistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,13 +41,10 @@ class Odin(Loss):
 
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
         """Terms (B,): nats and the step's correlations."""
-        from torch.nn.functional import softplus
-
         logits = given(out, "logits")
         both = logits.sum(1)
         gap = both[targets.first] - both[targets.second]
-        p = targets.label
-        terms = p * softplus(targets.margin - gap) + (1 - p) * softplus(targets.margin + gap)
+        terms = logistic(gap, targets.label, targets.margin)
         counted, tokens = compared(targets), targets.length.to(logits.dtype)
         quality, length = (_correlation(tokens, column, counted) for column in logits.T)
         return LossTerms(terms + self.length * (quality.abs() - length), targets.weight)

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from holdtrue.losses import Loss, LossTerms, given
+from holdtrue.losses.bradley_terry import logistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +37,6 @@ class TokenBradleyTerry(Loss):
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
         """Terms (B,) in nats."""
         from torch import arange
-        from torch.nn.functional import softplus
 
         values, offsets = given(out, "values"), given(out, "offsets")
         begins, lengths = offsets[:-1], targets.length
@@ -48,8 +48,7 @@ class TokenBradleyTerry(Loss):
             values, begins[targets.second], other, t
         )
         inside = ((t >= targets.shared[:, None]) & (t < ends[:, None])).to(values.dtype)
-        p, margin = targets.label[:, None], targets.margin[:, None]
-        terms = ((p * softplus(margin - gap) + (1 - p) * softplus(margin + gap)) * inside).sum(1)
+        terms = (logistic(gap, targets.label[:, None], targets.margin[:, None]) * inside).sum(1)
         if self.reduce == "mean":
             terms = terms / inside.sum(1).clamp_min(1)
         return LossTerms(terms, targets.weight)

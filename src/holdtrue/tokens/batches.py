@@ -125,9 +125,8 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         answer_rows.append(np.arange(at, at + tree.tokens - start))
         root = at - start
         for k, answer in enumerate(tree.answers):
-            for mark in (
-                tree.marks[k] if tree.marks else ()
-            ):  # in the part that the answers share, or after it
+            # a mark stands in the part that the answers share, or after it
+            for mark in tree.marks[k] if tree.marks else ():
                 mark_rows.append(mark + (root if mark < start else at - start))
             at += len(answer)
             rows.append(at - 1)
@@ -139,7 +138,7 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
         plan=TreePlan(shape, device),
         rows=torch.tensor(rows, device=device),
         answer_rows=torch.from_numpy(np.concatenate(answer_rows)).to(device),
-        targets=_targets(trees, device),
+        targets=targets_of(trees, device),
         mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
     )
 
@@ -173,13 +172,14 @@ def pad(
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(mask).to(device),
         position_ids=torch.from_numpy(positions).to(device),
-        targets=_targets(trees, device),
+        targets=targets_of(trees, device),
         token_type_ids=None if separator is None else torch.from_numpy(types).to(device),
         mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
     )
 
 
-def _targets(trees: Sequence[Tree], device: torch.device | str) -> Targets:
+def targets_of(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Targets:
+    """What raters said of the trees' answers, in the order of the trees and their leaves."""
     counts = [len(tree.answers) for tree in trees]
     offsets = np.cumsum([0, *counts])[:-1]
 

@@ -13,13 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
+from holdtrue.losses.bradley_terry import logistic
 from holdtrue.reward.gate import Gate
 from holdtrue.reward.kinds.aspects import GateSettings
+from holdtrue.tokens.batches import targets_of
 from holdtrue.tokens.tree import Tree
 
 _VALIDATIONS = 10
@@ -43,15 +43,9 @@ class Compared:
     @classmethod
     def of(cls, trees: Sequence[Tree], aspects: Tensor, prompts: Tensor) -> Compared:
         """The trees' comparisons; rows of ``aspects`` and ``prompts`` (N, D) are their answers in order."""
-        starts = np.cumsum([0, *(len(tree.answers) for tree in trees)])
-        places = [
-            np.concatenate([getattr(tree, side) + start for tree, start in zip(trees, starts, strict=False)])
-            for side in ("first", "second")
-        ]
-        said = [np.concatenate([getattr(tree, name) for tree in trees]) for name in ("label", "weight")]
-        columns = [torch.from_numpy(column).to(aspects.device) for column in (*places, *said)]
+        said = targets_of(trees, aspects.device)
         different, asked = prompts.unique(dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
-        return cls(aspects, different, asked, *columns)
+        return cls(aspects, different, asked, said.first, said.second, said.label, said.weight)
 
     def gaps(self, gate: Gate, rows: Tensor) -> Tensor:
         """How much the first answer of each of these comparisons is ahead."""
@@ -123,5 +117,4 @@ def measure(gate: Gate, compared: Compared) -> dict[str, Any]:
 
 def _loss(compared: Compared, gate: Gate, rows: Tensor) -> Tensor:
     gap, label, weight = compared.gaps(gate, rows), compared.label[rows], compared.weight[rows]
-    terms = label * softplus(-gap) + (1 - label) * softplus(gap)
-    return (terms * weight).sum() / weight.sum().clamp_min(1e-12)
+    return (logistic(gap, label) * weight).sum() / weight.sum().clamp_min(1e-12)
