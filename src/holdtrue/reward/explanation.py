@@ -130,9 +130,12 @@ def _by_sentences(scorer: StreamingScorer, pairs: Sequence[Group]) -> _Explained
 
 def _parts(answer: Answer) -> Parts:
     """What may be left out of an answer of one turn: nothing of a single sentence."""
-    one_turn = isinstance(answer.content, str) or len(answer.content) == 1
-    parts = sentences(answer.text) if one_turn else []
+    parts = sentences(answer.text) if _one_turn(answer) else []
     return parts if len(parts) > 1 else []
+
+
+def _one_turn(answer: Answer) -> bool:
+    return isinstance(answer.content, str) or len(answer.content) == 1
 
 
 def _without(pair: Group, answer: int, start: int, end: int) -> Group:
@@ -147,8 +150,7 @@ def _without(pair: Group, answer: int, start: int, end: int) -> Group:
 
 def _differences(answer: Answer, k: int, whole: Scored, parts: Parts, without: list[Scored]) -> Explanation:
     if not parts:
-        one_turn = isinstance(answer.content, str) or len(answer.content) == 1
-        return Explanation(reason="a single sentence" if one_turn else "an answer of several turns")
+        return Explanation(reason="a single sentence" if _one_turn(answer) else "an answer of several turns")
     for scored in (whole, *without):
         if scored.reasons[k] is not None:
             return Explanation(reason=scored.reasons[k])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdtrue.reward import gate, implicit, members, store, verify
-from holdtrue.reward.card import read_card
+from holdtrue.reward.card import RewardCard, read_card
 from holdtrue.reward.checks import Check
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.ensemble import Ensemble, EnsembleScorer
@@ -41,8 +41,8 @@ def open_scorer(
         ModelError: it or a member cannot be loaded, is not trained, or changed since it was named.
     """
     identity = members.identity(folder)[:16]
-    if (folder / members.ENSEMBLE).is_file():
-        ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
+    ensemble = _ensemble(folder)
+    if ensemble is not None:
         paths = [member.folder(folder) for member in ensemble.members]
         options: dict[str, Any] = {"device": device, "bf16": bf16, "trust_remote_code": trust_remote_code}
         scorers: list[StreamingScorer] = [*_on_one_base(paths, **options)]
@@ -58,11 +58,25 @@ def open_scorer(
 
 def compares(folder: Path) -> bool:
     """Whether rewards are made of comparisons, so that an answer's depends on those beside it."""
-    if (folder / members.ENSEMBLE).is_file():
-        ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
-        return compares(Path(ensemble.members[0].path))
-    card = read_card(folder)
+    card = _first_card(folder)
     return card is not None and isinstance(card.made_by, ComparingKind)
+
+
+def plain_text(folder: Path) -> Literal["chat", "raw"]:
+    """What a folder takes plain strings for."""
+    card = _first_card(folder)
+    return card.plain_text if card else "chat"
+
+
+def _ensemble(folder: Path) -> Ensemble | None:
+    file = folder / members.ENSEMBLE
+    return members.read(Ensemble, file) if file.is_file() else None
+
+
+def _first_card(folder: Path) -> RewardCard | None:
+    """The folder's card; of an ensemble its first member's, since all must agree in what is asked here."""
+    ensemble = _ensemble(folder)
+    return read_card(folder) if ensemble is None else _first_card(Path(ensemble.members[0].path))
 
 
 def _on_one_base(
@@ -97,15 +111,6 @@ def _on_one_base(
     ]
 
 
-def plain_text(folder: Path) -> Literal["chat", "raw"]:
-    """What a folder takes plain strings for; an ensemble as its first member, since all must agree."""
-    if (folder / members.ENSEMBLE).is_file():
-        ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
-        return plain_text(Path(ensemble.members[0].path))
-    card = read_card(folder)
-    return card.plain_text if card else "chat"
-
-
 def scale_in_card(folder: Path) -> dict[str, float] | None:
     """Mean and std of a model's rewards on its reference set: from its card, or OpenRLHF's config.json."""
     card = read_card(folder)
@@ -126,9 +131,9 @@ def verify_folder(
     """
     if (folder / members.IMPLICIT).is_file():
         return implicit.check(folder, trust_remote_code=trust_remote_code)
-    if not (folder / members.ENSEMBLE).is_file():
+    ensemble = _ensemble(folder)
+    if ensemble is None:
         return verify.verify(folder, seed=seed, trust_remote_code=trust_remote_code)
-    ensemble = members.read(Ensemble, folder / members.ENSEMBLE)
     folders = [member.folder(folder) for member in ensemble.members]
     said = f"{len(folders)}, their weights as when they were named"
     checks = [Check("members", "ok", said)]

@@ -127,6 +127,12 @@ class RewardModel(nn.Module):
         return head
 
     @property
+    def head_weights(self) -> dict[str, nn.Parameter]:
+        """What of the head is read, by name: an adapter keeps the head it began with beside it."""
+        named = self.head.named_parameters()
+        return {name: part for name, part in named if "original_module" not in name}
+
+    @property
     def _reader(self) -> Any:
         """What a padded batch is given to."""
         return self.inner if self.pool == "cls" else self.backbone

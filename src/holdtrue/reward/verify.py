@@ -85,9 +85,7 @@ def _raw(folder: Path, name: str) -> dict[str, Any]:
 def _head(folder: Path, loaded: store.Loaded, seed: int | None) -> Iterator[Check]:
     names = {key for file in folder.glob("*.safetensors") for key in _keys(file)}
     where = loaded.model.head_name.replace(".modules_to_save.default", "")
-    # an adapter keeps the head it was initialised with beside the trained one
-    heads = dict(loaded.model.head.named_parameters())
-    weight = next(p.detach().float().cpu() for name, p in heads.items() if "original_module" not in name)
+    weight = next(iter(loaded.model.head_weights.values())).detach().float().cpu()
     if (folder / "adapter_config.json").is_file() and not any(f".{where}." in name for name in names):
         yield Check(
             "head saved", "fail", f"the adapter holds no {where!r} weights: rewards use a random head"

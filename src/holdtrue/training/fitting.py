@@ -73,11 +73,9 @@ def fit(setup: Setup, run: RunDir, tell: Callable[[Row], None]) -> Row:
 
 def _put(setup: Setup, lines: list[ridge.Fitted]) -> None:
     model = setup.loaded.model
-    # an adapter keeps the head it began with beside the one that is read
-    parts = {name: part for name, part in model.head.named_parameters() if "original_module" not in name}
     weights = torch.from_numpy(np.stack([line.weights for line in lines]))
     with torch.no_grad():
-        for name, part in parts.items():  # a bias, of encoders, was that of other weights
+        for name, part in model.head_weights.items():  # a bias, of encoders, was that of other weights
             part.copy_(weights if name.endswith("weight") else torch.zeros_like(part))
     names = model.kind.labels
     intercepts = {name: line.intercept for name, line in zip(names, lines, strict=True)}
