@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from holdtrue.data.splits import read_splits
+from holdtrue.data.splits import Splits, read_splits
 from holdtrue.errors import DataError, SettingsError
 from holdtrue.losses import require_compatible
 from holdtrue.records import Group
@@ -27,6 +27,8 @@ from holdtrue.tokens.tree import PAIRS, Lesson
 from holdtrue.training.lessons import require_lessons
 from holdtrue.training.preparation import Prepared, prepare
 from holdtrue.training.ridge import require_learnable
+
+_NOTHING_FOR_THE_GATE = "a gate is trained on comparisons, and no usable one is among the training rows"
 
 
 @dataclass
@@ -101,58 +103,83 @@ def set_up(
     loss.check([*splits.train, *splits.eval])
     gated = ridge and kind.marks == "prompt"
     if gated and not any(group.comparisons for group in splits.train):
-        raise DataError("a gate is trained on comparisons, and no usable one is among the training rows")
+        raise DataError(_NOTHING_FOR_THE_GATE)
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
     if "logprobs" in loss.reads:
         keep_language_head(loaded, trust_remote_code=trust_remote_code)
-    lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
+    lesson = Lesson(loss.unit, loss.target, kind.ratings)
     most = settings.data.max_answers_per_tree
+    pairs = None
     if gated:
-        train, pairs = _with_pairs(splits.train, encoder, most, "train", lesson)
+        train, train_pairs = _with_pairs(splits.train, encoder, most, "train", lesson)
         held_out, held_out_pairs = _with_pairs(splits.eval, encoder, most, "eval", lesson)
+        pairs = train_pairs, held_out_pairs
     else:
         both = isinstance(kind, ComparingKind) and kind.orders == "both"
         train = prepare(splits.train, encoder, most, "train", lesson, both)
         held_out = prepare(splits.eval, encoder, most, "eval", lesson)
-        pairs = held_out_pairs = Prepared([])
-    what = "labels" if loss.target == "accepted" else loss.target
-    if not train.trees:
-        raise DataError(f"no usable {what} left: {_reasons(train)}")
-    if settings.data.eval and not held_out.trees and not held_out_pairs.trees:
-        raise DataError(
-            f"no usable {what} in the validation data (data.eval): {_reasons(held_out)}; "
-            "without --eval, training prompts are held out"
-        )
-    if ridge:
-        require_learnable(
-            np.concatenate([tree.ratings for tree in train.trees]),
-            [tree.key for tree in train.trees for _ in tree.answers],
-            kind.ratings,
-        )
-    if gated and not pairs.trees:
-        raise DataError("a gate is trained on comparisons, and no usable one is among the training rows")
-    loaded.model.bf16 = _bf16(loaded, settings)
-    if ridge:  # states are those that scoring will see
-        loaded.model.bf16 = settings.training.bf16 is True
-        loaded.model.requires_grad_(False)
-        loaded.model.head.requires_grad_(True)
-    hold_master_weights(loaded)
-    if settings.training.gradient_checkpointing:
-        loaded.model.recompute_activations()
+    setup = Setup(settings, loaded, encoder, train, held_out, _counts(splits, train, held_out, pairs), pairs)
+    _require_usable(setup)
+    _make_ready(loaded, settings)
+    return setup
+
+
+def _counts(
+    splits: Splits, train: Prepared, held_out: Prepared, pairs: tuple[Prepared, Prepared] | None
+) -> dict[str, Any]:
+    """What was read, transformed and prepared of each split."""
     counts = {"train": train.summary(), "eval": held_out.summary()}
-    if gated:
-        counts["train"]["gate"], counts["eval"]["gate"] = pairs.summary(), held_out_pairs.summary()
+    if pairs is not None:
+        counts["train"]["gate"], counts["eval"]["gate"] = (prepared.summary() for prepared in pairs)
     for name, report in splits.reports.items():
         read = report.as_json()
         read["repaired"] |= counts[name]["repaired"]
         counts[name] |= read
     for name, changes in splits.transformed.items():
         counts[name]["transformed"] = changes
-    of_gate = (pairs, held_out_pairs) if gated else None
-    return Setup(settings, loaded, encoder, train, held_out, counts, of_gate)
+    return counts
+
+
+def _require_usable(setup: Setup) -> None:
+    """Refuse data of which nothing is left to train or, where it was given, to validate on.
+
+    Raises:
+        DataError: it says why the rows were left out.
+    """
+    settings, train, kind = setup.settings, setup.train, setup.loaded.model.kind
+    what = "labels" if settings.loss.target == "accepted" else settings.loss.target
+    if not train.trees:
+        raise DataError(f"no usable {what} left: {_reasons(train)}")
+    if settings.data.eval and not setup.held_out:
+        raise DataError(
+            f"no usable {what} in the validation data (data.eval): {_reasons(setup.eval)}; "
+            "without --eval, training prompts are held out"
+        )
+    if settings.training.method == "ridge":
+        require_learnable(
+            np.concatenate([tree.ratings for tree in train.trees]),
+            [tree.key for tree in train.trees for _ in tree.answers],
+            kind.ratings,
+        )
+    if setup.pairs is not None and not setup.pairs[0].trees:
+        raise DataError(_NOTHING_FOR_THE_GATE)
+
+
+def _make_ready(loaded: store.Loaded, settings: Settings) -> None:
+    """Precision, what is trained, master weights and recomputation."""
+    model = loaded.model
+    if settings.training.method == "ridge":  # states are those that scoring will see
+        model.bf16 = settings.training.bf16 is True
+        model.requires_grad_(False)
+        model.head.requires_grad_(True)
+    else:
+        model.bf16 = _bf16(loaded, settings)
+    hold_master_weights(loaded)
+    if settings.training.gradient_checkpointing:
+        model.recompute_activations()
 
 
 def _with_pairs(
