@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -95,24 +95,17 @@ def load_classifier(
     """
     outputs = len(kind.labels)
     own = pool in ("last", "cls")
+    architectures = config.architectures or []
     saved_as_classifier = (
         own
         and imported is None
-        and any("SequenceClassification" in n or n == "RewardModel" for n in config.architectures or [])
+        and any("SequenceClassification" in n or n == "RewardModel" for n in architectures)
     )
     if saved_as_classifier and config.num_labels != outputs:
         raise ModelError(
             f"{base} has {config.num_labels} outputs; a {kind.name()} reward model has {outputs}"
         )
-    auto: Any = AutoModelForSequenceClassification
-    source: dict[str, Any] = {"num_labels": outputs}
-    if not own:
-        auto = AutoModelForTextEncoding if has_own_encoder(config) else AutoModel
-    elif (
-        imported is not None and imported.prefix
-    ):  # what transformers renames, it saves by the old names again
-        auto, config.num_labels = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], outputs
-        source = {"config": config, "state_dict": imported.backbone(Path(base))}
+    auto, source = _reader(base, config, outputs, own, imported)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # transformers draws what is missing
         model, info = from_pretrained(
@@ -130,25 +123,13 @@ def load_classifier(
             f"{base}: {name} is {tuple(saved)} in the file and {tuple(expected)} by its config.json"
         )
     classifier = model if own else PooledEncoder(model, outputs, pool)
-    name = head_name(classifier)
-    head = classifier.get_submodule(name)
-    if not isinstance(head, nn.Linear) or head.out_features != outputs:
-        raise ModelError(f"{type(classifier).__name__} has no linear head {name!r} of {outputs} outputs")
-    table = classifier.get_input_embeddings()
-    if not isinstance(table, nn.Embedding):
+    name, head = _linear_head(classifier, outputs)
+    if not isinstance(table := classifier.get_input_embeddings(), nn.Embedding):
         raise ModelError(
             f"{base} ({config.model_type}) embeds by {type(table).__name__}, not by a plain table"
         )
-    missing = sorted(str(key) for key in info["missing_keys"])
-    prefix = f"{classifier.base_model_prefix}." if own else ""
-    lost = [key for key in missing if key.startswith(prefix) and ".pooler." not in f".{key}"]
-    if lost:
-        raise ModelError(f"{base} lacks weights its architecture needs: {', '.join(lost[:3])}")
-    if missing and saved_as_classifier:
-        raise ModelError(f"{base} calls itself a classifier but its head {missing[-1]} is not in the file")
-    if saved_as_classifier and info["unexpected_keys"]:
-        extra = ", ".join(sorted(map(str, info["unexpected_keys"]))[:3])
-        raise ModelError(f"{base} holds weights its architecture has no place for: {extra}")
+    missing = sorted(map(str, info["missing_keys"]))
+    _require_weights(base, classifier, missing, info["unexpected_keys"], own=own, whole=saved_as_classifier)
     fresh = sorted({key.rpartition(".")[0] for key in missing}) if own else [] if trained else [name]
     if imported is not None:
         imported.put_into(head, base)
@@ -160,6 +141,44 @@ def load_classifier(
     elif dtype != "float32":
         _restore_head(head, name, base)
     return classifier, fresh
+
+
+def _reader(
+    base: str, config: Any, outputs: int, own: bool, imported: Imported | None
+) -> tuple[Any, dict[str, Any]]:
+    """The class of transformers that reads the folder, and what it is given besides its path."""
+    if not own:
+        return AutoModelForTextEncoding if has_own_encoder(config) else AutoModel, {"num_labels": outputs}
+    if imported is not None and imported.prefix:
+        # what transformers renames, it saves by the old names again
+        config.num_labels = outputs
+        given = {"config": config, "state_dict": imported.backbone(Path(base))}
+        return MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)], given
+    return AutoModelForSequenceClassification, {"num_labels": outputs}
+
+
+def _linear_head(classifier: Any, outputs: int) -> tuple[str, nn.Linear]:
+    """A classifier's head and its name."""
+    name = head_name(classifier)
+    head = classifier.get_submodule(name)
+    if not isinstance(head, nn.Linear) or head.out_features != outputs:
+        raise ModelError(f"{type(classifier).__name__} has no linear head {name!r} of {outputs} outputs")
+    return name, head
+
+
+def _require_weights(
+    base: str, classifier: Any, missing: Sequence[str], unexpected: Collection[str], *, own: bool, whole: bool
+) -> None:
+    """Refuse a folder without weights of the backbone, and a ``whole`` classifier with too few or too many."""
+    prefix = f"{classifier.base_model_prefix}." if own else ""
+    lost = [key for key in missing if key.startswith(prefix) and ".pooler." not in f".{key}"]
+    if lost:
+        raise ModelError(f"{base} lacks weights its architecture needs: {', '.join(lost[:3])}")
+    if missing and whole:
+        raise ModelError(f"{base} calls itself a classifier but its head {missing[-1]} is not in the file")
+    if unexpected and whole:
+        extra = ", ".join(sorted(map(str, unexpected))[:3])
+        raise ModelError(f"{base} holds weights its architecture has no place for: {extra}")
 
 
 def _restore_head(head: nn.Linear, name: str, folder: str) -> None:
