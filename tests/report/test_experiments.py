@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from holdtrue.report import ablation, figures
+from holdtrue.report import ablation, experiment_figures
 from holdtrue.report import sweep as sweep_page
 
 HOSTILE = "</script><script>alert(1)</script>"
@@ -103,12 +103,12 @@ def test_a_sweep_without_a_finished_trial_has_a_page(swept: dict[str, Any], tmp_
 
 def test_the_best_so_far_never_gets_worse_and_the_best_has_its_own_colour(swept: dict[str, Any]) -> None:
     swept["trials"].insert(2, trial(2, loss=0.55))
-    drawn = figures.history(swept)
+    drawn = experiment_figures.history(swept)
     assert drawn is not None
     line, points = drawn["data"]
     assert line["y"] == [0.6, 0.5, 0.5] and points["y"] == [0.6, 0.5, 0.55]
     assert points["marker"]["color"] == ["--chosen", "--rejected", "--chosen"]
-    searched = figures.searched(swept, "training.learning_rate")
+    searched = experiment_figures.searched(swept, "training.learning_rate")
     assert searched is not None and searched["layout"]["xaxis"]["type"] == "log"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from holdtrue.report import figures, wording
+from holdtrue.report import experiment_figures, wording
 from holdtrue.report.page import render
 from holdtrue.rundir import write_text
 
@@ -14,7 +14,7 @@ from holdtrue.rundir import write_text
 def write_ablation_report(path: Path, result: dict[str, Any]) -> None:
     """Write the page of what an ablation found (its ``ablation.json``)."""
     variants = result["variants"]
-    drawn = {metric: figures.effects(variants, metric) for metric in figures.METRICS}
+    drawn = {metric: experiment_figures.effects(variants, metric) for metric in experiment_figures.METRICS}
     contents = {
         "name": Path(result["folder"]).resolve().name,
         "headline": headline(result),

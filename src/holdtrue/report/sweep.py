@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from holdtrue.report import figures, wording
+from holdtrue.report import experiment_figures, wording
 from holdtrue.report.page import render
 from holdtrue.rundir import write_text
 
@@ -20,9 +20,12 @@ def write_sweep_report(path: Path, result: dict[str, Any]) -> None:
     sign = 1 if metric == "loss" else -1
     order = {status: place for place, status in enumerate(_STATUSES)}
     ranked = sorted(trials, key=lambda row: (order[row["status"]], sign * (row[metric] or 0), row["number"]))
-    drawn = {"history": figures.history(result), "validations": figures.validations(result)}
+    drawn = {
+        "history": experiment_figures.history(result),
+        "validations": experiment_figures.validations(result),
+    }
     keys = {f"searched-{i}": key for i, key in enumerate(result["space"])}
-    drawn |= {name: figures.searched(result, key) for name, key in keys.items()}
+    drawn |= {name: experiment_figures.searched(result, key) for name, key in keys.items()}
     contents = {
         "name": Path(result["folder"]).resolve().name,
         "headline": headline(result),
@@ -31,7 +34,7 @@ def write_sweep_report(path: Path, result: dict[str, Any]) -> None:
         "keys": keys,
         "trials": ranked,
         "best": result["best"],
-        "metric": figures.METRICS[metric],
+        "metric": experiment_figures.METRICS[metric],
         "metric_name": metric,
         "validation": result["validation"],
     }

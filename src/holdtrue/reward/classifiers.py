@@ -169,7 +169,7 @@ def _linear_head(classifier: Any, outputs: int) -> tuple[str, nn.Linear]:
 def _require_weights(
     base: str, classifier: Any, missing: Sequence[str], unexpected: Collection[str], *, own: bool, whole: bool
 ) -> None:
-    """Refuse a folder without weights of the backbone, and a ``whole`` classifier with too few or too many."""
+    """Refuse a folder without weights of the backbone, or a ``whole`` classifier with too few or too many."""
     prefix = f"{classifier.base_model_prefix}." if own else ""
     lost = [key for key in missing if key.startswith(prefix) and ".pooler." not in f".{key}"]
     if lost:
