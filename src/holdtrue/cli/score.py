@@ -66,7 +66,6 @@ def command(
     identity = judge.identity + (f" {ranking}" if ranking else "")
     resources(data)
     rejected = output.with_name(output.name + ".rejected.jsonl")
-    unscored = Counter[str]()
     with disk_errors(output):
         rejected.unlink(missing_ok=True)
         reader = Reader(
@@ -76,14 +75,7 @@ def command(
             plain_text=judge.data.plain_text,
             rejected=rejected,
         )
-        done, groups = _resumed(output, iter(reader), identity, unscored)
-        count = done
-        with open(output, "a", encoding="utf-8") as file:
-            for group, scored in _scored(judge.scorer, groups):
-                row = scored_row(group, scored, identity)
-                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-                count += 1
-                unscored.update(_reasons(row))
+        done, count, unscored = _write(judge.scorer, iter(reader), output, identity)
     reader.report.require_rows()
     value = {
         "output": str(output),
@@ -97,6 +89,22 @@ def command(
     left_out = ", ".join(f"{n:,} {reason}" for reason, n in lost.items()) or "nothing"
     resumed = f" ({done:,} were there already)" if done else ""
     return frame.Result(value, f"{count:,} rows in {output}{resumed}; without a reward: {left_out}")
+
+
+def _write(
+    scorer: StreamingScorer, groups: Iterator[Group], output: Path, identity: str
+) -> tuple[int, int, Counter[str]]:
+    """Add the rows still missing; how many were there before and are now, and reasons for missing rewards."""
+    unscored = Counter[str]()
+    done, groups = _resumed(output, groups, identity, unscored)
+    count = done
+    with open(output, "a", encoding="utf-8") as file:
+        for group, scored in _scored(scorer, groups):
+            row = scored_row(group, scored, identity)
+            file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+            count += 1
+            unscored.update(_reasons(row))
+    return done, count, unscored
 
 
 def scored_row(group: Group, scored: Scored, identity: str) -> dict[str, Any]:
@@ -137,7 +145,7 @@ def _rank_by(scorer: StreamingScorer, ranking: Literal["gap", "win_rate", "knock
     scorer.ranking = ranking
 
 
-def _scored(scorer: Any, groups: Iterator[Group]) -> Iterator[tuple[Group, Scored]]:
+def _scored(scorer: StreamingScorer, groups: Iterator[Group]) -> Iterator[tuple[Group, Scored]]:
     while chunk := list(islice(groups, scorer.chunk)):
         yield from zip(chunk, scorer.stream(chunk), strict=True)
 
