@@ -103,10 +103,7 @@ class Encoder:
         separator: str = "\n",
         reply: bool = False,
     ) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(
-                f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with its tokenizer.json"
-            )
+        require_fast(tokenizer)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.truncation = truncation
@@ -298,6 +295,18 @@ class Encoder:
         common = common_prefix(texts)
         cut = max((common.rfind(token) for token in self._boundaries), default=-1)
         return common[:cut] if cut > 0 else ""
+
+
+def require_fast(tokenizer: Any) -> None:
+    """Refuse a tokenizer that does not say where its tokens stand in the text.
+
+    Raises:
+        ModelError: it is a slow one.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(
+            f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with its tokenizer.json"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from holdtrue.errors import DataError, ModelError, SettingsError
 from holdtrue.records import Answer, Comparison, Group, Message, content_hash
-from holdtrue.tokens.conversation import Encoded, Encoder, Ids, Truncation
+from holdtrue.tokens.conversation import Encoded, Encoder, Ids, Truncation, require_fast
 from holdtrue.tokens.tree import Drop, Tree, grow
 
 Order = tuple[int, int]
@@ -108,10 +108,7 @@ class MarkedPairs:
 
     def __post_init__(self) -> None:
         tokenizer = self.tokenizer
-        if not getattr(tokenizer, "is_fast", False):
-            raise ModelError(
-                f"{type(tokenizer).__name__} is not a fast tokenizer; save the model with its tokenizer.json"
-            )
+        require_fast(tokenizer)
         separator = _first(tokenizer.sep_token_id, tokenizer.eos_token_id)
         if separator is None:
             raise ModelError(

@@ -16,7 +16,7 @@ import numpy as np
 
 from holdtrue.errors import ModelError, SettingsError
 from holdtrue.records import Group, Messages
-from holdtrue.tokens.conversation import Encoder, Ids, Refused, Truncation, encodable
+from holdtrue.tokens.conversation import Encoder, Ids, Refused, Truncation, encodable, require_fast
 
 Input = Literal["text", "pair"]
 
@@ -107,8 +107,7 @@ def special_tokens(tokenizer: Any, texts: int) -> list[Ids]:
     Raises:
         ModelError: the tokenizer cannot say, or gives a text more than its special tokens.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(f"{type(tokenizer).__name__} is not a fast tokenizer; save it as tokenizer.json")
+    require_fast(tokenizer)
     backend = tokenizer.backend_tokenizer
     backend.no_padding()
     backend.no_truncation()
