@@ -364,7 +364,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
 def cases(quick: bool) -> dict[str, Callable[[], Case]]:
     """By name; made when asked for, as the encoder is in a package of its own."""
     decoder = str(SHARED / "models" / "stories260K")
-    sizes = ((24, 8), (24, 8)) if quick else ((600, 120), (400, 80))
+    sizes = ((24, 8), (24, 8)) if quick else ((600, 120), (300, 60))
     longest = (200, 64) if quick else (512, 160)
     return {
         "decoder": lambda: Case(
