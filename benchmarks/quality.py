@@ -23,7 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("HOLDTRUE_SHARED", ROOT.parent / "shared")) / "data"
 ENCODER = {"data.truncation": "left", "training.num_train_epochs": 1}
-LENGTH_BIAS = {**ENCODER, "training.num_train_epochs": 0.15, "data.max_length": 384}
+SHORTER = {"data.truncation": "left", "data.max_length": 256, "training.num_train_epochs": 0.5}
 KEPT = (
     "data",
     "accuracy",
@@ -81,7 +81,7 @@ def _length_bias(folder: str) -> Iterator[Case]:
         "odin": ("odin", {}),
     }
     for way, (recipe, changes) in ways.items():
-        yield Case(f"{folder}-{way}", "encoder", recipe, train, test, {**LENGTH_BIAS, **changes}, way)
+        yield Case(f"{folder}-{way}", "decoder", recipe, train, test, changes, way)
 
 
 def cases() -> list[Case]:
@@ -128,16 +128,16 @@ def cases() -> list[Case]:
             "ties",
             ["autoj_pairs_ties/train.jsonl.gz"],
             [],
-            {**ENCODER, "data.eval_fraction": 0.3},
+            ENCODER,
         ),
         Case(
             "rmb-pair-ranker",
             "encoder",
             "pair_ranker",
             *_goals("rmb_bon"),
-            {**ENCODER, "data.transforms": "[best_worst]"},
+            {**SHORTER, "data.transforms": "[best_worst]"},
         ),
-        Case("rmb-encoder", "encoder", "encoder", *_goals("rmb_pairs")),
+        Case("rmb-encoder", "encoder", "encoder", *_goals("rmb_pairs"), SHORTER),
         *_length_bias("hh_helpful_ai_pairs"),
         *_length_bias("alpaca_eval_pairs"),
     ]

@@ -200,6 +200,7 @@ def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tel
     from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
+    from holdtrue.reward.explanation import explain_mistakes
     from holdtrue.reward.scorer import RewardScorer, by_aspect, count_reasons, position_consistency
 
     settings, loaded = setup.settings, setup.loaded
@@ -219,6 +220,7 @@ def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tel
     for aspect, found in fitted.get("aspects", {}).items():
         result["aspects"][aspect] = result["aspects"].get(aspect, {}) | found
     result |= position_consistency(scored)
+    result |= explain_mistakes(scorer, judged.groups, result["mistakes"])
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)

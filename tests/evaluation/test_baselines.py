@@ -52,3 +52,8 @@ def test_why_there_is_no_bag_of_words_is_said() -> None:
     assert found == dict.fromkeys(("accuracy", "interval", "advantage_interval", "pairs", "of")) | {
         "reason": "no run"
     }
+
+
+def test_a_bag_of_words_fitted_on_nothing_is_no_baseline() -> None:
+    found = baselines([pair(0, "good", "evil")], [[0.0, 1.0]], fit([]))["bag_of_words"]
+    assert found["accuracy"] is None and found["reason"] == "there were no training pairs to fit it on"

@@ -146,3 +146,17 @@ def test_numbers_are_written_for_readers() -> None:
     assert wording.number(-0.12345) == "−0.123"
     assert wording.number(None) == "undefined"
     assert [wording.duration(s) for s in (48, 720, 12_240)] == ["48 s", "12 min", "3.4 h"]
+
+
+def test_where_nothing_is_compared_the_headline_is_of_single_answers() -> None:
+    none = {"accuracy": None, "data": "d", "unscored_comparisons": 0, "label_ties": 0}
+    auc = {"auc": 0.75, "auc_interval": [0.6, 0.9], "count": 1200}
+    labels = wording.headline(none | {"labels": auc})
+    assert labels.startswith("It tells good answers from bad ones with an AUC of 0.750 (0.600–0.900; 0.5")
+    assert wording.headline(none | {"labels": None, "steps": auc}).endswith("measured on 1,200 steps.")
+    ratings = none | {"labels": None, "ratings": {"pearson": 0.5, "count": 1}}
+    assert wording.headline(ratings) == "Its rewards correlate with the ratings of 1 answer by 0.5 (Pearson)."
+    aspects = none | {"aspects": {"a": {"pearson": 0.5}, "b": {"pearson": -0.25}, "c": {"alpha": 1}}}
+    assert wording.headline(aspects).endswith("correlate with the ratings by −0.25 to 0.5 (Pearson).")
+    assert wording.reading(aspects) == "The data compares no answers, so there is no accuracy."
+    assert wording.headline(none) == "On d nothing could be measured."

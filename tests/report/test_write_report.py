@@ -178,6 +178,72 @@ def test_json_inside_a_script_element_keeps_its_value_and_closes_nothing(text: s
     assert not set("<>&\u2028\u2029") & set(data)
 
 
+def explain(result: dict[str, Any], how: str = "sentences") -> dict[str, Any]:
+    """The result with its first mistake explained: its first 2 characters and the next 3, the other not."""
+    first, *others = result["mistakes"]
+    why = {"spans": [[[0, 2, 0.25], [2, 5, -0.5]], []], "reasons": [None, "a single sentence"]}
+    explained = {"how": how, "pairs": 1, "answers_scored": 4}
+    return result | {"mistakes": [first | {"explanation": why}, *others], "explained": explained}
+
+
+def test_a_mistake_shows_what_each_part_of_its_answers_is_worth(finished_run: RunDir) -> None:
+    evaluation = read_json(finished_run.evaluation_file)
+    plain = write(finished_run)
+    assert "<mark" not in plain and 'class="legend' not in plain
+    evaluation["results"][0] = explain(evaluation["results"][0])
+    write_json(finished_run.evaluation_file, evaluation)
+    html = write(finished_run)
+    chosen = evaluation["results"][0]["mistakes"][0]["chosen"]
+    drawn = (
+        f'<mark class="up" style="--heat:31%" title="+0.250">{chosen[:2]}</mark>'
+        f'<mark class="down" style="--heat:62%" title="−0.500">{chosen[2:5]}</mark>{chosen[5:]}</p>'
+    )
+    assert drawn in html
+    text = Page(html).text
+    assert "−0.5 0.5, 0 in the middle" in text
+    assert "Without colours: a single sentence ." in text
+    assert "So explained are the first 1, by scoring 4 answers once more." in text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_that_is_cut_into_colours_adds_no_element(new_run: Callable[[], RunDir], text: str) -> None:
+    run = new_run()
+    result = make_result(count=60)
+    pages = []
+    for answer in ("harmless", text):
+        mistakes = [row | {"chosen": answer, "rejected": answer} for row in result["mistakes"]]
+        explained = explain(result | {"mistakes": mistakes})
+        spans = [[[n, n + 1, n / 9 - 0.2] for n in range(5)]] * 2  # cuts tags and entities in the middle
+        explained["mistakes"][0]["explanation"] |= {"spans": spans, "reasons": [None, answer]}
+        write_json(run.evaluation_file, {"model_hash": None, "results": [explained]})
+        pages.append(Page(write(run)))
+    assert pages[0].elements == pages[1].elements
+    assert pages[0].attributes == pages[1].attributes
+
+
+def test_what_was_said_of_single_answers_stands_on_the_page(new_run: Callable[[], RunDir]) -> None:
+    run = new_run()
+    result = make_result(count=60)
+    measured = {"count": 50, "right_at_zero": 0.7, "right_at_zero_interval": [0.56, 0.81]}
+    measured |= {"auc": 0.75, "auc_interval": [0.6, 0.9]}
+    result |= {
+        "position_consistency": 0.875,
+        "labels": measured | {"good": 20},
+        "steps": measured | {"right_steps": 30, "threshold": 0.5, "unmatched": 2},
+        "ratings": {"count": 9, "rmse": 1.5, "pearson": 0.25, "spearman": None, "within_prompts": -0.125},
+    }
+    write_json(run.evaluation_file, {"model_hash": None, "results": [result]})
+    text = Page(write(run)).text
+    assert "87.5% have the same winner whichever answer is shown first" in text
+    for row in (
+        "labels AUC 0.750 0.600–0.900 50 answers, 20 good right at 0 70.0% 56.0–81.0%",
+        "steps AUC 0.750 0.600–0.900 50 steps, 30 right; 2 judged where the model reads no step",
+        "ratings Pearson 0.25 9 answers Spearman undefined Pearson within prompts −0.125",
+        "root mean squared error 1.5",
+    ):
+        assert row in text
+
+
 def test_a_run_that_has_only_begun_is_reported_in_words(new_run: Callable[[], RunDir]) -> None:
     text = Page(write(new_run())).text
     for words in ("Not evaluated yet", "no run.json", "No step was logged", "Nothing has been counted yet"):

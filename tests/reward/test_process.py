@@ -89,6 +89,14 @@ def test_the_marked_tokens_are_those_that_end_the_steps(loaded: store.Loaded) ->
             assert begin.rstrip().endswith(said), (begin, said)
 
 
+def test_a_prompt_that_says_the_answer_is_not_taken_for_it(loaded: store.Loaded) -> None:
+    quoted = Group((Message("user", "Four."),), (Answer((Message("assistant", "Four."),)),))
+    (encoded,) = loaded.encoder().encode([quoted])
+    assert encoded.ids[0] is not None
+    ((mark,),) = encoded.marks
+    assert loaded.tokenizer.decode(encoded.ids[0][: mark + 1]).count("Four.") == 2
+
+
 def test_judgements_change_no_reward(loaded: store.Loaded) -> None:
     scorer = RewardScorer(loaded)
     without, with_them = scorer.stream([group(TEXTS[1]), group(TEXTS[1], steps=[(12, 1.0)])])

@@ -93,6 +93,7 @@ def _bag_of_words(path: Path) -> Any:
 def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
     from holdtrue.data.splits import read_groups
     from holdtrue.evaluation import evaluate, steps
+    from holdtrue.reward.explanation import explain_mistakes
     from holdtrue.reward.scorer import by_aspect, count_reasons, position_consistency
 
     groups, report = read_groups([path], judge.data, None)
@@ -111,6 +112,7 @@ def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_wor
     aspects = by_aspect(scored)
     result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words, aspects)
     result |= steps.agreement(groups, [item.steps for item in scored], evaluation.confidence)
+    result |= explain_mistakes(judge.scorer, groups, result["mistakes"])
     return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
 
 

@@ -206,7 +206,7 @@ def _mistakes(
     pairs: Pairs,
     aspects: Mapping[str, Sequence[Floats]],
 ) -> list[dict[str, Any]]:
-    """The comparisons with the largest gap the wrong way, worst first."""
+    """The comparisons with the largest gap the wrong way, worst first; the preferred answer's index first."""
     worst = [row for row in np.argsort(pairs.gap, kind="stable")[:_MOST_MISTAKES] if pairs.gap[row] < 0]
     table = []
     for row in worst:
@@ -215,6 +215,8 @@ def _mistakes(
         values = {name: [float(columns[index][k]) for k in (i, j)] for name, columns in aspects.items()}
         table.append(
             {
+                "group": index,
+                "answers": [i, j],
                 "prompt": _cut(group.prompt_text),
                 "chosen": _cut(group.answers[i].text),
                 "rejected": _cut(group.answers[j].text),

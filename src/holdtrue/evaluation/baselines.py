@@ -24,7 +24,9 @@ def measure(
     """
     bag: dict[str, Any] = {"pairs": None, "of": None, "reason": bag_of_words}
     words = np.zeros(0)
-    if isinstance(bag_of_words, BagOfWords):
+    if isinstance(bag_of_words, BagOfWords) and not bag_of_words.pairs:
+        bag["reason"] = "there were no training pairs to fit it on"
+    elif isinstance(bag_of_words, BagOfWords):
         bag = {"pairs": bag_of_words.pairs, "of": bag_of_words.of, "reason": None}
         words = _gaps(pairs, groups, bag_of_words)
     return {

@@ -156,7 +156,7 @@ def _slices(slices: dict[str, list[dict[str, Any]]]) -> Table:
 
 def _accuracy(result: dict[str, Any]) -> list[tuple[str, str]]:
     compared = result["count"] or result["label_ties"] or result["unscored_comparisons"]
-    if not compared and any(result.get(name) for name in ("labels", "ratings", "steps")):
+    if not compared and any(result.get(name) for name in ("labels", "ratings", "steps", "aspects")):
         return []  # the data compares nothing, and was not meant to
     if result["accuracy"] is None:
         rows = [("accuracy", "not measured: no decided comparison has a reward on both sides")]

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdtrue.report import figures, wording
-from holdtrue.report.page import render
+from holdtrue.report import figures, heat, wording
+from holdtrue.report.page import render, shorten
 from holdtrue.report.sources import Sources, read_sources
 from holdtrue.rundir import RunDir, disk_errors, write_text
+
+_LONGEST_ANSWER = 1200
 
 
 def write_report(run: RunDir) -> Path:
@@ -55,12 +57,27 @@ def _section(result: dict[str, Any], index: int) -> dict[str, Any]:
         "headline": wording.headline(result),
         "reading": wording.reading(result),
         "calibration": wording.calibration(result) if result["ece"] is not None else None,
+        "single": list(wording.single_answers(result)),
         "aspects": _ranges(result["mistakes"]),
+        "mistakes": [_mistake(row, result.get("explained")) for row in result["mistakes"]],
+        "explained": heat.caption(result["explained"]) if result.get("explained") else None,
         "baselines": [(wording.BASELINES[name], row) for name, row in result["baselines"].items()],
         "best_of_n": wording.best_of_n(result["best_of_n"]) if result["best_of_n"] else None,
         "slices": slices,
         "slices_caption": wording.slices(result, sum(len(rows) for _, rows in slices), figures.MOST_SLICES),
     }
+
+
+def _mistake(row: dict[str, Any], explained: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The row with its ``sides`` as they are shown: texts in coloured pieces, or in one without a colour."""
+    texts = [shorten(row[side], _LONGEST_ANSWER) for side in ("chosen", "rejected")]
+    colours = heat.draw(row, explained["how"], texts) if explained and "explanation" in row else None
+    reasons = row["explanation"]["reasons"] if "explanation" in row else (None, None)
+    plain = [[heat.Piece(text)] for text in texts]
+    few = bool(explained and explained["how"] != "tokens")  # few enough to show their numbers
+    sides = list(zip(colours["sides"] if colours else plain, reasons, strict=True))
+    scale = colours["scale"] if colours else None
+    return {"row": row, "scale": scale, "few": few, "sides": sides}
 
 
 def _ranges(mistakes: list[dict[str, Any]]) -> list[tuple[str, float, float]]:
@@ -103,9 +120,10 @@ def _tiles(sources: Sources, result: Mapping[str, Any] | None) -> list[tuple[str
         tiles.append(("Same in both orders", same, "winner does not hang on the place"))
     info = sources.info
     train = (info.get("data") or {}).get("train") or {}
-    if train.get("comparisons") is not None:
+    unit = "comparisons" if train.get("comparisons") or "answers" not in train else "answers"
+    if train.get(unit) is not None:
         prompts = f"from {wording.many(train['prompts'], 'prompt')}" if train.get("prompts") else ""
-        tiles.append(("Trained on", f"{train['comparisons']:,}", f"comparisons {prompts}".strip()))
+        tiles.append(("Trained on", f"{train[unit]:,}", f"{unit} {prompts}".strip()))
     if info.get("steps") is not None:
         best = f"best at step {info['best_step']:,}" if info.get("best_step") is not None else ""
         tiles.append(("Steps", f"{info['steps']:,}", best))

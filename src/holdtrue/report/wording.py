@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -79,7 +79,7 @@ def strongest(result: Row) -> tuple[str, Row]:
 def headline(result: Row) -> str:
     """The one number, beside what the best rule without any model would get."""
     if result["accuracy"] is None:
-        return f"On {result['data']} nothing could be measured."
+        return _of_single_answers(result) or f"On {result['data']} nothing could be measured."
     name, rule = strongest(result)
     return (
         f"It picks the preferred answer in {percent(result['accuracy'])} of "
@@ -88,9 +88,36 @@ def headline(result: Row) -> str:
     )
 
 
+def _of_single_answers(result: Row) -> str | None:
+    """The one number where nothing could be compared: how well it follows what raters said of answers."""
+    for key, what, unit in (
+        ("labels", "good answers from bad ones", "answer"),
+        ("steps", "right steps from wrong ones", "step"),
+    ):
+        found = result.get(key)
+        if found and found["auc"] is not None:
+            low, high = found["auc_interval"]
+            return (
+                f"It tells {what} with an AUC of {found['auc']:.3f} ({low:.3f}–{high:.3f}; 0.5 is chance), "
+                f"measured on {many(found['count'], unit)}."
+            )
+    ratings = result.get("ratings")
+    if ratings and ratings["pearson"] is not None:
+        count = many(ratings["count"], "answer")
+        return f"Its rewards correlate with the ratings of {count} by {number(ratings['pearson'])} (Pearson)."
+    rows = (result.get("aspects") or {}).values()
+    follow = sorted(row["pearson"] for row in rows if row.get("pearson") is not None)
+    if follow:
+        spread = number(follow[0]) + (f" to {number(follow[-1])}" if len(follow) > 1 else "")
+        return f"Aspect by aspect its numbers correlate with the ratings by {spread} (Pearson)."
+    return None
+
+
 def reading(result: Row) -> str:
     """What the headline means for somebody who wants to use the model."""
     if result["accuracy"] is None:
+        if not (result["unscored_comparisons"] or result["label_ties"]) and _of_single_answers(result):
+            return "The data compares no answers, so there is no accuracy."
         return (
             f"No comparison that raters decided has a reward on both sides: "
             f"{result['unscored_comparisons']} lack one, {result['label_ties']} are ties."
@@ -113,6 +140,26 @@ def reading(result: Row) -> str:
     if advantage[1] < 0:
         return f"It is better than a coin flip, but {BASELINES[name]} would do better."
     return f"It is better than a coin flip, but not clearly better than {BASELINES[name]}."
+
+
+def single_answers(result: Row) -> Iterator[tuple[str, list[tuple[str, str, str]], str]]:
+    """(of what, (measure, value, interval) each, of how many) for what raters said of single answers."""
+    for key, good, unit in (("labels", "good", "answer"), ("steps", "right_steps", "step")):
+        found = result.get(key)
+        if found:
+            rows = [("right at 0", percent(found["right_at_zero"]), span(found["right_at_zero_interval"]))]
+            if found["auc"] is not None:
+                low, high = found["auc_interval"]
+                rows.insert(0, ("AUC", f"{found['auc']:.3f}", f"{low:.3f}–{high:.3f}"))
+            of = f"{many(found['count'], unit)}, {found[good]:,} {'good' if key == 'labels' else 'right'}"
+            unmatched = found.get("unmatched")
+            yield key, rows, f"{of}; {unmatched:,} judged where the model reads no step" if unmatched else of
+    ratings = result.get("ratings")
+    if ratings:
+        names = {"pearson": "Pearson", "spearman": "Spearman", "within_prompts": "Pearson within prompts"}
+        rows = [(words, number(ratings[name]), "") for name, words in names.items()]
+        rows.append(("root mean squared error", number(ratings["rmse"]), ""))
+        yield "ratings", rows, many(ratings["count"], "answer")
 
 
 def best_of_n(best: Row) -> str:

@@ -12,8 +12,7 @@ answers, which makes an answer's reward relative to those beside it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -76,7 +75,7 @@ def scale_of(rewards: Iterable[NDArray[np.floating]], name: str) -> dict[str, fl
     return {"mean": float(values.mean()), "std": float(values.std())}
 
 
-class EnsembleScorer:
+class EnsembleScorer(StreamingScorer):
     """An ensemble as a Scorer. An answer that a member cannot score has no reward.
 
     Args:
@@ -90,15 +89,8 @@ class EnsembleScorer:
         self.scorers = scorers
         self.chunk = chunk
 
-    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
-        """Combined rewards of every group's answers."""
-        return [scored.rewards for scored in self.stream(groups)]
-
-    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
-        """Combined rewards group by group, in order, without holding more than a chunk."""
-        source = iter(groups)
-        while chunk := list(islice(source, self.chunk)):
-            yield from map(self._combined, *(scorer.stream(chunk) for scorer in self.scorers))
+    def _score_chunk(self, groups: Sequence[Group]) -> Iterable[Scored]:
+        return map(self._combined, *(scorer.stream(groups) for scorer in self.scorers))
 
     def _combined(self, *scored: Scored) -> Scored:
         normalised = np.stack(

@@ -9,16 +9,14 @@ number of those tokens. Nothing is trained; both are causal LMs, or the policy i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -27,7 +25,7 @@ from holdtrue.records import Group
 from holdtrue.reward import members
 from holdtrue.reward.members import Member, Record
 from holdtrue.reward.model import RewardModel
-from holdtrue.reward.scorer import Owner, Scored, hand_out, plant
+from holdtrue.reward.scorer import Owner, Scored, StreamingScorer, hand_out, plant
 from holdtrue.reward.store import Loaded, load_causal
 from holdtrue.reward.verify import Check, compare, sample
 from holdtrue.tokens.batches import pad
@@ -78,7 +76,7 @@ class Policies:
         return total
 
 
-class ImplicitScorer:
+class ImplicitScorer(StreamingScorer):
     """An implicit reward as a Scorer: each prompt computed once for its answers, order kept.
 
     Args:
@@ -102,16 +100,6 @@ class ImplicitScorer:
         self.encoder = encoder
         self.max_tokens_per_pass = max_tokens_per_pass
         self.chunk = chunk
-
-    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
-        """Rewards of every group's answers."""
-        return [scored.rewards for scored in self.stream(groups)]
-
-    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
-        """Rewards group by group, in order, without holding more than a chunk."""
-        source = iter(groups)
-        while chunk := list(islice(source, self.chunk)):
-            yield from self._score_chunk(chunk)
 
     def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
         encoded = list(self.encoder.encode(groups))

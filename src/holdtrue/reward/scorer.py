@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,16 +32,6 @@ class Scorer(Protocol):
 
     def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
         """One array (N answers,) per group; NaN where an answer could not be scored."""
-        ...
-
-
-class StreamingScorer(Scorer, Protocol):
-    """A Scorer that also says why an answer has no reward, and needs not have all groups at once."""
-
-    chunk: int
-
-    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
-        """What :meth:`score` gives with its reasons, in order."""
         ...
 
 
@@ -79,7 +70,27 @@ def position_consistency(scored: Iterable[Scored]) -> dict[str, float]:
     return {"position_consistency": float(np.mean(said))} if said else {}
 
 
-class RewardScorer:
+class StreamingScorer(ABC):
+    """A Scorer that also says why an answer has no reward, and holds at most ``chunk`` groups at once."""
+
+    chunk: int = 512
+
+    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
+        """Rewards of every group's answers."""
+        return [scored.rewards for scored in self.stream(groups)]
+
+    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
+        """Rewards group by group, in order, without holding more than a chunk."""
+        source = iter(groups)
+        while chunk := list(islice(source, self.chunk)):
+            yield from self._score_chunk(chunk)
+
+    @abstractmethod
+    def _score_chunk(self, groups: Sequence[Group]) -> Iterable[Scored]:
+        """Rewards of some groups together, in order."""
+
+
+class RewardScorer(StreamingScorer):
     """A reward model as a Scorer: batches by tokens, each prompt computed once, order kept.
 
     Args:
@@ -109,16 +120,6 @@ class RewardScorer:
         self._separator = kind.separator if isinstance(kind, Process) else ""
         self.ranking = ranking
         self.adapter = adapter
-
-    def score(self, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
-        """Rewards of every group's answers."""
-        return [scored.rewards for scored in self.stream(groups)]
-
-    def stream(self, groups: Iterable[Group]) -> Iterator[Scored]:
-        """Rewards group by group, in order, without holding more than a chunk."""
-        source = iter(groups)
-        while chunk := list(islice(source, self.chunk)):
-            yield from self._score_chunk(chunk)
 
     def _score_chunk(self, groups: Sequence[Group]) -> list[Scored]:
         if not isinstance(self.encoder, Encoder):

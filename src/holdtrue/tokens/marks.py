@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 
 Ids = NDArray[np.int32]
 _ANSWERS_BEGIN = ("", "a", " ", "\n", "1", ".")
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A token's ``place`` in a conversation's ids, and the characters of the answer it brings."""
+
+    place: int
+    start: int
+    end: int
 
 
 def with_steps(encoder: Encoder, group: Group, encoded: Encoded) -> Encoded:
@@ -46,14 +55,46 @@ def with_steps(encoder: Encoder, group: Group, encoded: Encoded) -> Encoded:
     )
 
 
+def pieces(encoder: Encoder, group: Group, answer: int, ids: Ids, cut: int) -> list[Piece]:
+    """The tokens of ``ids`` that hold an answer's characters, from its first visible one to its last.
+
+    Tokens that share a character, as the bytes of one do, are one piece, which ends with the last of them.
+    Empty where the answer is not found in what the model reads.
+    """
+    found = _located(encoder, group, answer)
+    if found is None:
+        return []
+    reach, start, added = found
+    said = group.answers[answer].text
+    at, last = len(said) - len(said.lstrip()), len(said.rstrip())
+    table: list[Piece] = []
+    for place, end in enumerate(end - start for end in reach):
+        if table and end == table[-1].end:
+            table[-1] = replace(table[-1], place=place + added)
+        elif end > at and at < last:
+            table.append(Piece(place + added, at, at := min(end, last)))
+    places = _after_cut(encoder, ids, [piece.place for piece in table], cut)
+    return [replace(piece, place=place) for piece, place in zip(table, places, strict=True) if place >= 0]
+
+
 def _tokens_at(encoder: Encoder, group: Group, answer: int, ends: Sequence[int]) -> list[int] | None:
     """The token that holds the last character of each part of an answer, before any cut."""
+    found = _located(encoder, group, answer)
+    if found is None:
+        return None
+    reach, start, added = found
+    places = [min(bisect_left(reach, start + end), len(reach) - 1) for end in ends]
+    return [bisect_right(reach, reach[at]) - 1 + added for at in places]  # the last byte of a character
+
+
+def _located(encoder: Encoder, group: Group, answer: int) -> tuple[list[int], int, int] | None:
+    """Where each token ends in the rendered text, where the answer begins, and how many ids come before."""
     conversation = group.conversation(answer)
     text, raw = encoder.render(conversation), isinstance(conversation, str)
     said = group.answers[answer].text
-    from holdtrue.tokens.conversation import common_prefix
-
-    boundary = len(common_prefix([encoder.opening(group.prompt), text]))
+    opening = encoder.opening(group.prompt)
+    letters = enumerate(zip(opening, text, strict=False))
+    boundary = next((i for i, (asked, read) in letters if asked != read), len(opening))
     start = text.find(said.strip(), min(boundary, max(len(text) - len(said), 0)))
     if start < 0:
         return None
@@ -62,9 +103,7 @@ def _tokens_at(encoder: Encoder, group: Group, answer: int, ends: Sequence[int])
     added = len(encoder.bos) if raw else 0
     ids = np.concatenate([encoder.bos[:added], np.asarray(encoding.ids, np.int32)])
     added -= encoder.doubled_bos(ids)
-    reach = [end for _, end in encoding.offsets]
-    places = [min(bisect_left(reach, start + end), len(reach) - 1) for end in ends]
-    return [bisect_right(reach, reach[at]) - 1 + added for at in places]  # the last byte of a character
+    return [end for _, end in encoding.offsets], start, added
 
 
 def _after_cut(encoder: Encoder, ids: Ids, places: list[int], cut: int) -> list[int]:
