@@ -39,3 +39,7 @@ def test_a_long_list_of_known_names_is_cut_and_counted() -> None:
 @pytest.mark.parametrize(("seen", "near"), [("trian", "train"), ("train", "train"), ("q", None), ("", None)])
 def test_nearest_is_the_likest_name_or_none(seen: str, near: str | None) -> None:
     assert errors.nearest(seen, ["train", "plan", "score"]) == near
+
+
+def test_where_there_is_nothing_to_know_that_is_said() -> None:
+    assert errors.unknown("field of scalar", "old", []) == "unknown field of scalar 'old'; there are none"

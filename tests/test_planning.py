@@ -78,7 +78,7 @@ def test_what_is_dropped_and_cut_is_counted_before_anything_is_paid_for(
 def test_a_plan_of_nothing_is_an_error(toy_folder: Path, tmp_path: Path) -> None:
     rows = [{"prompt": "tell " * 200, "chosen": "kind", "rejected": "rude"}]
     data = [str(toy.write_pairs(tmp_path / "a.jsonl", 0, rows=rows))]
-    with pytest.raises(DataError, match="no usable comparisons left: 1 longer than max_length"):
+    with pytest.raises(DataError, match=r"left: 1 longer than max_length; raise data\.max_length or"):
         plan(build(values(toy_folder, train=data)))
 
 
@@ -95,3 +95,11 @@ def test_the_plan_is_of_as_many_steps_as_more_processes_make_of_a_batch_per_devi
     planned = plan(build(settings))
     assert planned["comparisons_per_step"] == 15
     assert planned["steps"] == 4  # 60 comparisons in steps of at least 15, some prompts twice
+
+
+def test_validation_data_that_cannot_be_used_are_an_error(toy_folder: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "tell", "completion": "kind", "rating": 1}]
+    chosen = values(toy_folder)
+    chosen["data"]["eval"] = [str(toy.write_pairs(tmp_path / "eval.jsonl", 0, rows=rows))]
+    with pytest.raises(DataError, match=r"no usable comparisons in the validation data .*: 1 no comparison"):
+        plan(build(chosen))

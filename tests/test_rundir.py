@@ -223,3 +223,10 @@ def test_a_place_without_a_model_says_what_it_lacks(tmp_path: Path) -> None:
         find_model(tmp_path / "none")
     with pytest.raises(DataError, match=r"is neither a run directory .* nor a model folder"):
         find_model(tmp_path)
+
+
+def test_a_file_of_a_run_that_holds_another_value_is_named(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "run", {})
+    run.info_file.write_text("[]")
+    with pytest.raises(DataError, match=r"run\.json holds a list, expected an object"):
+        run.info()

@@ -65,6 +65,7 @@ def unknown(what: str, seen: str, known: Iterable[str]) -> str:
     near = nearest(seen, known)
     rest = f", and {len(known) - 12} more" if len(known) > 12 else ""
     hint = f"did you mean {near!r}?" if near else f"known: {', '.join(known[:12])}{rest}"
+    hint = hint if known else "there are none"
     return f"unknown {what} {seen!r}; {hint}"
 
 

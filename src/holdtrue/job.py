@@ -25,7 +25,7 @@ from holdtrue.errors import (
     ResourceError,
     SettingsError,
 )
-from holdtrue.rundir import RunDir, disk_errors, read_json, write_json, write_text
+from holdtrue.rundir import RunDir, disk_errors, read_object, write_json, write_text
 from holdtrue.settings import Settings, build
 
 if TYPE_CHECKING:
@@ -63,6 +63,20 @@ def start(settings: Settings, output: str | Path) -> RunDir:
     return run
 
 
+def settings_of(run: RunDir) -> Settings:
+    """The settings a run was started with.
+
+    Raises:
+        SettingsError: this version does not know them.
+    """
+    try:
+        return build(run.settings())
+    except SettingsError as error:
+        raise SettingsError(
+            f"{run.settings_file}: {error}; where another version of holdtrue began the run, train it again"
+        ) from error
+
+
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -86,7 +100,7 @@ def train(
     """
     from holdtrue.training import distributed
 
-    settings = build(run.settings())
+    settings = settings_of(run)
     processes = settings.training.processes
     with (
         distributed.join(processes if processes > 1 else None, settings.training.parallel) as world,
@@ -248,8 +262,8 @@ def _measured_before(run: RunDir, model_hash: str) -> dict[str, Any]:
     """What was measured with this very model before, when a finished run is taken up again."""
     if not run.evaluation_file.exists():
         return {}
-    before: dict[str, Any] = read_json(run.evaluation_file)
-    return before if before["model_hash"] == model_hash else {}
+    before = read_object(run.evaluation_file)
+    return before if before.get("model_hash") == model_hash else {}
 
 
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
@@ -340,7 +354,7 @@ def validation_groups(run: RunDir) -> list[Group]:
     """
     from holdtrue.data.splits import read_splits
 
-    splits = read_splits(_with_world(run, build(run.settings())).data, None)
+    splits = read_splits(_with_world(run, settings_of(run)).data, None)
     _refuse_changed_data(run, {split: report.as_json() for split, report in splits.reports.items()})
     return splits.eval
 

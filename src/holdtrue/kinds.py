@@ -128,7 +128,7 @@ def explain(error: ValidationError, where: str) -> str:
     place = ".".join([where, *map(str, first["loc"])]).strip(".")
     seen = "" if isinstance(first["input"], (dict, BaseModel)) else f", got {first['input']!r}"
     message = first["msg"].removeprefix("Value error, ").replace("Input should", "should")
-    return f"{place}: {message}{seen}"
+    return f"{place}: {message}{seen}" if place else message
 
 
 def chosen(family: str, default: str | None) -> Any:

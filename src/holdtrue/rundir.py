@@ -100,7 +100,7 @@ class RunDir:
 
     def info(self) -> dict[str, Any]:
         """What is known of the run besides its settings (empty before anything is)."""
-        return read_json(self.info_file) if self.info_file.exists() else {}
+        return read_object(self.info_file) if self.info_file.exists() else {}
 
     def update_info(self, **values: Any) -> None:
         """Add to or replace in ``run.json``."""
@@ -198,6 +198,18 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} does not exist") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(f"{path} is not valid JSON: {error}") from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """One JSON object.
+
+    Raises:
+        DataError: the file is missing or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise DataError(f"{path} holds a {type(value).__name__}, expected an object")
+    return value
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

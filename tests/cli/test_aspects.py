@@ -136,7 +136,7 @@ def test_aspects_that_are_not_there_end_before_training(
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
-        ([broken(quality=[1, 1], verbosity=[1, 2])] * 2, "rated for 1 prompt"),
+        ([broken(quality=[1, 2], verbosity=[1, 2])] * 2, "rated for 1 prompt"),
         (
             [
                 broken(quality=[1, 1], verbosity=[1, 2]),

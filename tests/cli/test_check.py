@@ -45,7 +45,7 @@ def test_a_missing_model_is_said_before_anything_is_read(tmp_path: Path) -> None
     with pytest.raises(ModelError, match=r"model folder .*nowhere does not exist"):
         check([write(tmp_path / "a.jsonl", {})], model=str(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="cannot be read as a model with its tokenizer"):
+    with pytest.raises(ModelError, match="is not a model folder"):
         check([write(tmp_path / "a.jsonl", {})], model=str(tmp_path / "empty"))
 
 

@@ -168,6 +168,7 @@ def test_a_policy_and_its_reference_are_a_model(
             "beta: should be greater",
         ),
         (["{base}", "{run}", "{second}", "-o", "{out}", "--by", "implicit"], 2, "a policy and its reference"),
+        (["{base}", "{base}", "-o", "{out}", "--by", "implicit"], 2, "every reward would be 0"),
     ],
 )
 def test_what_cannot_be_combined_is_said_in_one_line_and_leaves_nothing(

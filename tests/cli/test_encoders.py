@@ -57,7 +57,6 @@ def test_an_encoder_is_planned_trained_resumed_scored_evaluated_verified_and_rep
 
 RATED = {"prompt": "say it", "completions": ["a", "bc", "def"], "ratings": [0.1, 0.5, 0.9]}
 PAIR = {"prompt": "say it", "chosen": "abc", "rejected": "d"}
-LABELLED = {"prompt": "say it", "completion": "abc", "label": True}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ LABELLED = {"prompt": "say it", "completion": "abc", "label": True}
         ("t5", PAIR, ["loss.kind=hinge", "model.pool=mean"]),
         ("deberta-v2", RATED, ["loss.kind=rmse", "training.gradient_checkpointing=true"]),
         ("roberta", RATED, ["loss.kind=plackett_luce", "model.lora.r=4"]),
-        ("modernbert", LABELLED, ["model.kind=two_class", "loss.kind=cross_entropy", "model.pool=max"]),
+        ("modernbert", PAIR, ["model.kind=two_class", "loss.kind=cross_entropy", "model.pool=max"]),
         ("bert", PAIR, ["training.parallel=fsdp", "model.pool=mean"]),
     ],
 )

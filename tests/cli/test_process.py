@@ -47,7 +47,7 @@ def test_judged_steps_are_learned_and_every_verb_knows_them(
     ("labels", "said"),
     [
         ([[1, -1]] * 4, "a step is valued -1, outside of 0 to 1; set loss.lowest and loss.highest"),
-        ([[None, None]] * 4, "no usable steps left: 4 no step was judged"),
+        ([[None, None]] * 4, "learns from judged steps, which none of the 4 training rows (steps) holds"),
     ],
 )
 def test_judgements_that_cannot_be_learned_from_stop_before_training(

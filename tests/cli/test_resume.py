@@ -43,6 +43,18 @@ def test_settings_that_were_broken_by_hand_are_said_to_be(
     assert done.code == code and done.error["message"]
 
 
+def test_a_run_of_another_version_is_to_be_trained_again(holdtrue: Run, copied: RunDir) -> None:
+    copied.settings_file.write_text(copied.settings_file.read_text() + "banana: 1\n")
+    done = holdtrue("resume", copied.path, "--json")
+    assert done.code == 2 and "unknown setting 'banana'" in done.error["message"]
+    assert done.error["message"].endswith("another version of holdtrue began the run, train it again")
+
+
+def test_an_evaluation_without_a_model_hash_is_made_again(holdtrue: Run, copied: RunDir) -> None:
+    copied.evaluation_file.write_text('{"accuracy": 0.5}')
+    assert holdtrue("resume", copied.path, "--json").code == 0
+
+
 def test_a_run_in_use_ends_with_2_and_is_left_alone(holdtrue: Run, copied: RunDir) -> None:
     before = copied.info_file.read_bytes()
     with copied.claim():

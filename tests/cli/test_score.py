@@ -151,7 +151,7 @@ def test_columns_of_other_names_are_read_and_kept(holdtrue: Run, toy_run: Path, 
 
 @pytest.mark.parametrize(
     ("output", "code", "message"),
-    [(None, 2, "--output FILE"), ("no/out.jsonl", 3, "cannot write"), (".", 3, "Is a directory")],
+    [(None, 2, "--output FILE"), ("no/out.jsonl", 3, "there is no folder"), (".", 2, "is a directory")],
 )
 def test_an_output_that_cannot_be_written_is_said(
     holdtrue: Run,
@@ -165,6 +165,14 @@ def test_an_output_that_cannot_be_written_is_said(
     extra = ["-o", tmp_path / output] if output else []
     done = holdtrue("score", toy_run, toy_folder / "eval.jsonl", *extra, "--json")
     assert done.code == code and message in done.error["message"]
+
+
+@pytest.mark.parametrize("output", [".", "/", ""])
+def test_a_directory_without_a_name_is_no_file_for_rows(
+    holdtrue: Run, toy_folder: Path, toy_run: Path, output: str
+) -> None:
+    done = holdtrue("score", toy_run, toy_folder / "eval.jsonl", "-o", output, "--json")
+    assert done.code == 2 and "name the file the rows go to" in done.error["message"]
 
 
 def test_missing_or_useless_data_ends_with_3_and_missing_data_leaves_nothing(

@@ -93,7 +93,10 @@ LONG = json.dumps({"prompt": "tell " * 200, "chosen": "kind", "rejected": "rude"
         ('{"a": 1}\n', "layout not recognised"),
         (LONG, "no usable comparisons left: 1 longer than max_length"),
         ('{"prompt": "a", "chosen": "b", "rejected": "b"}\n', "identical sides"),
-        ('{"prompt": "a", "completion": "b"}\n', "no usable comparisons left: 1 no comparison"),
+        (
+            '{"prompt": "a", "completion": "b"}\n',
+            "learns from comparisons, which none of the 1 training rows",
+        ),
     ],
     ids=["empty", "blank", "garbage", "columns", "long", "identical", "no comparison"],
 )

@@ -36,6 +36,12 @@ def test_neither_side_of_a_split_is_empty(fraction: float) -> None:
     assert train and held_out
 
 
+@pytest.mark.parametrize("prompt", "abcdefgh")
+def test_a_single_prompt_is_trained_on(prompt: str) -> None:
+    train, held_out = split_by_prompt(groups_with([prompt] * 3), 0.9)
+    assert len(train) == 3 and not held_out
+
+
 def test_rows_without_a_prompt_are_split_by_their_answers() -> None:
     train, held_out = split_by_prompt(groups_with([""] * 100), 0.5)
     assert 30 <= len(held_out) <= 70 and len(train) == 100 - len(held_out)

@@ -44,3 +44,10 @@ def test_a_mistake_carries_the_aspects_of_both_sides() -> None:
     parts = {"x": [np.array([0.5, 0.25])]}
     result = evaluate([compared], [np.array([0.0, 1.0])], EvaluationSettings(), "d", {}, aspects=parts)
     assert result["mistakes"][0]["aspects"] == {"x": [0.5, 0.25]}
+
+
+def test_answers_to_one_prompt_in_several_rows_are_compared() -> None:
+    groups = [group("p", 1), group("q", 9), group("p", 2), group("p", 3)]
+    found = measure(groups, {"x": [np.array([v]) for v in (0.5, 9.0, 0.0, 0.5)]}, 0.95)["x"]
+    # 2 > 1: 0.0 against 0.5 (wrong); 3 > 2: 0.5 against 0.0 (right); 3 > 1: equal
+    assert (found["pairs"], found["accuracy"]) == (3, 0.5)

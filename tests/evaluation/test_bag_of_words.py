@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdtrue.data.reader import Reader
+from holdtrue.errors import DataError
 from holdtrue.evaluation import bag_of_words
 from holdtrue.evaluation.bag_of_words import BagOfWords, fit
 from holdtrue.records import Answer, Comparison, Group
@@ -124,3 +125,10 @@ def test_what_it_reaches_on_other_prompts_of_real_preferences(
         for group in Reader([str(shared("data/" + test))])
     ]
     assert low < float(np.mean(np.sign(gaps) + 1) / 2) < high
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"PK\x03\x04 cut"])
+def test_a_broken_file_is_named_with_what_to_do(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "bag_of_words.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"bag_of_words\.npz is broken .*remove it"):
+        BagOfWords.load(tmp_path / "bag_of_words.npz")

@@ -75,3 +75,10 @@ def test_auc_turns_round_with_the_rewards(rows: list[tuple[bool, float]]) -> Non
     assert (auc is None) == (len(set(said)) == 1)
     if auc is not None:
         assert auc + other == pytest.approx(1)
+
+
+def test_within_prompts_takes_rows_of_one_prompt_together() -> None:
+    # less their mean, ratings of "p" are -1 and 1, rewards 2 and -2; "q" has one answer, which says nothing
+    groups = [Group(prompt, (Answer("a", {"rating": r}),)) for prompt, r in (("p", 1), ("q", 9), ("p", 3))]
+    found = pointwise.ratings(groups, [np.array([5.0]), np.array([9.0]), np.array([1.0])])
+    assert found is not None and found["within_prompts"] == pytest.approx(-1)

@@ -105,3 +105,12 @@ def test_a_run_of_a_pair_that_does_not_fit_ends_before_data_and_model_are_read(
     line = ["train", str(tmp_path / "rows.jsonl"), "--model", str(tmp_path / "model")]
     code = main.run([*line, "-o", str(tmp_path / "run"), "--set", "loss=cross_entropy"])
     assert code == 2 and "set model.kind to one it trains: two_class" in capsys.readouterr().err
+
+
+def test_a_probability_is_not_taken_for_a_logit() -> None:
+    probability = TwoClass(reward="probability")
+    for loss in LOSSES:
+        if compatible(TwoClass(), loss):
+            assert compatible(probability, loss) == (loss.name() in ("cross_entropy", "mse", "huber", "rmse"))
+    with pytest.raises(SettingsError, match=r"rewards for logits, .* two_class as it is set are bounded"):
+        require_compatible(probability, kinds.load(FAMILY, "binary_cross_entropy")())  # type: ignore[arg-type]

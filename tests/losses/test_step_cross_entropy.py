@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 
 from holdtrue.errors import DataError
 from holdtrue.losses.step_cross_entropy import StepCrossEntropy
+from holdtrue.records import Answer, Group
 from holdtrue.reward.model import RewardOutput
-from holdtrue.tokens.tree import Verdict, grow
 from said import targets
 
 NAN = float("nan")
@@ -39,10 +38,10 @@ def test_ratings_of_minus_one_to_one_are_probabilities_by_their_range() -> None:
 
 
 def test_a_value_out_of_range_is_refused_before_training() -> None:
-    tree = grow([np.arange(4, dtype=np.int32)], verdicts=[Verdict((), steps=(NAN, -1.0))], marks=[(1, 3)])
-    StepCrossEntropy(lowest=-1).check([tree])
-    with pytest.raises(DataError, match=r"valued -1, outside of 0 to 1; set loss\.lowest"):
-        StepCrossEntropy().check([tree])
+    group = Group("q", (Answer("a\nb", steps=((1, -1.0), (3, 0.5))),))
+    StepCrossEntropy(lowest=-1).check([group])
+    with pytest.raises(DataError, match=r"valued -1, outside of 0 to 1; set .* \(values seen: -1 to 0\.5\)"):
+        StepCrossEntropy().check([group])
 
 
 def test_a_range_has_two_ends() -> None:

@@ -310,6 +310,22 @@ def test_a_broken_file_is_named(new_run: Callable[[], RunDir]) -> None:
         write_report(run)
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", r"evaluation\.json holds a list"),
+        ('{"results": [{"data": "validation", "accuracy": 0.5}]}', "does not say 'slices'.*holdtrue resume"),
+    ],
+)
+def test_an_evaluation_of_another_version_is_to_be_made_again(
+    new_run: Callable[[], RunDir], text: str, words: str
+) -> None:
+    run = new_run()
+    run.evaluation_file.write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=words):
+        write_report(run)
+
+
 @pytest.fixture(scope="module")
 def chromium() -> str:
     found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -410,3 +410,8 @@ def test_a_real_sentence_encoder_is_pooled_as_it_was_trained(shared: Any) -> Non
     with torch.no_grad():
         ours = loaded.model(loaded.model.batch([grow([own]) for own in ids])).hidden
     assert torch.allclose(torch.nn.functional.normalize(ours), states, atol=1e-5)  # theirs are of length 1
+
+
+def test_an_encoder_asked_for_a_gate_is_told_to_leave_it_out(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="a gate reads where the prompt ends: leave out the gate"):
+        load(write(tmp_path / "bert"), kind={"kind": "aspects", "gate": {}})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+import encoders
 from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import folders, members, store
@@ -194,3 +195,17 @@ def test_the_scale_is_that_of_the_card_or_of_openrlhf(models: list[Path]) -> Non
     assert folders.scale_in_card(models[0]) == {"mean": 2.0, "std": 0.5}
     (models[0] / "reward_card.json").unlink()
     assert folders.scale_in_card(models[0]) == {"mean": 2.0, "std": 0.5}
+
+
+@pytest.mark.parametrize("pools", [("cls", "cls"), ("mean", "mean"), ("mean", "max")])
+def test_adapters_of_an_encoder_keep_the_head_and_pool_of_each(
+    pools: tuple[str, str], tmp_path: Path
+) -> None:
+    base, paths = encoders.write(tmp_path / "base", "roberta"), [tmp_path / "m1", tmp_path / "m2"]
+    for seed, (pool, path) in enumerate(zip(pools, paths, strict=True)):
+        loaded = store.load(ModelSettings(path=str(base), pool=pool, lora=LoraSettings(r=2)), seed=seed)
+        store.save(loaded, path, RewardCard())
+    own = [RewardScorer(store.load_trained(path)).score(GROUPS[:1])[0] for path in paths]
+    expected = sum((r - mean) / std for r, (mean, std) in zip(own, SCALES, strict=True)) / 2
+    both = folders.open_scorer(named(paths, "mean", tmp_path / "both")).scorer
+    np.testing.assert_allclose(both.score(GROUPS[:1])[0], expected, rtol=1e-4)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import encoders
 from holdtrue.errors import ModelError
 from holdtrue.records import Answer, Group, Message
 from holdtrue.reward import folders, implicit, members, store
@@ -222,3 +223,8 @@ def test_what_cannot_be_compared_is_refused_in_one_line(
             implicit.load(named(tmp_path / "both", policy, reference))
     with pytest.raises(ModelError, match="which is only scored with: train the policy, by DPO"):
         store.load(ModelSettings(path=str(tmp_path / "both")))
+
+
+def test_an_encoder_is_no_policy(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"is an encoder \(bert\); a decoder is needed"):
+        store.load_causal(encoders.write(tmp_path / "bert"))

@@ -125,3 +125,27 @@ def test_a_template_that_changes_the_text_is_found_out(loaded: store.Loaded) -> 
     encoder = Encoder(tokenizer, 64, marker="steps")
     (encoded,) = encoder.encode([group("two words")])
     assert encoded.ids == (None,) and "steps are not found" in str(encoded.reasons[0])
+
+
+_TURNS = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "question", "answer", "other"),
+    [
+        # it refuses a prompt without an answer, so nothing says that "Four." is not the question
+        ("{% if messages[-1].role == 'user' %}{{ raise_exception('no') }}{% endif %}", "Four.", "Four.", "5"),
+        # it opens no turn, so "assistant" may be the role as well
+        ("", "Who?", "assistant", "you"),
+    ],
+)
+def test_an_answer_that_stands_there_twice_is_refused_where_its_place_cannot_be_told(
+    template: str, question: str, answer: str, other: str, byte_tokenizer: Callable[..., Any]
+) -> None:
+    encoder = Encoder(byte_tokenizer(chat_template=template + _TURNS), 128, marker="steps")
+    answers = tuple(Answer((Message("assistant", text),)) for text in (answer, other))
+    (encoded,) = encoder.encode([Group((Message("user", question),), answers)])
+    assert encoded.ids[0] is None and "steps are not found" in str(encoded.reasons[0])
+    assert encoded.ids[1] is not None
+    (mark,) = encoded.marks[1]
+    assert encoder.tokenizer.decode(encoded.ids[1][: mark + 1]).endswith(f"assistant\n{other}")

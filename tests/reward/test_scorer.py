@@ -11,7 +11,8 @@ import torch
 
 from holdtrue.records import Answer, Comparison, Group, Message
 from holdtrue.reward import store
-from holdtrue.reward.scorer import RewardScorer
+from holdtrue.reward.kinds.aspects import Aspects
+from holdtrue.reward.scorer import RewardScorer, by_aspect
 from holdtrue.settings import ModelSettings
 from holdtrue.tokens.batches import TreeBatch, lay_out
 from holdtrue.tokens.tree import grow
@@ -164,3 +165,18 @@ def test_more_answers_than_one_tree_takes_keep_their_order(loaded: store.Loaded)
         alone = RewardScorer(loaded).score([replace(many, answers=(many.answers[k],), comparisons=())])[0][0]
         assert scores[k] == pytest.approx(alone, abs=1e-5)
     assert all(a != b for a, b in pairwise(scores))
+
+
+def test_groups_nothing_of_which_is_scored_keep_their_place_among_the_aspects(
+    base_model: Callable[..., Path],
+) -> None:
+    kind = Aspects(names=["x", "y"])
+    loaded = store.load(ModelSettings(path=str(base_model()), kind=kind))
+    groups = [chat("Why?", "Because."), chat("How?", "long " * 200), chat("Who?"), chat("Where?", "Here.")]
+    for chunk in (1, 4):
+        found = by_aspect(list(RewardScorer(loaded, chunk=chunk).stream(groups)))
+        assert {name: [len(row) for row in rows] for name, rows in found.items()} == {
+            "x": [1, 1, 0, 1],
+            "y": [1, 1, 0, 1],
+        }
+        assert [bool(np.isnan(row).any()) for row in found["y"]] == [False, True, False, False]

@@ -343,11 +343,11 @@ BROKEN_MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "ChatGLM": (edit("config.json", model_type="chatglm"), "model type `chatglm`"),
     "ChatGLM with its code": (
         edit("config.json", model_type="chatglm", auto_map={"AutoConfig": "configuration_chatglm.C"}),
-        "custom code",
+        "needs Python code that comes with it.*--trust-remote-code",
     ),
     "remote code": (
         edit("config.json", model_type="evil", auto_map={"AutoConfig": "evil.EvilConfig"}),
-        "custom code",
+        "needs Python code that comes with it.*--trust-remote-code",
     ),
     "weights missing": (remove("model.safetensors"), "no file named model.safetensors"),
     "weights empty": (write("model.safetensors", b""), "cannot be loaded"),
@@ -467,6 +467,10 @@ def test_a_card_is_read_as_it_was_written(tmp_path: Path) -> None:
         ('{"max_length": -5}', "max_length"),
         ('{"truncation": "banana"}', "truncation"),
         ('{"template": null}', "template is None"),
+        ('{"kind": "scalar"}', "kind is 'scalar', expected an object; .*train or save the model again"),
+        ('{"kind": {"kind": "banana"}}', "reward_card.json: unknown kind 'banana'; .*save the model again"),
+        ('{"kind": {"kind": "scalar", "old": 1}}', "unknown field of scalar 'old'; there are none; .*again"),
+        ('{"old": 1}', "unknown field of .*reward_card.json 'old'.*train or save the model again"),
     ],
 )
 def test_a_card_that_makes_no_sense_is_a_data_error(text: str, words: str, tmp_path: Path) -> None:
@@ -478,3 +482,11 @@ def test_a_card_that_makes_no_sense_is_a_data_error(text: str, words: str, tmp_p
 def test_a_copied_folder_is_still_the_same_model(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path / "elsewhere" / "copy")
     assert np.array_equal(rewards(load(tmp_path / "elsewhere" / "copy")), rewards(load(saved)))
+
+
+def test_what_is_no_model_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is not a model folder"):
+        load(tmp_path)
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(ModelError, match="is a file; a model is a folder"):
+        load(tmp_path / "rows.jsonl")

@@ -12,9 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import encoders
 from holdtrue.errors import ModelError
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard, read_card, weights_hash
+from holdtrue.reward.gate import Gate
+from holdtrue.reward.kinds.aspects import Aspects, GateSettings
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.reward.verify import sample
 from holdtrue.reward.weight_average import average
@@ -152,3 +155,46 @@ def test_weights_that_are_not_finite_are_refused(base_model: Make, tmp_path: Pat
     store.save(replace(loaded), tmp_path / "m2", RewardCard())
     with pytest.raises(ModelError, match=r"m2 cannot be averaged: score.weight is not finite"):
         average([one, tmp_path / "m2"])
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_adapters_of_an_encoder_average_to_one_that_pools_as_they_do(pool: str, tmp_path: Path) -> None:
+    base = encoders.write(tmp_path / "base", "roberta")
+    folders = [save(base, tmp_path / f"m{seed}", seed, pool=pool, lora=LoraSettings(r=2)) for seed in (1, 2)]
+    # whole models with the same weights, saved before they are averaged
+    merged = [tmp_path / "w1", tmp_path / "w2"]
+    for folder, whole in zip(folders, merged, strict=True):
+        store.save(store.load_trained(folder), whole, RewardCard(), merge=True)
+    for name, members in (("adapters", folders), ("whole", merged)):
+        made = average(members)
+        store.publish(made.loaded, tmp_path / name, made.card)
+    found, expected = (rewards(store.load_trained(tmp_path / name)) for name in ("adapters", "whole"))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "reason"),
+    [
+        ({"pool": "mean"}, {"pool": "max"}, "they are pooled by mean and max"),
+        ({"input": "text"}, {"input": "pair"}, "they read text and pair"),
+    ],
+)
+def test_encoders_that_read_differently_are_refused(
+    one: dict[str, Any], other: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    base = encoders.write(tmp_path / "base")
+    folders = [save(base, tmp_path / f"m{n}", n, **changes) for n, changes in enumerate((one, other))]
+    with pytest.raises(ModelError, match=reason):
+        average(folders)
+
+
+def test_a_model_with_a_gate_is_refused(base_model: Make, tmp_path: Path) -> None:
+    kind = Aspects(names=["x", "y"], gate=GateSettings(width=4, layers=1))
+    base = base_model()
+    for seed in (1, 2):
+        loaded = store.load(ModelSettings(path=str(base), kind=kind), seed=seed)
+        assert kind.gate is not None
+        loaded.model.gate = Gate(32, 2, kind.gate, seed)
+        store.save(loaded, tmp_path / f"m{seed}", RewardCard())
+    with pytest.raises(ModelError, match="has a gate"):
+        average([tmp_path / "m1", tmp_path / "m2"])

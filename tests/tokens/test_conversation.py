@@ -344,3 +344,13 @@ def test_longrope_is_held_to_its_original_context() -> None:
     )
     assert found == 32
     assert limits(10**30, model_type="phi3", **sizes) == 128
+
+
+def test_a_prompt_that_the_template_does_not_write_alone_has_no_last_token(byte_tokenizer: Any) -> None:
+    template = "{% if messages[-1].role == 'user' %}{{ raise_exception('no') }}{% endif %}{{ messages }}"
+    encoder = Encoder(byte_tokenizer(chat_template=template), 512, marker="prompt")
+    chat = Group((Message("user", "Why?"),), (Answer((Message("assistant", "So."),)),))
+    plain = Group("Why?", (Answer(" So."),))
+    refused, found = encoder.encode([chat, plain])
+    assert refused.ids == (None,) and refused.reasons == ("the chat template refuses the prompt alone",)
+    assert found.marks == ((3,),)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from holdtrue.records import Answer, Comparison, Group, Message
 from holdtrue.tokens.conversation import Encoded
-from holdtrue.tokens.tree import Tree, common_prefix_length, forest, grow
+from holdtrue.tokens.tree import Lesson, Tree, common_prefix_length, forest, grow
 
 # few distinct ids and short sequences, so that prefixes, prefixes of one another and duplicates are common
 ids = st.lists(st.integers(0, 2), min_size=1, max_size=7).map(lambda values: np.array(values, np.int32))
@@ -161,3 +161,12 @@ def test_a_full_tree_is_followed_by_another_with_the_comparison_whole() -> None:
     trees = planted([(group, Encoded(sequences, (None,) * 4, (0,) * 4))], 3, lambda *_: None, Counter())
     assert sum(len(tree.first) for tree in trees) == 6
     assert all(len(tree.answers) <= 3 for tree in trees)
+
+
+def test_one_answer_rated_twice_is_not_an_order() -> None:
+    group = Group("q", (Answer("a", {"rating": 1.0}), Answer("a", {"rating": 2.0})))
+    encoded = Encoded((array(1, 2), array(1, 2)), (None, None), (0, 0))
+    reasons: list[str] = []
+    lesson = Lesson("prompt", "ratings")
+    assert not any(forest([(group, encoded)], 8, lambda _, why: reasons.append(why), Counter(), lesson))
+    assert reasons == ["fewer than two answers with different ratings"]

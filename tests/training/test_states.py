@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import encoders
 from holdtrue.reward import store
 from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.model import RewardModel
@@ -88,3 +90,24 @@ def test_a_broken_file_is_computed_again_and_said(
     assert "is broken, its states are computed again" in caplog.text
     assert torch.equal(cache.answers(trees(*ANSWERS)), first) and cache.computed == 2
     assert StateCache(model, tmp_path, 64).answers(trees(*ANSWERS)).equal(first)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"seed": 0}, {"seed": 1}), ({"pool": "mean"}, {"pool": "max"})],
+    ids=["layers of the classifier", "pools"],
+)
+def test_encoders_that_differ_before_the_head_share_no_states(
+    one: dict[str, Any], other: dict[str, Any], tmp_path: Path
+) -> None:
+    # RoBERTa's classifier has a dense layer, drawn from the seed, between its backbone and its head
+    base = encoders.write(tmp_path / "base", "roberta")
+    sequence = [grow([np.array([1, 50, 60, 2], dtype=np.int32)])]
+
+    def states(folder: str, *, seed: int = 0, **settings: Any) -> torch.Tensor:
+        kind = Aspects(names=["x", "y"])
+        loaded = store.load(ModelSettings(path=str(base), kind=kind, **settings), seed=seed)
+        return StateCache(loaded.model, tmp_path / folder, 64).answers(sequence)
+
+    states("shared", **one)
+    assert torch.equal(states("shared", **other), states("own", **other))

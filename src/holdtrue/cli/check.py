@@ -106,6 +106,8 @@ def token_counter(model: str, max_length: int | None) -> tuple[TokenCounts, int,
     """Counts tokens as training would; with the longest conversation and the special tokens of the model."""
     if not Path(model).is_dir():
         raise ModelError(f"model folder {model} does not exist")
+    if not (Path(model) / "config.json").is_file():
+        raise ModelError(f"{model} is not a model folder (no config.json in it)")
     from transformers import AutoConfig, AutoTokenizer
 
     from holdtrue.reward.pools import is_encoder

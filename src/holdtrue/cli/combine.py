@@ -168,6 +168,8 @@ def _implicit(models: list[str], output: Path, options: dict[str, Any], trust: b
         raise SettingsError("combine --by implicit takes a policy and its reference, or an adapter alone")
     members.require_empty(output)
     named = [members.Member.of(model) for model in models]
+    if len({member.sha256 for member in named}) < len(named):
+        raise SettingsError(f"{models[0]} and {models[1]} have the same weights: every reward would be 0")
     values = {key: value for key, value in options.items() if value is not None}
     try:
         made = Implicit(policy=named[0], reference=named[1] if len(named) > 1 else None, **values)

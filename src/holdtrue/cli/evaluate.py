@@ -9,7 +9,7 @@ import typer
 
 from holdtrue.cli import frame
 from holdtrue.errors import DataError, SettingsError
-from holdtrue.rundir import RunDir, disk_errors, read_json, write_json
+from holdtrue.rundir import RunDir, disk_errors, read_object, write_json
 from holdtrue.settings import EvaluationSettings
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _keep(path: Path, key: str, name: str, results: list[dict[str, Any]]) -> Non
     run = RunDir(path)
     if not run.settings_file.is_file() or not run.evaluation_file.is_file():
         return
-    kept = read_json(run.evaluation_file)
+    kept = read_object(run.evaluation_file)
     names = {result[name] for result in results}
     kept[key] = [result for result in kept.get(key, []) if result[name] not in names] + results
     with disk_errors(run.path):

@@ -16,7 +16,6 @@ from holdtrue import job
 from holdtrue.cli import frame
 from holdtrue.errors import HoldtrueError, Interrupted, ResourceError
 from holdtrue.rundir import RunDir, disk_errors, read_json
-from holdtrue.settings import build
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -27,7 +26,7 @@ _STOP_FILE = "HOLDTRUE_STOP_FILE"
 
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     """Train a run to its end, here or in the processes its settings ask for, and return what came out."""
-    processes = build(run.settings()).training.processes
+    processes = job.settings_of(run).training.processes
     if processes > 1 and not under_torchrun():
         _launch(run, processes, trust_remote_code)
     else:
@@ -50,7 +49,7 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
         "dropped": {split: counts["dropped"] for split, counts in info["data"].items()},
         "evaluation": result,
     }
-    minimum = build(run.settings()).evaluation.min_accuracy
+    minimum = job.settings_of(run).evaluation.min_accuracy
     code = frame.gate([result], minimum)
     words = [f"accuracy is below evaluation.min_accuracy {minimum}"] if code else []
     words += [f"model    {run.model}", f"report   {run.report_file}"]

@@ -57,6 +57,10 @@ def command(
 
     if output is None:
         raise SettingsError("say where the rows go: --output FILE")
+    if output.is_dir() or not output.name:
+        raise SettingsError(f"{output} is a directory; name the file the rows go to: --output FILE")
+    if not output.parent.is_dir():
+        raise DataError(f"cannot write {output}: there is no folder {output.parent}")
     judge = scoring.load(model, DataSettings(), trust_remote_code, bf16)
     _rank_by(judge.scorer, ranking)
     identity = judge.identity + (f" {ranking}" if ranking else "")

@@ -12,6 +12,8 @@ from holdtrue.records import Message, Messages
 Content = Messages | str
 _T = TypeVar("_T")
 
+LARGEST = 1e18
+"""Largest number that is read: its square, which losses take, fits into float32."""
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 ROLES = {"Human": "user", "Assistant": "assistant"}
 """Roles by the marks of native HH-RLHF dialogues."""
@@ -128,13 +130,15 @@ def number(
 def as_number(value: Any, column: str, low: float = -math.inf, high: float = math.inf) -> float:
     """``value`` as a finite float within ``[low, high]``; booleans and text are not numbers."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise BadRow(f"{column} is not a number", f"{column} is {show(value)}")
+        raise BadRow(f"{column} is not a number", f"{column} is {show(value)}, expected a number")
     try:
         result = float(value)
     except OverflowError:
         result = math.inf
     if not math.isfinite(result):
         raise BadRow(f"{column} is not finite", f"{column} is {show(value)}")
+    if abs(result) > LARGEST:
+        raise BadRow(f"{column} out of range", f"{column} is {show(value)}, must be within ±{LARGEST:g}")
     if not low <= result <= high:
         raise BadRow(f"{column} out of range", f"{column} is {show(value)}, must be {_range(low, high)}")
     return result

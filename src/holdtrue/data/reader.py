@@ -72,7 +72,8 @@ class ReadReport:
         reason, times = self.rejected.most_common(1)[0]
         example = self.examples[reason][0]
         detail = f", {example['detail']}" if example["detail"] else ""
-        hint = "; read are JSONL, JSON arrays, both also gzipped, and Parquet" if reason == "not JSON" else ""
+        unlike = reason in ("not JSON", "truncated last line")
+        hint = "; read are JSONL, JSON arrays, both also gzipped, and Parquet" if unlike else ""
         raise DataError(
             f"no usable rows in {where}: {times} of {self.rows} rejected because: {reason} "
             f"(first at {example['at']}{detail}){hint}"

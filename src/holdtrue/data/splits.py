@@ -88,8 +88,8 @@ def split_by_prompt(groups: Sequence[Group], fraction: float) -> tuple[list[Grou
 
     A prompt's side depends on nothing but the prompt, so it stays when rows are added, reordered or
     read by another run; all groups of a prompt are on one side. With ``fraction`` strictly between 0
-    and 1 and at least two prompts neither side is empty. Rows without a prompt are told apart by
-    their answers.
+    and 1 and at least two prompts neither side is empty; a single prompt is trained on. Rows without a
+    prompt are told apart by their answers.
 
     Raises:
         ValueError: ``fraction`` is not within [0, 1].
@@ -98,8 +98,8 @@ def split_by_prompt(groups: Sequence[Group], fraction: float) -> tuple[list[Grou
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
     places = [_place(group) for group in groups]
     cut = fraction
-    if 0 < fraction < 1 and len(distinct := sorted(set(places))) > 1:
-        cut = min(max(fraction, distinct[1]), distinct[-1])
+    if 0 < fraction < 1 and (distinct := sorted(set(places))):
+        cut = min(max(fraction, distinct[1]), distinct[-1]) if len(distinct) > 1 else 0.0
     train = [group for group, place in zip(groups, places, strict=True) if place >= cut]
     held_out = [group for group, place in zip(groups, places, strict=True) if place < cut]
     return train, held_out

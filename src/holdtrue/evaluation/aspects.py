@@ -37,14 +37,17 @@ def measure(
 def _accuracy(
     groups: Sequence[Group], columns: Sequence[Floats], name: str, confidence: float
 ) -> dict[str, Any]:
-    gaps, prompts = [], []
-    numbers: dict[str, int] = {}
+    of_prompts: dict[str, list[tuple[float, float]]] = {}  # a row may hold one answer of several
     for group, values in zip(groups, columns, strict=True):
-        rating = np.array([answer.ratings.get(name, np.nan) for answer in group.answers])
-        gap = (values[:, None] - values[None, :])[rating[:, None] > rating[None, :]]  # never true of NaN
+        rated = [answer.ratings.get(name, np.nan) for answer in group.answers]
+        of_prompts.setdefault(group.prompt_key, []).extend(zip(rated, values.tolist(), strict=True))
+    gaps, prompts = [], []
+    for number, found in enumerate(of_prompts.values()):
+        rating, value = np.array(found, dtype=np.float64).reshape(-1, 2).T
+        gap = (value[:, None] - value[None, :])[rating[:, None] > rating[None, :]]  # never true of NaN
         gap = gap[np.isfinite(gap)]
         gaps.append(gap)
-        prompts.append(np.full(len(gap), numbers.setdefault(group.prompt_key, len(numbers))))
+        prompts.append(np.full(len(gap), number))
     gap, prompt = np.concatenate(gaps), np.concatenate(prompts)
     if not len(gap):
         return {"pairs": 0, "accuracy": None, "interval": None}

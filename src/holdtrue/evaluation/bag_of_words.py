@@ -21,10 +21,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from holdtrue.errors import DataError
 from holdtrue.evaluation.pairs import Floats, Ints
 from holdtrue.records import Group
 from holdtrue.rundir import write_bytes
@@ -69,10 +71,18 @@ class BagOfWords:
 
     @classmethod
     def load(cls, path: Path) -> BagOfWords:
-        """What :meth:`save` wrote."""
-        with np.load(path, allow_pickle=False) as file:
-            pairs, of = file["counts"].tolist()
-            return cls(file["keys"], file["weights"], pairs, of)
+        """What :meth:`save` wrote.
+
+        Raises:
+            DataError: the file holds something else.
+        """
+        try:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+                pairs, of = file["counts"].tolist()
+                return cls(file["keys"], file["weights"], pairs, of)
+        except (ValueError, KeyError, AttributeError, EOFError, BadZipFile) as error:
+            said = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+            raise DataError(f"{path} is broken ({said}); remove it to go on without this baseline") from error
 
 
 def fit(groups: Sequence[Group]) -> BagOfWords:

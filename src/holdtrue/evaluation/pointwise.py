@@ -66,25 +66,26 @@ def ratings(
     ``within_prompts`` is Pearson's correlation of what is left after each prompt's mean is taken off both:
     whether the better of several answers to one prompt gets the higher reward.
     """
+    prompts: dict[str, int] = {}
     rows = [
-        (float(answer.ratings[name]), float(reward), index)
-        for index, (group, row) in enumerate(zip(groups, rewards, strict=True))
+        (float(answer.ratings[name]), float(reward), prompts.setdefault(group.prompt_key, len(prompts)))
+        for group, row in zip(groups, rewards, strict=True)
         for answer, reward in zip(group.answers, row, strict=True)
         if name in answer.ratings and np.isfinite(reward)
     ]
     if not rows:
         return None
-    rating, reward, group_of = (np.array(column) for column in zip(*rows, strict=True))
+    rating, reward, prompt = (np.array(column) for column in zip(*rows, strict=True))
     return {
         "count": len(rows),
         "rmse": float(np.sqrt(np.mean((reward - rating) ** 2))),
         "pearson": pearson(rating, reward),
         "spearman": pearson(ranks(rating), ranks(reward)),
-        "within_prompts": pearson(_centred(rating, group_of), _centred(reward, group_of)),
+        "within_prompts": pearson(_centred(rating, prompt), _centred(reward, prompt)),
     }
 
 
-def _centred(values: Floats, group: Floats) -> Floats:
-    _, row, count = np.unique(group, return_inverse=True, return_counts=True)
+def _centred(values: Floats, prompt: Floats) -> Floats:
+    _, row, count = np.unique(prompt, return_inverse=True, return_counts=True)
     centred: Floats = values - (np.bincount(row, weights=values) / count)[row]
     return centred

@@ -19,10 +19,10 @@ from holdtrue.kinds import Kind
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from holdtrue.records import Group
     from holdtrue.reward.kinds import RewardKind
     from holdtrue.reward.model import RewardOutput
     from holdtrue.tokens.batches import Targets
-    from holdtrue.tokens.tree import Tree
 
 FAMILY = "holdtrue.losses"
 
@@ -62,8 +62,8 @@ class Loss(Kind):
     def __call__(self, out: RewardOutput, targets: Targets) -> LossTerms:
         """Terms and weights of the batch's items."""
 
-    def check(self, trees: Iterable[Tree]) -> None:
-        """Refuse what raters said where the loss cannot learn from it; asked before training starts.
+    def check(self, groups: Iterable[Group]) -> None:
+        """Refuse what raters said where the loss cannot take it; asked before the model is loaded.
 
         Raises:
             DataError: what was seen and what would be right.
@@ -125,7 +125,9 @@ def require_compatible(kind: RewardKind, loss: Loss) -> None:
     """
     if compatible(kind, loss):
         return
-    if loss.needs <= given_by(kind) and loss.labels in (None, kind.labels):
+    if kind.bounded and takes_logits(loss):
+        problem = f"takes rewards for logits, and those of model.kind {kind.name()} as it is set are bounded"
+    elif loss.needs <= given_by(kind) and loss.labels in (None, kind.labels):
         wanted = "a rating per output" if "logits" in loss.reads else "one rating per answer"
         problem = f"learns {wanted}; model.kind {kind.name()} is rated in {', '.join(kind.ratings)}"
     else:
@@ -145,7 +147,14 @@ def compatible(kind: RewardKind, loss: Loss) -> bool:
         loss.needs <= given_by(kind)
         and loss.labels in (None, kind.labels)
         and (loss.target != "ratings" or kind.ratings == rated)
+        and not (kind.bounded and takes_logits(loss))
     )
+
+
+def takes_logits(loss: Loss) -> bool:
+    """Whether rewards or their gaps are log-odds to the loss; to those of single ratings they are ratings."""
+    regresses = loss.target == "ratings" and loss.unit == "answer"
+    return not regresses and bool(loss.needs & {"rewards", "gap"})
 
 
 def given_by(kind: RewardKind) -> frozenset[str]:

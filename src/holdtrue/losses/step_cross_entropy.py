@@ -21,9 +21,9 @@ from holdtrue.errors import DataError
 from holdtrue.losses import Loss, LossTerms, given
 
 if TYPE_CHECKING:
+    from holdtrue.records import Group
     from holdtrue.reward.model import RewardOutput
     from holdtrue.tokens.batches import Targets
-    from holdtrue.tokens.tree import Tree
 
 
 class StepCrossEntropy(Loss):
@@ -54,11 +54,11 @@ class StepCrossEntropy(Loss):
         counted = targets.counted.repeat_interleave(targets.marks)
         return LossTerms(softplus(z) - t * z, counted * known)
 
-    def check(self, trees: Iterable[Tree]) -> None:
-        for tree in trees:
-            for value in tree.steps.tolist():
-                if not (value != value or self.lowest <= value <= self.highest):
-                    raise DataError(
-                        f"a step is valued {value:g}, outside of {self.lowest:g} to {self.highest:g}; "
-                        "set loss.lowest and loss.highest"
-                    )
+    def check(self, groups: Iterable[Group]) -> None:
+        values = {value for group in groups for answer in group.answers for _, value in answer.steps}
+        outside = [value for value in values if not self.lowest <= value <= self.highest]
+        if outside:
+            raise DataError(
+                f"a step is valued {min(outside):g}, outside of {self.lowest:g} to {self.highest:g}; "
+                f"set loss.lowest and loss.highest (values seen: {min(values):g} to {max(values):g})"
+            )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from holdtrue.errors import DataError
 from holdtrue.report import figures, heat, wording
 from holdtrue.report.page import render, shorten
 from holdtrue.report.sources import Sources, read_sources
@@ -33,7 +34,13 @@ def write_report(run: RunDir) -> Path:
 
 def _contents(sources: Sources) -> dict[str, Any]:
     evaluation = sources.evaluation
-    results = [_section(result, index) for index, result in enumerate((evaluation or {}).get("results", []))]
+    try:
+        results = [_section(row, index) for index, row in enumerate((evaluation or {}).get("results", []))]
+    except KeyError as error:
+        raise DataError(
+            f"evaluation.json of {sources.name} does not say {error}, as one of another version of holdtrue; "
+            f"remove it and measure again: holdtrue resume {sources.name}"
+        ) from error
     return {
         "name": sources.name,
         "notes": wording.notes(sources.info, sources.metrics, evaluation),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdtrue.rundir import RunDir, read_json, read_jsonl
+from holdtrue.rundir import RunDir, read_jsonl, read_object
 
 _MOST_EXAMPLES = 3
 
@@ -56,7 +56,7 @@ def read_sources(run: RunDir) -> Sources:
         info=info,
         settings=run.settings(),
         metrics=run.metrics(),
-        evaluation=read_json(run.evaluation_file) if run.evaluation_file.exists() else None,
+        evaluation=read_object(run.evaluation_file) if run.evaluation_file.exists() else None,
         left_out=_left_out(run, info.get("data") or {}),
         left_out_files=[file for file in (run.rejected_file, run.dropped_file) if file.exists()],
     )

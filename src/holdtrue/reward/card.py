@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from holdtrue import __version__, kinds
-from holdtrue.errors import DataError, unknown
+from holdtrue.errors import DataError, SettingsError, unknown
 from holdtrue.reward.kinds import RewardKind
 from holdtrue.rundir import read_json, write_json
 from holdtrue.tokens.conversation import Truncation
 
 NAME = "reward_card.json"
+_AGAIN = "if an earlier holdtrue saved it, train or save the model again"
+_JSON = {dict: "an object", str: "text", int: "a whole number"}
 READS = {
     "last": "last real token, by position or attention mask",
     "cls": "what the encoder's own classifier reads",
@@ -93,17 +95,23 @@ def read_card(folder: Path) -> RewardCard | None:
     values = read_json(path)
     if not isinstance(values, dict):
         raise DataError(f"{path} holds a {type(values).__name__}, expected a reward card")
-    card = asdict(RewardCard())
+    known = asdict(RewardCard())
     for name, value in values.items():
-        if name not in card:
-            raise DataError(unknown(f"field of {path}", name, card))
-        if type(value) is not type(card[name]):
-            raise DataError(f"{path}: {name} is {value!r}, expected a {type(card[name]).__name__}")
+        if name not in known:
+            raise DataError(f"{unknown(f'field of {path}', name, known)}; {_AGAIN}")
+        if type(value) is not type(known[name]):
+            expected = f"expected {_JSON[type(known[name])]}; {_AGAIN}"
+            raise DataError(f"{path}: {name} is {value!r}, {expected}")
     if values.get("truncation", "drop") not in get_args(Truncation) or values.get("max_length", 0) < 0:
         raise DataError(f"{path}: max_length or truncation is not one that training can have had")
     if values.get("pool", "last") not in READS:
         raise DataError(f"{path}: pool is {values['pool']!r}, expected one of {', '.join(READS)}")
-    return RewardCard(**values)
+    card = RewardCard(**values)
+    try:
+        card.made_by  # noqa: B018
+    except SettingsError as error:
+        raise DataError(f"{path}: {error}; {_AGAIN}") from error
+    return card
 
 
 def read_token(last: Sequence[int], tokenizer: Any) -> dict[str, Any]:

@@ -63,6 +63,11 @@ def from_pretrained(kind: Any, path: str, **options: Any) -> Any:
     except MemoryError:
         raise
     except Exception as error:  # a broken folder makes its readers raise anything
+        if "trust_remote_code" in str(error) and not options.get("trust_remote_code"):
+            raise ModelError(
+                f"model {path} needs Python code that comes with it; if you trust that code, run it: "
+                "--trust-remote-code"
+            ) from error
         lines = [line for line in str(error).splitlines() if line.strip()]
         where = "" if Path(path).exists() else " (no such folder here, so it was looked for on the hub)"
         said = lines[0][:300] if lines else repr(error)

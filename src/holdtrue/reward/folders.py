@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from holdtrue.reward import implicit, members, store, verify
+from holdtrue.reward import gate, implicit, members, store, verify
 from holdtrue.reward.card import read_card
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.ensemble import Ensemble, EnsembleScorer
@@ -67,11 +67,16 @@ def compares(folder: Path) -> bool:
 def _on_one_base(
     paths: Sequence[Path], *, device: str, bf16: bool, trust_remote_code: bool
 ) -> list[RewardScorer]:
-    """Scorers of adapters on one model in memory; none where the paths are anything else than such."""
+    """Scorers of adapters on one model in memory; none where the paths are anything else than such.
+
+    Only decoders without a gate share one: a gate, a pool and an encoder's head are of one member alone.
+    """
     cards = [read_card(path) for path in paths]
     alike = set()
     for path, card in zip(paths, cards, strict=True):
         if card is None or compares(path) or not (path / "adapter_config.json").is_file():
+            return []
+        if card.pool != "last" or (path / gate.NAME).is_file():
             return []
         base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
         alike.add(json.dumps([base, card.kind, card.template], sort_keys=True))

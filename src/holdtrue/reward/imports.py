@@ -34,6 +34,7 @@ _MADE_OF_OTHERS = {
     ENSEMBLE: "an ensemble, which is not trained as one: train its members and combine them again",
     IMPLICIT: "a policy against its reference, which is only scored with: train the policy, by DPO",
 }
+_CONFIGS = ("config.json", "adapter_config.json")
 _HEAD = re.compile("head|score|reward|value|regress")
 _TO_SAFETENSORS = (
     "python -c \"import torch, safetensors.torch as s; w = torch.load('{bin}', weights_only=True); "
@@ -136,11 +137,15 @@ def refuse_unreadable(folder: Path) -> None:
     Raises:
         ModelError: the weights are pickles, or those of other folders.
     """
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; a model is a folder with config.json in it")
     if (folder / "settings.yaml").is_file():
         raise ModelError(f"{folder} is a run; the model it trained is {folder / 'model'}")
     for name, text in _MADE_OF_OTHERS.items():
         if (folder / name).is_file():
             raise ModelError(f"{folder} is {text}")
+    if folder.is_dir() and not any((folder / name).is_file() for name in _CONFIGS):
+        raise ModelError(f"{folder} is not a model folder (no config.json in it)")
     if any(folder.glob("*.safetensors")):
         return
     for file in sorted(folder.glob("*.bin")):

@@ -145,7 +145,7 @@ class RewardScorer(StreamingScorer):
                     steps = out.steps.split(laid.targets.marks.tolist())
                     parts.update({name: own.tolist() for name, own in zip(names, steps, strict=True)})
         results = hand_out(groups, encoded, rewards)
-        if not parts:
+        if not (self._aspects or self._separator):
             return results
         for index, (group, item) in enumerate(zip(groups, encoded, strict=True)):
             rows = [None if ids is None else parts[group.prompt_key, ids.tobytes()] for ids in item.ids]
@@ -156,7 +156,8 @@ class RewardScorer(StreamingScorer):
                 ]
                 results[index] = replace(results[index], steps=tuple(ended))
             else:
-                table = np.stack([_finite(row or [float("nan")] * len(self._aspects)) for row in rows])
+                missing = [float("nan")] * len(self._aspects)
+                table = _finite([row or missing for row in rows]).reshape(-1, len(missing))
                 aspects = {name: table[:, k] for k, name in enumerate(self._aspects)}
                 results[index] = replace(results[index], aspects=aspects)
         return results
@@ -207,7 +208,7 @@ def hand_out(
     return results
 
 
-def _finite(values: Sequence[float]) -> NDArray[np.float32]:
+def _finite(values: Sequence[float] | Sequence[list[float]]) -> NDArray[np.float32]:
     array = np.array(values, dtype=np.float32)
     found: NDArray[np.float32] = np.where(np.isfinite(array), array, np.float32("nan"))
     return found

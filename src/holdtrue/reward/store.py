@@ -190,7 +190,14 @@ def _build(source: Source, kind: RewardKind, card: RewardCard | None) -> Loaded:
     settings, base, tokenizer = source.settings, source.base, source.tokenizer
     pool = pools.choose(settings.pool, source.config, base, card.pool if card else None)
     if (kind.tokenwise or kind.marks) and pool != "last":
-        raise ModelError(f"{base} is an encoder asked for {kind.name()}: only decoders give values of tokens")
+        if kind.marks == "prompt":
+            raise ModelError(
+                f"{base} is an encoder, and a gate reads where the prompt ends: leave out the gate"
+            )
+        raise ModelError(
+            f"{base} is an encoder asked for {kind.name()}: only decoders give values of tokens; "
+            "encoders take model.kind scalar, two_class, aspects or pair_ranker"
+        )
     found = imports.recognise(Path(base), source.config) if pool == "last" else None
     classifier, fresh = load_classifier(
         base,
@@ -298,6 +305,8 @@ def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: boo
         config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
         if any("SequenceClassification" in name for name in config.architectures or []):
             raise ModelError(f"{base} is a {config.architectures[0]}; a causal LM is needed")
+        if pools.is_encoder(config) and not config.is_encoder_decoder:
+            raise ModelError(f"{base} is an encoder ({config.model_type}); a decoder is needed")
         if config.is_encoder_decoder:
             raise ModelError(f"{base} is an encoder-decoder ({config.model_type}); a decoder is needed")
         tokenizer = from_pretrained(

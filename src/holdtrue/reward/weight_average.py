@@ -73,12 +73,13 @@ def _merged(folder: Path, trust: bool) -> Loaded:
     if isinstance(loaded.model.kind, ComparingKind):
         kind = loaded.model.kind.name()
         raise ModelError(f"{folder} compares answers ({kind}): its weights are not averaged; use an ensemble")
-    classifier = loaded.model.classifier
-    if not hasattr(classifier, "peft_config"):
+    model = loaded.model
+    if model.gate is not None:
+        raise ModelError(f"{folder} has a gate, which fits its own states alone; use an ensemble")
+    if not hasattr(model.classifier, "peft_config"):
         return loaded
-    return replace(
-        loaded, model=RewardModel(classifier.merge_and_unload(), loaded.model.pad_id, loaded.model.kind)
-    )
+    merged = model.classifier.merge_and_unload()
+    return replace(loaded, model=RewardModel(merged, model.pad_id, model.kind, model.pool, model.separator))
 
 
 def _weights(loaded: Loaded, folder: Path) -> dict[str, Tensor]:
@@ -99,7 +100,7 @@ def _require_alike(first: Path, one: Loaded, second: Path, other: Loaded) -> Non
     """Refuse to average what has no common meaning.
 
     Raises:
-        ModelError: architecture, kind, tokens, template, reading of plain text or base differ.
+        ModelError: architecture, kind, tokens, pool, template, reading of plain text or base differ.
     """
     shapes = [{name: tuple(w.shape) for name, w in x.model.inner.state_dict().items()} for x in (one, other)]
     differing = sorted(
@@ -113,6 +114,10 @@ def _require_alike(first: Path, one: Loaded, second: Path, other: Loaded) -> Non
         reason = f"their architectures are {names[0]} and {names[1]}"
     elif one.model.kind != other.model.kind:
         reason = f"their kinds are {one.model.kind!r} and {other.model.kind!r}"
+    elif one.model.pool != other.model.pool:
+        reason = f"they are pooled by {one.model.pool} and {other.model.pool}"
+    elif one.model.pool != "last" and one.template != other.template:
+        reason = f"they read {one.template} and {other.template}"
     elif differing:
         seen = [shape.get(differing[0], "missing") for shape in shapes]
         reason = f"{differing[0]} is {seen[0]} in one and {seen[1]} in the other"

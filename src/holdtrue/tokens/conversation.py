@@ -190,7 +190,7 @@ class Encoder:
                 tuple(reason for _, reason, _ in fitted),
                 tuple(cut for _, _, cut in fitted),
             )
-            if opening is not None:
+            if self.marker == "prompt":
                 found = marks.with_prompt(self, opening, found)
             yield marks.with_steps(self, group, found) if self.marker == "steps" else found
 

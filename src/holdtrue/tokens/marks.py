@@ -40,7 +40,7 @@ def with_steps(encoder: Encoder, group: Group, encoded: Encoded) -> Encoded:
         ends, values = steps.of(group.answers[k], encoder.separator)
         places = _tokens_at(encoder, group, k, ends)
         if places is None:
-            ids[k], reasons[k] = None, "the chat template changes the text, its steps are not found"
+            ids[k], reasons[k] = None, "the steps are not found in what the chat template writes"
             continue
         kept = _after_cut(encoder, own, places, encoded.cut[k])
         found[k] = [one for one in zip(kept, ends, values, strict=True) if one[0] >= 0]
@@ -95,9 +95,10 @@ def _located(encoder: Encoder, group: Group, answer: int) -> tuple[list[int], in
     opening = encoder.opening(group.prompt)
     letters = enumerate(zip(opening, text, strict=False))
     boundary = next((i for i, (asked, read) in letters if asked != read), len(opening))
-    start = text.find(said.strip(), min(boundary, max(len(text) - len(said), 0)))
-    if start < 0:
-        return None
+    begin = min(boundary, max(len(text) - len(said), 0))
+    start = text.find(said.strip(), begin)
+    if start < 0 or (text[begin:start].strip() and text.find(said.strip(), start + 1) >= 0):
+        return None  # not there, or which of several it is cannot be told
     start -= len(said) - len(said.lstrip())
     encoding = encoder.backend.encode(text, add_special_tokens=False)
     added = len(encoder.bos) if raw else 0
@@ -116,18 +117,22 @@ def _after_cut(encoder: Encoder, ids: Ids, places: list[int], cut: int) -> list[
     return [at - cut if at >= cut + keep else -1 for at in places]
 
 
-def openings(encoder: Encoder, groups: Sequence[Group]) -> list[Ids]:
+def openings(encoder: Encoder, groups: Sequence[Group]) -> list[Ids | None]:
     """The ids that every conversation of each group's prompt begins with.
 
     Those of the rendered prompt with the opening of an assistant turn, less the tokens that merge with
-    the beginning of some answers, so that they do not depend on the answer.
+    the beginning of some answers, so that they do not depend on the answer. ``None`` for prompts that the
+    chat template does not write alone.
     """
     texts = [encoder.opening(group.prompt) for group in groups]
     pieces = [text + begin for text in texts for begin in _ANSWERS_BEGIN]
     encodings = encoder.backend.encode_batch_fast(pieces, add_special_tokens=False)
     ids = [np.array(encoding.ids, dtype=np.int32) for encoding in encodings]
-    found = []
+    found: list[Ids | None] = []
     for i, group in enumerate(groups):
+        if group.prompt and not texts[i]:
+            found.append(None)
+            continue
         first, *others = ids[i * len(_ANSWERS_BEGIN) : (i + 1) * len(_ANSWERS_BEGIN)]
         for other in others:
             first = first[: _same(first, other)]
@@ -137,8 +142,12 @@ def openings(encoder: Encoder, groups: Sequence[Group]) -> list[Ids]:
     return found
 
 
-def with_prompt(encoder: Encoder, opening: Ids, encoded: Encoded) -> Encoded:
-    """Marks at the last token of the prompt that answers begin after."""
+def with_prompt(encoder: Encoder, opening: Ids | None, encoded: Encoded) -> Encoded:
+    """Marks at the last token of the prompt that answers begin after; without an opening all are refused."""
+    if opening is None:
+        reasons = tuple(reason or "the chat template refuses the prompt alone" for reason in encoded.reasons)
+        none = (None,) * len(reasons)
+        return replace(encoded, ids=none, reasons=reasons, marks=((),) * len(reasons))
     pairs = zip(encoded.ids, encoded.cut, strict=True)
     return replace(encoded, marks=tuple((_shared(encoder, opening, own, cut) - 1,) for own, cut in pairs))
 

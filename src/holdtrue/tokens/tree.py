@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from math import isnan, nan
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -194,7 +195,7 @@ def _add_answers(
 ) -> None:
     leaves: dict[int, _Leaf] = {}
     for k, ids in enumerate(encoded.ids):
-        verdict = _verdict(group, k, lesson.columns, encoded.steps[k] if encoded.steps else ())
+        verdict = verdict_of(group, k, lesson.columns, encoded.steps[k] if encoded.steps else ())
         if ids is None:
             dropped(group, str(encoded.reasons[k]))
         elif lesson.target == "ratings" and all(map(isnan, verdict.ratings)):
@@ -212,14 +213,21 @@ def _add_answers(
             leaves[k] = ids, verdict, encoded.marks[k : k + 1]
             if encoded.cut[k]:
                 cut["answers truncated"] += 1
-    if lesson.unit == "prompt" and len({verdict.ratings for _, verdict, _ in leaves.values()}) < 2:
+    if lesson.unit == "prompt" and not ordered(
+        (ids.tobytes(), verdict.ratings) for ids, verdict, _ in leaves.values()
+    ):
         if leaves:
             dropped(group, "fewer than two answers with different ratings")
         return
     prompt.add_answers(leaves, group.comparisons, together=lesson.unit == "prompt")
 
 
-def _verdict(group: Group, k: int, columns: Sequence[str], steps: tuple[float, ...]) -> Verdict:
+def ordered(answers: Iterable[tuple[Any, Any]]) -> bool:
+    """Whether two different answers, each given with its ratings, are rated differently."""
+    return any(a != b and x != y for (a, x), (b, y) in combinations(answers, 2))
+
+
+def verdict_of(group: Group, k: int, columns: Sequence[str] = (), steps: tuple[float, ...] = ()) -> Verdict:
     """What was said of answer ``k``; being preferred counts as accepted where raters gave no label."""
     answer = group.answers[k]
     accepted = nan if answer.label is None else float(answer.label)

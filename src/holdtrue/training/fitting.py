@@ -73,9 +73,12 @@ def fit(setup: Setup, run: RunDir, tell: Callable[[Row], None]) -> Row:
 
 def _put(setup: Setup, lines: list[ridge.Fitted]) -> None:
     model = setup.loaded.model
-    weight = next(model.head.parameters())
+    # an adapter keeps the head it began with beside the one that is read
+    parts = {name: part for name, part in model.head.named_parameters() if "original_module" not in name}
+    weights = torch.from_numpy(np.stack([line.weights for line in lines]))
     with torch.no_grad():
-        weight.copy_(torch.from_numpy(np.stack([line.weights for line in lines])))
+        for name, part in parts.items():  # a bias, of encoders, was that of other weights
+            part.copy_(weights if name.endswith("weight") else torch.zeros_like(part))
     names = model.kind.labels
     intercepts = {name: line.intercept for name, line in zip(names, lines, strict=True)}
     fitted = intercepts if setup.settings.ridge.intercept else {}

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from holdtrue.data.splits import read_splits
-from holdtrue.errors import DataError, SettingsError, unknown
+from holdtrue.errors import DataError, SettingsError
 from holdtrue.losses import require_compatible
 from holdtrue.records import Group
 from holdtrue.reward import store
@@ -23,6 +23,7 @@ from holdtrue.settings import Settings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import PAIRS, Lesson
+from holdtrue.training.lessons import require_lessons
 from holdtrue.training.preparation import Prepared, prepare
 from holdtrue.training.ridge import require_learnable
 
@@ -95,8 +96,11 @@ def set_up(
     if isinstance(kind, Aspects) and not ridge:
         _refuse_unfitted(kind)
     splits = read_splits(settings.data, rejected)
-    if loss.target == "ratings":
-        _require_ratings(splits.train, kind.ratings)
+    require_lessons(splits.train, loss, kind, splits.reports["train"])
+    loss.check([*splits.train, *splits.eval])
+    gated = ridge and kind.marks == "prompt"
+    if gated and not any(group.comparisons for group in splits.train):
+        raise DataError("a gate is trained on comparisons, and no usable one is among the training rows")
     loaded = store.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
@@ -105,7 +109,6 @@ def set_up(
     lesson = Lesson(loss.unit, loss.target, kind.ratings)
     encoder = loaded.encoder(settings.data.max_length, settings.data.truncation)
     most = settings.data.max_answers_per_tree
-    gated = ridge and kind.marks == "prompt"
     if gated:
         train, pairs = _with_pairs(splits.train, encoder, most, "train", lesson)
         held_out, held_out_pairs = _with_pairs(splits.eval, encoder, most, "eval", lesson)
@@ -114,11 +117,14 @@ def set_up(
         train = prepare(splits.train, encoder, most, "train", lesson, both)
         held_out = prepare(splits.eval, encoder, most, "eval", lesson)
         pairs = held_out_pairs = Prepared([])
+    what = "labels" if loss.target == "accepted" else loss.target
     if not train.trees:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in train.dropped.most_common(3))
-        what = "labels" if loss.target == "accepted" else loss.target
-        raise DataError(f"no usable {what} left: {reasons or 'there were none'}")
-    loss.check(train.trees + held_out.trees)
+        raise DataError(f"no usable {what} left: {_reasons(train)}")
+    if settings.data.eval and not held_out.trees and not held_out_pairs.trees:
+        raise DataError(
+            f"no usable {what} in the validation data (data.eval): {_reasons(held_out)}; "
+            "without --eval, training prompts are held out"
+        )
     if ridge:
         require_learnable(
             np.concatenate([tree.ratings for tree in train.trees]),
@@ -166,13 +172,12 @@ def _rated(group: Group) -> set[str]:
     return {name for answer in group.answers for name in answer.ratings}
 
 
-def _require_ratings(groups: list[Group], columns: tuple[str, ...]) -> None:
-    """Refuse ratings that no row has, and name those there are."""
-    seen = {name for group in groups for name in _rated(group)}
-    for name in columns:
-        if name not in seen:
-            here = f"ratings seen: {', '.join(sorted(seen))}" if seen else "no answer has any rating"
-            raise DataError(f"{unknown('rating', name, seen)}; no row has it; {here}")
+def _reasons(prepared: Prepared) -> str:
+    """Why nothing is left, the most frequent reasons first."""
+    dropped = prepared.dropped
+    said = ", ".join(f"{count} {reason}" for reason, count in dropped.most_common(3)) or "there were none"
+    cut = "; raise data.max_length or set data.truncation" if dropped["longer than max_length"] else ""
+    return said + cut
 
 
 def _refuse_unfitted(kind: Aspects) -> None:

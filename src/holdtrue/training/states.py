@@ -3,10 +3,10 @@
     <folder>/<backbone>/<sequences>.safetensors     keys (n, 32) uint8 and states (n, D) float32
 
 A key is the SHA-256 of a sequence's ids. Template, tokenizer and truncation make the ids, so a change in any
-of them that changes what the model reads, and no other, is another key. The folder's name is the hash of the
-backbone's weights (not the head's) and its precision. Answers and prompts are sequences alike, and one that
-was computed for ratings, comparisons or an earlier run is not computed again. Each file holds the hash of
-its numbers: one that does not agree is left out, and that is said.
+of them that changes what the model reads, and no other, is another key. The folder's name is the hash of all
+weights before the head, how they are pooled and the precision. Answers and prompts are sequences alike, and
+one that was computed for ratings, comparisons or an earlier run is not computed again. Each file holds the
+hash of its numbers: one that does not agree is left out, and that is said.
 """
 
 from __future__ import annotations
@@ -116,8 +116,11 @@ def _key(ids: Ids) -> bytes:
 
 
 def _backbone_hash(model: RewardModel) -> str:
-    digest = hashlib.sha256(f"{type(model.backbone).__name__} {model.bf16}".encode())
-    for name, value in sorted(model.backbone.state_dict().items()):
+    """Hash of what states depend on: an encoder's classifier has layers between its backbone and its head."""
+    digest = hashlib.sha256(f"{type(model.inner).__name__} {model.pool} {model.bf16}".encode())
+    for name, value in sorted(model.inner.state_dict().items()):
+        if name.startswith(f"{model.head_name}."):
+            continue
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         # as bytes, since numpy has no bfloat16
         digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

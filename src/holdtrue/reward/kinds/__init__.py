@@ -41,6 +41,11 @@ class RewardKind(Kind):
         return ("rating",)
 
     @property
+    def bounded(self) -> bool:
+        """Whether rewards are confined to an interval, so that no loss can take them for logits."""
+        return False
+
+    @property
     def marks(self) -> Marker | None:
         """Tokens that are read besides an answer's last: the prompt's last, or instead the ends of steps."""
         return None

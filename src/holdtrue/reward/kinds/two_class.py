@@ -29,6 +29,10 @@ class TwoClass(RewardKind):
     def labels(self) -> tuple[str, ...]:
         return ("refused", "accepted")
 
+    @property
+    def bounded(self) -> bool:
+        return self.reward == "probability"
+
     def read(self, logits: Tensor, hidden: Tensor, ends: Tensor) -> RewardOutput:
         from holdtrue.reward.model import RewardOutput
 
