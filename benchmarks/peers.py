@@ -20,13 +20,15 @@ from workloads import Size, Workload, classifier, tokenizer
 
 warnings.filterwarnings("ignore")
 transformers.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 datasets.logging.set_verbosity_error()
 datasets.disable_progress_bars()
 datasets.disable_caching()
-logging.getLogger("accelerate").setLevel(logging.ERROR)
+for name in ("accelerate", "sentence_transformers"):
+    logging.getLogger(name).setLevel(logging.ERROR)
 
 
-class _Timer(TrainerCallback):
+class Timer(TrainerCallback):
     """Times training proper: neither the making of the trainer nor that of the optimiser."""
 
     def __init__(self) -> None:
@@ -72,7 +74,7 @@ class TrlTraining:
             }
         self._folder = tempfile.TemporaryDirectory()
         self.model = classifier(size, device=device)
-        self._timer = _Timer()
+        self._timer = Timer()
         self._collator = _CountingCollator(tokenizer().pad_token_id)
         self.trainer = RewardTrainer(
             model=self.model,

