@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 from typing import Any
 
-from measurement import Sample, Stopwatch, machine, middle, show, write
+from measurement import Sample, Stopwatch, machine, middle, ratio, show, write
 
 # isort: split
 import numpy as np
@@ -345,7 +345,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
         "longer_answer": mean((1 + longer_one) / 2 for longer_one in longer),
         "difference": float(difference.mean()),
         "interval": interval(difference, np.arange(len(test)), 0.95),
-        "ratio": median(a.cpu / b.cpu for a, b in zip(runs[case.peer], runs[OURS], strict=True)),
+        "ratio": ratio(runs[case.peer], runs[OURS]),
         "systems": {
             name: {
                 "rate": chosen[name][0],

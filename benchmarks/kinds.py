@@ -19,7 +19,7 @@ from itertools import product
 from statistics import median
 from typing import Any
 
-from measurement import Sample, Stopwatch, alternate, machine, middle, show, write
+from measurement import Sample, Stopwatch, alternate, machine, middle, ratio, show, write
 
 # isort: split
 import numpy as np
@@ -75,7 +75,7 @@ def truthfulqa(count: int | None) -> Rated:
         for row in rows("truthfulqa_aspects/train.jsonl.gz")[:count]
     ]
     trees = prepare(groups, loaded.encoder(), 16, "train", Lesson("answer", "ratings", kind.ratings)).trees
-    model, states = loaded.model, []
+    model = loaded.model
     with torch.inference_mode():
         states = [given(model(model.batch([tree])).hidden).numpy() for tree in trees]
     return Rated(
@@ -196,7 +196,7 @@ def measure_ridge(data: Rated, rounds: int, most: float) -> dict[str, Any]:
     for name, descent in names.items():
         result["systems"][name] = {
             "seconds": middle(samples[name]),
-            "ratio": median(a.cpu / b.cpu for a, b in zip(samples[name], own, strict=True)),
+            "ratio": ratio(samples[name], own),
             "passes": median(passes for passes, _ in found[name]),
             "reached": all(left <= CLOSE for _, left in found[name]),
             "error": median(left for _, left in found[name]),
@@ -250,9 +250,7 @@ def measure_all_pairs(name: str, trees: list[Tree], size: str, per_step: int, ro
         "prompts_per_step": per_step,
         "tokens_per_step": sum(tree.tokens for tree in trees) / len(parts),
         "seconds": {name: middle(runs) for name, runs in samples.items()},
-        "ratio": median(
-            a.cpu / b.cpu for a, b in zip(samples["all pairs"], samples["one pair"], strict=True)
-        ),
+        "ratio": ratio(samples["all pairs"], samples["one pair"]),
         "runs": samples,
     }
 
@@ -288,7 +286,7 @@ def measure_ranking(answers: int, prompts: int, rounds: int) -> dict[str, Any]:
         "prompts": len(groups),
         "sequences": sequences,
         "seconds": {name: middle(runs) for name, runs in samples.items()},
-        "ratio": median(a.cpu / b.cpu for a, b in zip(samples["gap"], samples["knockout"], strict=True)),
+        "ratio": ratio(samples["gap"], samples["knockout"]),
         "runs": samples,
     }
 

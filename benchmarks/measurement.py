@@ -73,6 +73,12 @@ def middle(samples: Sequence[Sample], unit: str = "cpu") -> float:
     return float(median(getattr(sample, unit) for sample in samples))
 
 
+def ratio(samples: Sequence[Sample], others: Sequence[Sample], unit: str = "cpu") -> float:
+    """Median over the rounds of how many times the others' seconds were taken."""
+    pairs = zip(samples, others, strict=True)
+    return float(median(getattr(one, unit) / getattr(other, unit) for one, other in pairs))
+
+
 def linear_rate(width: int = 512, mlp: int = 1408, dtype: torch.dtype = torch.bfloat16) -> float:
     """FLOP per CPU second of one linear layer on 2048 rows: what the machine can do at best.
 

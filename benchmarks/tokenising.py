@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import copy
 import tempfile
-from statistics import median
 from typing import Any
 
-from measurement import Sample, Stopwatch, alternate, machine, middle, show, write
+from measurement import Sample, Stopwatch, alternate, machine, middle, ratio, show, write
 
 # isort: split
 import datasets
@@ -130,8 +129,8 @@ def measure(template: str, count: int, rounds: int) -> dict[str, Any]:
             name: {
                 "seconds": middle(runs),
                 "wall": middle(runs, "wall"),
-                "ratio": median(a.cpu / b.cpu for a, b in zip(runs, ours, strict=True)),
-                "wall_ratio": median(a.wall / b.wall for a, b in zip(runs, ours, strict=True)),
+                "ratio": ratio(runs, ours),
+                "wall_ratio": ratio(runs, ours, "wall"),
                 "runs": runs,
             }
             for name, runs in samples.items()

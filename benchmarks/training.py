@@ -18,7 +18,18 @@ from collections.abc import Callable
 from statistics import mean, median
 from typing import Any
 
-from measurement import Sample, Stopwatch, alternate, linear_rate, machine, middle, peak_memory, show, write
+from measurement import (
+    Sample,
+    Stopwatch,
+    alternate,
+    linear_rate,
+    machine,
+    middle,
+    peak_memory,
+    ratio,
+    show,
+    write,
+)
 
 # isort: split
 import torch
@@ -165,10 +176,7 @@ def measure(key: str, size: Size, options: argparse.Namespace) -> dict[str, Any]
         result["systems"][name] = {
             "seconds": seconds,
             "wall": middle(runs, "wall"),
-            "ratio": median(
-                getattr(peer, unit) / getattr(own, unit)
-                for peer, own in zip(runs, samples[OURS], strict=True)
-            ),
+            "ratio": ratio(runs, samples[OURS], unit),
             "pairs_per_second": job.pairs / seconds,
             "tokens_per_second": job.expanded_tokens / seconds,
             "times_floor": seconds / (floor / median(rates)),
