@@ -40,6 +40,8 @@ def test_a_recipe_fits_together_and_says_how_it_is_used(recipe: Path) -> None:
     head = recipe.read_text(encoding="utf-8").splitlines()
     commands = [line for line in head if line.startswith(f"# holdtrue train recipes/{recipe.name} ")]
     assert len(commands) == 1 and head[0].startswith("# ")
+    (row,) = (json.loads(line.partition(": ")[2]) for line in head if line.startswith("# A row of data: "))
+    assert formats.recognise(row)().parse(row).answers
 
 
 def test_every_kind_of_reward_model_has_a_recipe() -> None:

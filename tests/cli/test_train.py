@@ -52,7 +52,7 @@ def test_text_says_accuracy_and_where_things_are_and_progress_goes_to_stderr(
     done = holdtrue(*arguments)
     assert done.code == 0
     assert "accuracy" in done.out and str(tmp_path / "run" / "report.html") in done.out
-    assert "step      1/2" in done.err and "validation" in done.err and "step" not in done.out
+    assert "step      1/2" in done.err and "validation" in done.err and "tokens/s" not in done.out
     assert "60 comparisons of 46 prompts" in done.err
 
 

@@ -82,3 +82,10 @@ def test_within_prompts_takes_rows_of_one_prompt_together() -> None:
     groups = [Group(prompt, (Answer("a", {"rating": r}),)) for prompt, r in (("p", 1), ("q", 9), ("p", 3))]
     found = pointwise.ratings(groups, [np.array([5.0]), np.array([9.0]), np.array([1.0])])
     assert found is not None and found["within_prompts"] == pytest.approx(-1)
+
+
+def test_an_area_at_its_end_has_an_interval_all_the_same() -> None:
+    groups = [Group("q", (Answer("a", label=True), Answer("b", label=True), Answer("c", label=False)))]
+    found = pointwise.labels(groups, [np.array([2.0, 1.0, 0.0])], 0.95)
+    assert found is not None and found["auc"] == 1.0
+    assert found["auc_interval"] == pytest.approx([0.2065, 1.0], abs=1e-4)  # Wilson's of 1 in 1

@@ -52,7 +52,9 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     minimum = job.settings_of(run).evaluation.min_accuracy
     code = frame.gate([result], minimum)
     words = [f"accuracy is below evaluation.min_accuracy {minimum}"] if code else []
-    words += [f"model    {run.model}", f"report   {run.report_file}"]
+    best = info.get("best_step")
+    kept = f" (step {best} of {info['steps']}, the best)" if best is not None and best < info["steps"] else ""
+    words += [f"model    {run.model}{kept}", f"report   {run.report_file}"]
     return frame.Result(value, Group(render(result, slices=False), *words), code)
 
 

@@ -47,13 +47,18 @@ def labels(groups: Sequence[Group], rewards: Sequence[Floats], confidence: float
 
 
 def auc(good: Bools, reward: Floats, confidence: float) -> dict[str, Any]:
-    """P(a good one's number > a bad one's) with Hanley and McNeil's interval; None where one is missing."""
+    """P(a good one's number > a bad one's) with Hanley and McNeil's interval; None where one is missing.
+
+    At 0 and 1, where theirs has no width, the interval is Wilson's for as many trials as the rarer class has.
+    """
     m, n = int(good.sum()), int((~good).sum())
     if not m or not n:
         return {"auc": None, "auc_interval": None}
     area = float((ranks(reward)[good].sum() - m * (m + 1) / 2) / (m * n))
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     variance = (area * (1 - area) + (m - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (m * n)
+    if variance <= 0:  # all in order, or none: the formula knows no doubt there
+        return {"auc": area, "auc_interval": list(wilson(area * min(m, n), min(m, n), confidence))}
     room = NormalDist().inv_cdf((1 + confidence) / 2) * max(variance, 0.0) ** 0.5
     return {"auc": area, "auc_interval": [max(area - room, 0.0), min(area + room, 1.0)]}
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from holdtrue.records import Answer, Group, Message
 from holdtrue.reward.card import RewardCard, text_hash, weights_hash
+from holdtrue.reward.readme import TRUNCATED
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.reward.store import Loaded
 
@@ -81,7 +82,9 @@ def check_card(folder: Path, loaded: Loaded) -> Iterator[Check]:
     if loaded.model.pool == "last":
         yield _template(loaded, card)
     limit = RewardScorer(loaded).encoder.max_length
-    yield Check("length", "ok", f"conversations up to {limit} tokens, longer ones: {card.truncation}")
+    yield Check(
+        "length", "ok", f"conversations up to {limit} tokens, longer ones: {TRUNCATED[card.truncation]}"
+    )
 
 
 def _template(loaded: Loaded, card: RewardCard) -> Check:

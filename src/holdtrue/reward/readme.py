@@ -7,6 +7,13 @@ import json
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.kinds import ComparingKind
 
+TRUNCATED = {
+    "drop": "left out",
+    "left": "cut at the left",
+    "right": "cut at the right",
+    "error": "an error",
+}
+
 
 def readme(card: RewardCard, adapter: bool) -> str:
     """Text of ``README.md`` for a model saved whole, or as an adapter, with code that others can run."""
@@ -29,17 +36,35 @@ def readme(card: RewardCard, adapter: bool) -> str:
     return f"""# Reward model
 
 Trained with holdtrue {card.holdtrue}{origin} from `{card.base_model}`.
-One number per conversation: higher is better.
+{_reward(card)}
 Only differences between answers to the same prompt mean something.
 
 {_code(card, adapter)}
 
 - Read: {card.pooled.get("policy", "last real token")}{usually}.{turns}
-- Longest conversation in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
+- Longest conversation in training: {card.max_length} tokens; longer ones: {TRUNCATED[card.truncation]}.
 - Loss: `{json.dumps(card.loss)}`.
 
 {calibration}`reward_card.json` holds the rest: template hash, reference mean and std, data hashes.
 """
+
+
+def _reward(card: RewardCard) -> str:
+    """What the reward is, where it is not the classifier's number for the whole text."""
+    kind = card.made_by
+    made = json.dumps(card.kind)
+    if kind.marks == "steps":
+        return (
+            f"A number at the end of every step of the answer; the reward is made of them as `{made}` says.\n"
+            "`holdtrue score` computes it. The code below gives the number at the end of its text: cut that\n"
+            "at the end of a step to get the step's."
+        )
+    if len(kind.labels) > 1:
+        return (
+            f"{len(kind.labels)} numbers per conversation ({', '.join(kind.labels)}), of which the reward is "
+            f"made as `{made}` says.\n`holdtrue score` computes it, the code below gives the first of them."
+        )
+    return "One number per conversation: higher is better."
 
 
 def _code(card: RewardCard, adapter: bool) -> str:
@@ -92,7 +117,7 @@ holdtrue score PATH answers.jsonl --output scored.jsonl
 ```
 
 - How a comparison is written: `{json.dumps(card.kind)}`.
-- Longest comparison in training: {card.max_length} tokens; longer ones were handled by `{card.truncation}`.
+- Longest comparison in training: {card.max_length} tokens; longer ones: {TRUNCATED[card.truncation]}.
 - Loss: `{json.dumps(card.loss)}`.
 
 Judge each pair in both orders and take the mean, as holdtrue does: the place of an answer counts too.

@@ -253,7 +253,7 @@ def validate(job: Training, state: State, epoch: float) -> None:
         "event": "eval",
         "step": state.step,
         "epoch": epoch,
-        "count": int(sums.decided),
+        "count": int(sums.decided) if any(len(tree.first) for tree in job.eval_trees) else 0,
         "answers": int(sums.answers),
     }
     log(job, row | metrics | {"seconds": round(seconds, 3)})

@@ -29,6 +29,7 @@ def test_a_label_in_text_is_not_a_mark() -> None:
         ({"label": 0.5}, "label out of range: label is 0.5, must be one of True, False"),
         ({"label": 2}, "label out of range"),
         ({"label": []}, "label out of range: label is []"),
+        ({"label": "up"}, "label out of range: label is 'up', must be one of True, False"),
         ({"label": None}, "missing field: label is null"),
         ({"completion": None}, "missing field: completion is null"),
         ({"prompt": None}, "missing field: prompt is null"),

@@ -123,10 +123,14 @@ def recognise(row: Mapping[str, Any]) -> type[Format]:
         raise BadRow("layout ambiguous", f"the columns are those of {names}; name one with --format")
     shared = {found: len(found.columns.keys() & row.keys()) for found in classes()}
     near = [found for found in sorted(shared, key=lambda found: -shared[found])[:3] if shared[found]]
-    known = "; ".join(
-        f"{found.name()}: {', '.join(found.needs)}" for found in dict.fromkeys((*near, named("preference")))
+    usual = named("preference")
+    by_far = near and shared[near[0]] > 1  # one column in common says little: most people have pairs
+    listed = dict.fromkeys((*near, usual) if by_far else (usual, *near))
+    known = "; ".join(f"{found.name()}: {', '.join(found.needs)}" for found in listed)
+    raise BadRow(
+        "layout not recognised",
+        f"columns seen: {_listed(row)}; needed is one of {known}; to name others: --column chosen=NAME",
     )
-    raise BadRow("layout not recognised", f"columns seen: {_listed(row)}; needed is one of {known}")
 
 
 def require(found: type[Format], row: Mapping[str, Any]) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 from holdtrue.data.fields import BadRow, Content, content, messages
 from holdtrue.data.formats import ended, with_prompt
 
+_VERDICTS = {"up", "down", "yes", "no", "good", "bad", "true", "false", "0", "1", "positive", "negative"}
+"""Texts that are meant as a label, and that a reader must not take for metadata."""
+
 
 def layout_of(row: Mapping[str, Any]) -> str | None:
     """Name of the layout of a row with these columns; None when it has not got them."""
@@ -31,7 +34,7 @@ def layout_of(row: Mapping[str, Any]) -> str | None:
     if one or "messages" in row:
         if aspect_column(row):
             return "aspects"
-        unpaired = "label" in row and not isinstance(row["label"], str)
+        unpaired = "label" in row and (not isinstance(row["label"], str) or row["label"].lower() in _VERDICTS)
         return "unpaired" if unpaired else "completion"
     return None
 
