@@ -220,7 +220,8 @@ def test_settings_need_no_torch() -> None:
 
 def test_a_pass_is_small_on_the_cpu_and_large_on_a_gpu_unless_said() -> None:
     assert built().training.tokens_per_pass("cpu") == 2048
-    assert built().training.tokens_per_pass("cuda:1") == 16384
+    assert built().training.tokens_per_pass("cpu", "padded") == 512
+    assert built().training.tokens_per_pass("cuda:1", "padded") == 16384
     assert built("training.max_tokens_per_pass=100").training.tokens_per_pass("cuda") == 100
 
 

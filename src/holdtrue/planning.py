@@ -79,7 +79,7 @@ def measure(setup: Setup) -> Probe:
     """Train-shaped passes (forward and backward, no update) over the longest trees and some typical ones."""
     settings, loaded = setup.settings, setup.loaded
     by_size = sorted(setup.train.trees, key=lambda tree: tree.tokens, reverse=True)
-    budget = settings.training.tokens_per_pass(loaded.model.device.type)
+    budget = settings.training.tokens_per_pass(loaded.model.device.type, loaded.model.layout)
     before = _peak_memory(loaded)
     step.plain(
         loaded.model, settings.loss, loop.batches(loaded.model, _take(by_size, budget), settings.training)

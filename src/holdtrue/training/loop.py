@@ -179,7 +179,7 @@ def batches(
     """
     world = world or World()
     dealt = share([model.size(tree) for tree in trees], world.size)
-    budget = settings.tokens_per_pass(model.device.type)
+    budget = settings.tokens_per_pass(model.device.type, model.layout)
     packed = [model.pack([trees[i] for i in part], budget) for part in dealt]
     own, mine = dealt[world.rank], packed[world.rank]
     for batch in mine:
