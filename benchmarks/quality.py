@@ -81,7 +81,7 @@ def _length_bias(folder: str) -> Iterator[Case]:
         "odin": ("odin", {}),
     }
     for way, (recipe, changes) in ways.items():
-        yield Case(f"{folder}-{way}", "decoder", recipe, train, test, changes, way)
+        yield Case(f"{folder}-{way}", "decoder", recipe, train, test, changes, "" if way == recipe else way)
 
 
 def cases() -> list[Case]:
