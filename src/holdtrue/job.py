@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,11 +26,16 @@ from holdtrue.errors import (
     SettingsError,
 )
 from holdtrue.rundir import RunDir, disk_errors, read_object, write_json, write_text
-from holdtrue.settings import Settings, build
+from holdtrue.settings import EvaluationSettings, Settings, build
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.records import Group
     from holdtrue.reward.card import RewardCard
+    from holdtrue.reward.scorer import StreamingScorer
     from holdtrue.reward.store import Loaded
     from holdtrue.training.distributed import World
     from holdtrue.training.loop import State
@@ -210,31 +215,20 @@ def _fit_baseline(run: RunDir, setup: Setup) -> None:
 
 def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tell: Tell) -> dict[str, Any]:
     """Measure, save and report the trained model; ``fitted`` is what a closed form found."""
-    from holdtrue.evaluation import evaluate, steps
     from holdtrue.evaluation.bag_of_words import BagOfWords
     from holdtrue.report import write_report
     from holdtrue.reward import store
-    from holdtrue.reward.explanation import explain_mistakes
-    from holdtrue.reward.scorer import RewardScorer, by_aspect, count_reasons, position_consistency
+    from holdtrue.reward.scorer import RewardScorer
 
     settings, loaded = setup.settings, setup.loaded
     judged = setup.eval if setup.held_out else setup.train
     name = "validation" if setup.held_out else "training pairs (nothing usable was held out)"
     loaded.model.bf16 = False
     scorer = RewardScorer(loaded, setup.encoder, settings.training.tokens_per_pass(loaded.model.device.type))
-    scored = list(scorer.stream(judged.groups))
-    rewards = [item.rewards for item in scored]
-    aspects = by_aspect(scored)
     words = BagOfWords.load(run.bag_of_words_file) if setup.held_out else "it was fitted on these very pairs"
-    result = evaluate(
-        judged.groups, rewards, settings.evaluation, name, count_reasons(scored), words, aspects
-    )
-    made_of = [item.steps for item in scored]
-    result |= steps.agreement(judged.groups, made_of, settings.evaluation.confidence)
+    result, rewards = measure(scorer, judged.groups, settings.evaluation, name, words)
     for aspect, found in fitted.get("aspects", {}).items():
         result["aspects"][aspect] = result["aspects"].get(aspect, {}) | found
-    result |= position_consistency(scored)
-    result |= explain_mistakes(scorer, judged.groups, result["mistakes"])
     lora = settings.model.lora
     with disk_errors(run.model):
         card = _card(setup, result)
@@ -256,6 +250,30 @@ def _finish(run: RunDir, setup: Setup, state: State, fitted: dict[str, Any], tel
         write_report(run)
     tell("finished", {"result": result, "groups": judged.groups, "rewards": rewards})
     return result
+
+
+def measure(
+    scorer: StreamingScorer,
+    groups: Sequence[Group],
+    settings: EvaluationSettings,
+    name: str,
+    bag_of_words: BagOfWords | str,
+) -> tuple[dict[str, Any], list[NDArray[np.float32]]]:
+    """What :func:`holdtrue.evaluation.evaluate` says of a model, what only its scorer knows, and the rewards.
+
+    The scorer knows how well the values of steps follow judgements, how often models that compare agree with
+    themselves, and why the hardest mistakes were made.
+    """
+    from holdtrue.evaluation import evaluate, steps
+    from holdtrue.reward.explanation import explain_mistakes
+    from holdtrue.reward.scorer import by_aspect, count_reasons, position_consistency
+
+    scored = list(scorer.stream(groups))
+    rewards = [item.rewards for item in scored]
+    result = evaluate(groups, rewards, settings, name, count_reasons(scored), bag_of_words, by_aspect(scored))
+    result |= steps.agreement(groups, [item.steps for item in scored], settings.confidence)
+    result |= position_consistency(scored) | explain_mistakes(scorer, groups, result["mistakes"])
+    return result, rewards
 
 
 def _measured_before(run: RunDir, model_hash: str) -> dict[str, Any]:

@@ -25,10 +25,7 @@ def command(
     seeds: Annotated[int, typer.Option("--seeds", min=1, metavar="N", help="Seeds of every recipe.")] = 3,
     model: frame.Model = None,
     output: frame.Output = None,
-    eval_data: Annotated[
-        list[str] | None,
-        typer.Option("--eval", metavar="PATH", help="Held-out pairs (data.eval). Repeatable."),
-    ] = None,
+    eval_data: frame.HeldOut = None,
     format: frame.Format = None,
     columns: frame.Columns = None,
     overrides: frame.Overrides = None,

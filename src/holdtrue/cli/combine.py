@@ -20,9 +20,7 @@ _ALIKE = 0.9
 
 
 def command(
-    models: Annotated[
-        list[str], typer.Argument(metavar="RUN|MODEL...", help="Run directories or model folders.")
-    ],
+    models: frame.Models,
     by: Annotated[By, typer.Option("--by", help="How they are combined.")] = "mean",
     output: frame.Output = None,
     penalty: Annotated[

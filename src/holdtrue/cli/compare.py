@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    models: Annotated[
-        list[str], typer.Argument(metavar="RUN|MODEL...", help="Run directories or model folders.")
-    ],
+    models: frame.Models,
     data: Annotated[
         list[str] | None,
         typer.Option("--data", metavar="PATH", help="Preference pairs to compare on. Repeatable."),

@@ -91,10 +91,8 @@ def _bag_of_words(path: Path) -> Any:
 
 
 def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_words: Any) -> dict[str, Any]:
+    from holdtrue import job
     from holdtrue.data.splits import read_groups
-    from holdtrue.evaluation import evaluate, steps
-    from holdtrue.reward.explanation import explain_mistakes
-    from holdtrue.reward.scorer import by_aspect, count_reasons, position_consistency
 
     groups, report = read_groups([path], judge.data, None)
     if not any(group.comparisons for group in groups) and not any(
@@ -107,13 +105,8 @@ def _measure(judge: Judge, path: str, evaluation: EvaluationSettings, bag_of_wor
             f"{path} holds {answers} answers but no comparison, rating, label or judged step to evaluate on; "
             "use `holdtrue score`"
         )
-    scored = list(judge.scorer.stream(groups))
-    rewards = [item.rewards for item in scored]
-    aspects = by_aspect(scored)
-    result = evaluate(groups, rewards, evaluation, path, count_reasons(scored), bag_of_words, aspects)
-    result |= steps.agreement(groups, [item.steps for item in scored], evaluation.confidence)
-    result |= explain_mistakes(judge.scorer, groups, result["mistakes"])
-    return result | position_consistency(scored) | {"rejected": dict(report.rejected)}
+    result, _ = job.measure(judge.scorer, groups, evaluation, path, bag_of_words)
+    return result | {"rejected": dict(report.rejected)}
 
 
 def _chosen(name: str | None, data: list[str], evaluation: EvaluationSettings) -> Any:

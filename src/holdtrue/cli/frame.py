@@ -46,6 +46,13 @@ RemoteCode = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 RunOrModel = Annotated[Path, typer.Argument(metavar="RUN|MODEL", help="Run directory or model folder.")]
+Models = Annotated[
+    list[str], typer.Argument(metavar="RUN|MODEL...", help="Run directories or model folders.")
+]
+HeldOut = Annotated[
+    list[str] | None,
+    typer.Option("--eval", metavar="PATH", help="Held-out pairs (data.eval). Repeatable."),
+]
 Output = Annotated[
     Path | None, typer.Option("--output", "-o", metavar="PATH", help="Where the result is written.")
 ]

@@ -20,10 +20,7 @@ def command(
     trials: Annotated[
         int | None, typer.Option("--trials", min=1, metavar="N", help="Trials in all (sweep.trials).")
     ] = None,
-    eval_data: Annotated[
-        list[str] | None,
-        typer.Option("--eval", metavar="PATH", help="Held-out pairs (data.eval). Repeatable."),
-    ] = None,
+    eval_data: frame.HeldOut = None,
     format: frame.Format = None,
     columns: frame.Columns = None,
     overrides: frame.Overrides = None,

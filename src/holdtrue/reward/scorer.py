@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from holdtrue.records import Group
 from holdtrue.reward.comparer import PairComparer, Ranking, judge
 from holdtrue.reward.kinds.aspects import Aspects
-from holdtrue.reward.kinds.process import Process
 from holdtrue.reward.store import Loaded
 from holdtrue.tokens.conversation import Encoded, Encoder, Ids
 from holdtrue.tokens.joint import JointEncoder
@@ -117,7 +116,7 @@ class RewardScorer(StreamingScorer):
         self.chunk = chunk
         kind = loaded.model.kind
         self._aspects: tuple[str, ...] = kind.labels if isinstance(kind, Aspects) else ()
-        self._separator = kind.separator if isinstance(kind, Process) else ""
+        self._steps = kind.marks == "steps"
         self.ranking = ranking
         self.adapter = adapter
 
@@ -141,15 +140,15 @@ class RewardScorer(StreamingScorer):
                 rewards.update(zip(names, out.rewards.tolist(), strict=True))
                 if self._aspects:
                     parts.update(zip(names, out.logits.tolist(), strict=True))
-                elif self._separator:
+                elif self._steps:
                     steps = out.steps.split(laid.targets.marks.tolist())
                     parts.update({name: own.tolist() for name, own in zip(names, steps, strict=True)})
         results = hand_out(groups, encoded, rewards)
-        if not (self._aspects or self._separator):
+        if not (self._aspects or self._steps):
             return results
         for index, (group, item) in enumerate(zip(groups, encoded, strict=True)):
             rows = [None if ids is None else parts[group.prompt_key, ids.tobytes()] for ids in item.ids]
-            if self._separator:
+            if self._steps:
                 ended = [
                     tuple(zip(ends, row or (), strict=True))
                     for ends, row in zip(item.ends, rows, strict=True)

@@ -144,12 +144,16 @@ class Encoder:
         """
         conversation = group.conversation(answer)
         text, raw = self.render(conversation), isinstance(conversation, str)
-        boundary = len(common_prefix([self.opening(group.prompt), text]))
+        boundary = self.boundary(group.prompt, text)
         encoding = self.backend.encode(text, add_special_tokens=False)
         start = next((i for i, (_, end) in enumerate(encoding.offsets) if end > boundary), len(encoding.ids))
         ids = self._finish(np.asarray(encoding.ids, np.int32), raw=raw)
         before = len(ids) - len(encoding.ids) - (1 if raw and self.tokenizer.eos_token_id is not None else 0)
         return max(start + before, 0), len(ids)
+
+    def boundary(self, prompt: Messages | str, text: str) -> int:
+        """Characters a rendered conversation has in common with its prompt's :meth:`opening`."""
+        return len(_common_prefix([self.opening(prompt), text]))
 
     def opening(self, prompt: Messages | str) -> str:
         """The rendered prompt with the opening of an assistant turn; empty where that cannot be had."""
@@ -292,7 +296,7 @@ class Encoder:
         """
         if len(texts) < 2 or not self._boundaries:
             return ""
-        common = common_prefix(texts)
+        common = _common_prefix(texts)
         cut = max((common.rfind(token) for token in self._boundaries), default=-1)
         return common[:cut] if cut > 0 else ""
 
@@ -342,7 +346,7 @@ def _exact_boundaries(tokenizer: Any) -> tuple[str, ...]:
     )
 
 
-def common_prefix(texts: Sequence[str]) -> str:
+def _common_prefix(texts: Sequence[str]) -> str:
     """Longest common prefix, by bisection on slices (whole-slice comparisons run at memcmp speed)."""
     first = min(texts, key=len)
     low, high = 0, len(first)

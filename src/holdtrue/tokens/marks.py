@@ -92,10 +92,7 @@ def _located(encoder: Encoder, group: Group, answer: int) -> tuple[list[int], in
     conversation = group.conversation(answer)
     text, raw = encoder.render(conversation), isinstance(conversation, str)
     said = group.answers[answer].text
-    opening = encoder.opening(group.prompt)
-    letters = enumerate(zip(opening, text, strict=False))
-    boundary = next((i for i, (asked, read) in letters if asked != read), len(opening))
-    begin = min(boundary, max(len(text) - len(said), 0))
+    begin = min(encoder.boundary(group.prompt, text), max(len(text) - len(said), 0))
     start = text.find(said.strip(), begin)
     if start < 0 or (text[begin:start].strip() and text.find(said.strip(), start + 1) >= 0):
         return None  # not there, or which of several it is cannot be told
