@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("HOLDTRUE_SHARED", ROOT.parent / "shared")) / "data"
 ENCODER = {"data.truncation": "left", "training.num_train_epochs": 1}
 SHORTER = {"data.truncation": "left", "data.max_length": 256, "training.num_train_epochs": 0.5}
+LONGER = {"data.truncation": "left", "training.num_train_epochs": 2, "training.eval_steps": 100}
 KEPT = (
     "data",
     "accuracy",
@@ -137,7 +138,7 @@ def cases() -> list[Case]:
             *_goals("rmb_bon"),
             {**SHORTER, "data.transforms": "[best_worst]"},
         ),
-        Case("rmb-encoder", "encoder", "encoder", *_goals("rmb_pairs"), SHORTER),
+        Case("rmb-encoder", "encoder", "encoder", *_goals("rmb_pairs"), LONGER),
         *_length_bias("hh_helpful_ai_pairs"),
         *_length_bias("alpaca_eval_pairs"),
     ]
@@ -173,6 +174,11 @@ def measure(case: Case, model: Path, output: Path) -> dict[str, Any]:
 
 def _files(case: Case, output: Path) -> tuple[list[str], list[str]]:
     train, test = ([str(DATA / file) for file in files] for files in (case.train, case.test))
+    if len(test) > 1:
+        both = output / f"{case.name}.both.jsonl"
+        if not both.is_file():
+            _holdtrue("convert", *test, "--output", str(both), "--to", "preference")
+        test.append(str(both))
     if test:
         return train, test
     pairs = output / f"{case.name}.jsonl"
@@ -201,7 +207,7 @@ def table(rows: list[tuple[Case, dict[str, Any]]]) -> str:
 
 def _cells(case: Case, info: dict[str, Any], result: dict[str, Any]) -> Iterator[list[str]]:
     path = Path(result["data"])
-    data = path.relative_to(DATA).as_posix() if case.test else path.name
+    data = path.relative_to(DATA).as_posix() if path.is_relative_to(DATA) else path.name
     recipe = case.recipe + (f", {case.note}" if case.note else "")
     minutes = f"{info['seconds'] / 60:.1f}"
     for name, row in (result.get("aspects") or {}).items():
