@@ -19,7 +19,7 @@ BOTTOM = {"errors", "records", "kinds", "settings", "rundir", "steps", "interval
 MAY_USE = {
     **dict.fromkeys(BOTTOM, BOTTOM),
     "data": BOTTOM,
-    "doctor": BOTTOM,
+    "doctor": BOTTOM | {"data"},
     "report": BOTTOM,
     "evaluation": BOTTOM,
     "tokens": BOTTOM,

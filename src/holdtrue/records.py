@@ -134,18 +134,45 @@ class Group:
 class Rollout:
     """One sampled completion of a policy, as the engine produced it.
 
-    ``completion_ids`` with ``loss_mask`` (1 where the policy wrote the token) are kept as ids, never
-    re-encoded from text. ``images`` is a slot for multimodal rollouts.
+    Attributes:
+        prompt: what was asked.
+        answer: what followed: one text, or turns (assistant, tool, assistant ...).
+        completion_ids: the answer's tokens as sampled, never re-encoded from text.
+        loss_mask: for each of them, 1 where the policy wrote it and 0 where a tool did.
+        logprobs: log-probability of each token as the engine that sampled it says.
+        trained_logprobs: the same as the trainer computes it.
+        reward, advantage: of the whole answer; an advantage for each token is a list.
+        finish: why the engine stopped: ``stop``, ``length``, or its own word for it.
+        step: of training.
+        policy: the checkpoint or model that wrote it, such as ``reference`` or ``current``.
+        images: a slot for multimodal rollouts.
+        meta: other columns.
     """
 
-    turns: Messages
+    prompt: Messages | str
+    answer: Messages | str
     completion_ids: Sequence[int] | None = None
     loss_mask: Sequence[int] | None = None
     logprobs: Sequence[float] | None = None
+    trained_logprobs: Sequence[float] | None = None
     reward: float | None = None
+    advantage: float | Sequence[float] | None = None
     finish: str | None = None
+    step: int | None = None
+    policy: str | None = None
     images: tuple[Any, ...] = ()
     meta: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None
+
+    @property
+    def text(self) -> str:
+        """The answer as a reader sees it, turns joined by blank lines."""
+        return flatten(self.answer)
+
+    @property
+    def prompt_key(self) -> str:
+        """Hash of the prompt: rollouts with the same are a group."""
+        return content_hash(self.prompt)
 
 
 def flatten(content: Messages | str, *, roles: bool = False) -> str:

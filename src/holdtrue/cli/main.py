@@ -35,6 +35,7 @@ VERBS = {
     "compare": "Compare models on the same held-out preference pairs.",
     "rank": "Rank policies by the rewards of their answers.",
     "verify": "Prove that a model's rewards can be trusted.",
+    "doctor": "Say why a policy repeats itself: its model, data, rollouts, reward.",
     "report": "Write a run's report, one self-contained HTML file.",
     "resume": "Continue an interrupted run from its last checkpoint.",
     "schema": "Print the JSON Schema of the settings file.",
@@ -43,19 +44,22 @@ VERBS = {
 
 
 class Verbs(typer.core.TyperGroup):
-    """The group of verbs: names and one-line helps from the table, the rest from a verb's module."""
+    """A group of verbs: names and one-line helps from a table, the rest from a verb's module in ``package``."""
+
+    package = "holdtrue.cli"
+    table = VERBS
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
-        for verb, summary in VERBS.items():
+        for verb, summary in self.table.items():
             self.add_command(typer.core.TyperCommand(name=verb, help=summary))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str, Any, list[str]]:
         """The verb's own command, in place of the table's stand-in that ``--help`` shows."""
         verb = args[0]
-        if verb not in VERBS:
-            ctx.fail(unknown("command", verb, VERBS))
-        return verb, load(verb), args[1:]
+        if verb not in self.table:
+            ctx.fail(unknown("command", verb, self.table))
+        return verb, load(verb, self.package), args[1:]
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
         """Parse the command line up to the verb."""
@@ -79,9 +83,15 @@ def _before_typer() -> Iterator[None]:
         raise frame.PipeClosed from None
 
 
-def load(verb: str) -> Any:
-    """The command of a verb, ready to be parsed for; imports the verb's module."""
-    module = importlib.import_module(f"holdtrue.cli.{verb}")
+def load(verb: str, package: str = "holdtrue.cli") -> Any:
+    """The command of a verb, ready to be parsed for; imports the verb's module.
+
+    A verb that is a package with ``VERBS`` of its own is a group of them.
+    """
+    module = importlib.import_module(f"{package}.{verb}")
+    if hasattr(module, "VERBS"):
+        inner = type("Verbs", (Verbs,), {"package": module.__name__, "table": module.VERBS})
+        return inner(name=verb, help=module.__doc__)
     command = _command(verb, module.command)
     command.params += _command(verb, _on_every_verb).params
     return command

@@ -1,0 +1,7 @@
+"""Say why a policy repeats itself, before, during and after training, and mend it."""
+
+VERBS = {
+    "check": "Examine a model folder, its template, settings and data before training.",
+    "rollouts": "Find degenerate answers in rollouts of any engine, and their causes.",
+    "reward": "Find out which junk a reward pays for or cannot see.",
+}

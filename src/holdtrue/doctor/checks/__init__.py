@@ -1,0 +1,64 @@
+"""Static checks: what is wrong with a model folder, its template, settings or data before training starts.
+
+A check is a function of a :class:`~holdtrue.doctor.subject.Subject` marked with :func:`check`; it has no
+settings of its own. Each module of this package holds the checks of one group, by the letter of their ids.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from holdtrue.doctor.findings import Diagnosis, Finding, Skipped
+from holdtrue.doctor.subject import Missing, Subject
+
+Results = Iterator[Finding]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check: its ``id``, and the function that makes it."""
+
+    id: str
+    name: str
+    run: Callable[[Subject], Results]
+
+    @property
+    def summary(self) -> str:
+        """First paragraph of the docstring: what is looked at, and what fails."""
+        return " ".join((self.run.__doc__ or "").partition("\n\n")[0].split())
+
+
+_CHECKS: dict[str, Check] = {}
+
+
+def check(id: str) -> Callable[[Callable[[Subject], Results]], Callable[[Subject], Results]]:
+    """Mark a function as the check ``id``. What it asks a subject for and is not there skips it, loudly."""
+
+    def mark(function: Callable[[Subject], Results]) -> Callable[[Subject], Results]:
+        if id in _CHECKS:
+            raise ValueError(f"two checks are called {id}: {_CHECKS[id].name} and {function.__name__}")
+        _CHECKS[id] = Check(id, function.__name__, function)
+        return function
+
+    return mark
+
+
+def all_checks() -> list[Check]:
+    """Every check, by id; imports the modules that hold them."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return [_CHECKS[id] for id in sorted(_CHECKS)]
+
+
+def examine(subject: Subject) -> Diagnosis:
+    """Make every check of a subject."""
+    results: list[Finding | Skipped] = []
+    for one in all_checks():
+        try:
+            results += list(one.run(subject))
+        except Missing as missing:
+            results.append(Skipped(one.id, str(missing)))
+    return Diagnosis.of(results)
