@@ -44,7 +44,7 @@ VERBS = {
 
 
 class Verbs(typer.core.TyperGroup):
-    """A group of verbs: names and one-line helps from a table, the rest from a verb's module in ``package``."""
+    """A group of verbs: names and helps from ``table``, the rest from a verb's module in ``package``."""
 
     package = "holdtrue.cli"
     table = VERBS

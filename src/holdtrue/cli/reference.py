@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,7 @@ def commands_page() -> str:
     """Every verb with its arguments and options, and the exit codes."""
     root = typer.Context(main.group(), info_name="holdtrue")
     parts = ["# Commands", "```text\n" + (frame.__doc__ or "").partition("\n\n")[2].rstrip() + "\n```"]
-    for verb in main.VERBS:
-        command = main.load(verb)
+    for verb, command in _verbs(main.VERBS, "holdtrue.cli"):
         ctx = typer.Context(command, info_name=verb, parent=root)
         text = "\n\n".join(paragraph(part) for part in (command.help or "").split("\n\n"))
         usage = " ".join(["holdtrue", verb, *command.collect_usage_pieces(ctx)])
@@ -85,6 +84,16 @@ def commands_page() -> str:
         rows = [(code(record[0]), record[1]) for record in records if record]
         parts += [f"## {verb}", text, f"```text\n{usage}\n```", markdown_table(["option", "meaning"], rows)]
     return "\n\n".join(parts)
+
+
+def _verbs(table: Iterable[str], package: str) -> Iterator[tuple[str, Any]]:
+    for verb in table:
+        command = main.load(verb, package)
+        if isinstance(command, main.Verbs):
+            inner = _verbs(command.table, command.package)
+            yield from ((f"{verb} {name}", below) for name, below in inner)
+        else:
+            yield verb, command
 
 
 def fields_table(header: str, rows: Iterable[dict[str, Any]]) -> str:

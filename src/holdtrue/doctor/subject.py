@@ -1,4 +1,4 @@
-"""The subject of the static checks: a model folder and what it will be trained with, each part read when asked for.
+"""The subject of the static checks: a model folder and what it will be trained with, read when asked for.
 
 A part that is not there raises :class:`Missing`, which skips the check that asked for it.
 """
@@ -45,7 +45,7 @@ class Subject:
         adapter: folder of a LoRA adapter trained or to be trained on it.
         examples: training data, when given.
         settings: of the training run, flat, by the names TRL gives them (``learning_rate``, ``beta``).
-        uses: what the model will be used for beyond single turns; those that the data or settings show are added.
+        asked: uses of the model beyond single turns (``USES``) that the caller names.
     """
 
     folder: Path
