@@ -69,7 +69,7 @@ def tail_cycle(
 def cycles(symbols: Symbols, *, max_period: int, min_copies: float, min_cover: int) -> list[Cycle]:
     """All cycles of a sequence, by their start; a stretch is named by its shortest period alone.
 
-    The arguments are those of :func:`tail_cycle`. Takes about ``4 / (min_copies - 1)`` comparisons a symbol
+    The arguments are those of :func:`tail_cycle`. Takes about ``8 / (min_copies - 1)`` comparisons a symbol
     for each doubling of the period.
     """
     _refuse(max_period, min_copies, min_cover)
@@ -94,7 +94,7 @@ def _candidates(symbols: Symbols, max_period: int, min_copies: float, min_cover:
     while low <= max_period and low < len(symbols):
         high = min(2 * low, max_period + 1)
         matches = _least_matches(range(low, high), min_copies, min_cover)
-        step = max(matches // 4, 1)
+        step = max(matches // 8, 1)
         anchors = np.arange(-(-(high - 1) // step) * step, len(symbols), step)
         # Anchors before the longest period of this turn can only be compared with the shorter ones.
         head = np.arange(-(-low // step) * step, anchors[0] if len(anchors) else len(symbols), step)
@@ -121,14 +121,13 @@ def _in_rows(
 ) -> Iterator[Cycle]:
     """The cycles of the periods ``low + column`` where at least ``least`` anchors in a row match."""
     columns = np.ascontiguousarray(equal.T)
-    column, first = np.nonzero(columns[:, 1:] & ~columns[:, :-1])
-    behind = np.nonzero(columns[:, :-1] & ~columns[:, 1:])[1]
-    long = behind - first >= least
-    for period, begin, end in zip(
-        (column[long] + low).tolist(), first[long].tolist(), behind[long].tolist(), strict=True
-    ):
+    # Each row begins and ends with False, so changes come in pairs: the first match, and behind the last.
+    changes = np.flatnonzero(columns[:, 1:] != columns[:, :-1]).reshape(-1, 2)
+    column, edge = np.divmod(changes[changes[:, 1] - changes[:, 0] >= least], columns.shape[1] - 1)
+    for period, (begin, end) in zip((column[:, 0] + low).tolist(), edge.tolist(), strict=True):
         position = -1
-        for anchor in at[begin:end].tolist():
+        # A cycle holds `least` anchors in a row, so one of these.
+        for anchor in at[begin + least - 1 : end : least].tolist():
             if anchor < position:
                 continue
             found = _maximal(symbols, anchor, period)
