@@ -57,8 +57,13 @@ def tail_cycle(
     # A run of `shortest` matches that ends behind the first anchor goes through one of the anchors.
     for anchor in range(max(last - slack, 0), last + 1, shortest):
         reach = symbols[max(anchor - max_period, 0) : anchor][::-1]
+        shorter: Cycle | None = None
         for period in (np.flatnonzero(reach == symbols[anchor]) + 1).tolist():
+            if shorter is not None and period % shorter.period == 0 and period <= shorter.cover:
+                continue  # the same cycle, counted in larger pieces (Fine and Wilf)
             found = _maximal(symbols, anchor, period)
+            if shorter is None or found.cover > shorter.cover:
+                shorter = found
             if not _enough(found, min_copies, min_cover):
                 continue
             if best is None or (found.cover, -found.period) > (best.cover, -best.period):

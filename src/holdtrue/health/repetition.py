@@ -62,19 +62,26 @@ def hashes(symbols: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
                 result = result * power + piece[done : done + count]
                 done += length
             if done == width:
-                return result ^ (result >> np.uint64(31))
+                return (result ^ (result >> np.uint64(31))) * _MULTIPLIER
             piece = piece[:-length] * power + piece[length:]
             power, length = power * power, 2 * length
 
 
 def copies_before(grams: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """For every gram, how many equal ones stand before it."""
-    order = np.argsort(grams, kind="stable")
-    places = np.arange(len(grams))
-    ordered = grams[order]
-    first = np.ones(len(grams), dtype=bool)
-    first[1:] = ordered[1:] != ordered[:-1]
-    result = np.empty(len(grams), dtype=np.int64)
+    """For every gram, how many equal ones stand before it.
+
+    Hashes give their lowest bits to the place they stand at: sorting values is faster than indices.
+    """
+    count = len(grams)
+    bits = np.uint64(count.bit_length())
+    places = np.arange(count)
+    ordered = np.sort(grams >> bits << bits | places.astype(np.uint64))
+    repeats = ordered[1:] >> bits == ordered[:-1] >> bits
+    result = np.zeros(count, dtype=np.int64)
+    if not repeats.any():
+        return result
+    order = (ordered & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.intp)
+    first = np.concatenate([[True], ~repeats])
     result[order] = places - np.maximum.accumulate(np.where(first, places, 0))
     return result
 
