@@ -7,6 +7,7 @@ of evidence speak for it, then by the share of degenerate rows it explains. No p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +31,10 @@ class Cause:
     """Ids of static checks and of the reward audit."""
     needs: frozenset[str] = frozenset()
     """Findings without one of which the cause is not named: the rest can have other causes."""
+
+
+_RARE = 0.01
+"""Of the flagged rows: a detector that fires less often does not name a cause."""
 
 
 def _cause(
@@ -147,7 +152,8 @@ def rank(examination: Examination, static: Iterable[Mapping[str, Any]] = ()) -> 
         if one.get("severity") in ("warn", "fail")
     }
     flagged = [row for row in examination.rows if row.flags]
-    fired = {flag.detector for row in flagged for flag in row.flags}
+    counts = Counter(name for row in flagged for name in {flag.detector for flag in row.flags})
+    fired = {name for name, count in counts.items() if count >= _RARE * len(flagged)}
     looping = any(
         one.id == "TRUNCATION" and one.values["loops"] > one.values["cut"] / 2 for one in examination.signals
     )

@@ -68,7 +68,7 @@ def _tables(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "heads": [head, "answers", "degenerate", "rate", "95 % interval"],
             "rows": [
                 (name, one["rows"], one["count"], *_rate(one))
-                for name, one in rates["degenerate"][by].items()
+                for name, one in _worst_first(rates["degenerate"][by], by == "by_policy")
             ],
         }
     yield {
@@ -99,12 +99,21 @@ def _tables(result: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     }
 
 
+def _worst_first(parts: Mapping[str, Any], ranked: bool) -> list[tuple[str, Any]]:
+    rows = list(parts.items())
+    return sorted(rows, key=lambda row: -row[1]["rate"]) if ranked else rows
+
+
 def _rate(one: Mapping[str, Any]) -> tuple[str, str]:
     return wording.percent(one["rate"]), wording.span(one["interval"])
 
 
 def _row(row: Mapping[str, Any], rollout: Rollout) -> dict[str, Any]:
-    facts = {"reward": rollout.reward, "advantage": rollout.advantage, "finish": rollout.finish}
+    facts: dict[str, Any] = {
+        "reward": rollout.reward,
+        "advantage": rollout.advantage,
+        "finish": rollout.finish,
+    }
     facts |= {"policy": rollout.policy, "step": rollout.step, "at": rollout.source}
     prompt = flatten(rollout.prompt, roles=True)
     return {

@@ -14,7 +14,7 @@ from holdtrue.doctor.reading import Reading
 class NanLogits(Detector):
     """Log-probabilities that are NaN or infinite, or a run of token 0, which wins when all are NaN. Fails.
 
-    In the Qwen vocabulary token 0 is ``!``; where only text is known, ``run`` of them at the end fail.
+    In the Qwen vocabulary token 0 is ``!``; where only text is known, ``run`` of them at the end warn.
     """
 
     why: ClassVar = "The engine's forward pass overflowed; no penalty on repetition can mend that."
@@ -54,4 +54,4 @@ class NanLogits(Detector):
             )
         elif not len(zeros) and reading.text.endswith("!" * self.run):
             first = len(reading.text.rstrip("!"))
-            yield self.flag("fail", f"'!' x {reading.end - first} at the end", span=(first, reading.end))
+            yield self.flag("warn", f"'!' x {reading.end - first} at the end", span=(first, reading.end))
