@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.health import repetition
-from holdtrue.records import Rollout, flatten
+from holdtrue.records import Messages, Rollout, flatten
 
 TEXT_GRAM = 20
 """Characters: three or four words, so that a gram is rarely repeated by chance."""
@@ -76,6 +76,8 @@ class Reading:
     @cached_property
     def own(self) -> list[tuple[int, int]]:
         """The stretches of the text before :attr:`end` that the policy wrote; tools wrote the others."""
+        if not isinstance(self.rollout.answer, str):
+            return self._of_turns(self.rollout.answer)
         if "<|" not in self.text:
             return [(0, self.end)]
         stretches, start = [], 0
@@ -83,6 +85,19 @@ class Reading:
             stretches.append((start, turn.start()))
             start = turn.end()
         return [*stretches, (start, self.end)]
+
+    def _of_turns(self, turns: Messages) -> list[tuple[int, int]]:
+        stretches, start = [], 0
+        for turn in turns:
+            if turn.role == "assistant":
+                stretches.append((start, min(start + len(turn.content), self.end)))
+            start += len(turn.content) + 2  # the blank line between turns
+        return stretches
+
+    def find(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        """Every match in what the policy wrote."""
+        for start, end in self.own:
+            yield from pattern.finditer(self.text, start, end)
 
     @cached_property
     def body(self) -> NDArray[np.int64]:
@@ -145,8 +160,3 @@ def quote(text: str, most: int = 80) -> str:
     """Text for evidence: one line, control characters spelled, cut in the middle."""
     shown = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
     return repr(shown)
-
-
-def ids_of(rollout: Rollout) -> Sequence[int]:
-    """The completion's ids, empty when the file has none."""
-    return rollout.completion_ids or ()

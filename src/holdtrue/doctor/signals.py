@@ -36,7 +36,8 @@ def _level(value: float, warn: float, fail: float) -> Severity:
 
 def read(rows: Rows, vocabulary: Vocabulary | None = None) -> list[Finding]:
     """All signals, also that nothing is wrong; those whose columns are missing are left out."""
-    found = [*truncation(rows), *several_ends(rows, vocabulary), *blind_reward(rows)]
+    found = [*truncation(rows), *several_ends(rows, vocabulary), *turn_ends(rows, vocabulary)]
+    found += blind_reward(rows)
     return [*found, *group_collapse(rows), *advantage_on_junk(rows), *gap_trend(rows)]
 
 
@@ -102,6 +103,36 @@ def several_ends(rows: Rows, vocabulary: Vocabulary | None) -> Iterator[Finding]
         "huggingface/trl PR 7039",
         share=share,
         ends=sorted(vocabulary.ends),
+    )
+
+
+def turn_ends(rows: Rows, vocabulary: Vocabulary | None) -> Iterator[Finding]:
+    """TURN_ENDS: by turn, the share of the policy's turns whose last token is an end token.
+
+    A turn is a run of tokens whose loss mask is 1. Warns when fewer than 0.9 of the turns before the last
+    one end so: they were cut, or stopped by a string, and the turn was left open.
+    """
+    turns: dict[int, list[bool]] = defaultdict(list)
+    for row in rows:
+        ids, mask = row.rollout.completion_ids, row.rollout.loss_mask
+        if vocabulary is None or not ids or mask is None or len(mask) != len(ids):
+            continue
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(mask, dtype=bool), [0]])))
+        for turn, last in enumerate(edges[1::2].tolist()):
+            turns[turn].append(int(ids[last - 1]) in vocabulary.ends)
+    if len(turns) < 2:
+        return
+    shares = {turn: fmean(ended) for turn, ended in sorted(turns.items())}
+    lowest = min(list(shares.values())[:-1])
+    said = ", ".join(f"{t + 1}: {share:.0%} of {len(turns[t])}" for t, share in list(shares.items())[:8])
+    yield _finding(
+        "TURN_ENDS",
+        _level(-lowest, -0.9, 1.0),
+        f"turns that end with an end token: {said}",
+        "Turns that end otherwise stay open, and the next one begins inside them.",
+        "Put the end token behind a turn that a stop string ended, in the next prompt and in training.",
+        "Visual-Agent/DeepEyes (fault E)",
+        shares={str(turn): share for turn, share in shares.items()},
     )
 
 

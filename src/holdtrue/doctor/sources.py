@@ -96,11 +96,11 @@ def _file(path: str) -> Path:
 
 
 def _rollouts(row: Mapping[str, Any], at: Source) -> Iterator[Rollout]:
-    if isinstance(row.get("messages"), list) and not _first(row, _ANSWER):
+    if (chosen := _choices(row)) is not None:
+        yield from _answered(row, chosen, at)
+    elif isinstance(row.get("messages"), list) and not _first(row, _ANSWER):
         prompt, answer = _split(_content(row["messages"], "messages"))
         yield _rollout(row, prompt, answer, at)
-    elif (chosen := _choices(row)) is not None:
-        yield from _answered(row, chosen, at)
     else:
         yield from _columns(row, at)
 

@@ -114,7 +114,7 @@ def _row(row: Mapping[str, Any], rollout: Rollout) -> dict[str, Any]:
         "advantage": rollout.advantage,
         "finish": rollout.finish,
     }
-    facts |= {"policy": rollout.policy, "step": rollout.step, "at": rollout.source}
+    facts |= {"finish": rollout.finish, "policy": rollout.policy, "step": rollout.step, "at": rollout.source}
     prompt = flatten(rollout.prompt, roles=True)
     return {
         "index": row["index"],

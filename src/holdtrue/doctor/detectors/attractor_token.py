@@ -33,12 +33,7 @@ class AttractorToken(Detector):
         """All of them as one flag."""
         if not any(token in reading.text for token in _TOKENS):
             return
-        places = [
-            place
-            for start, end in reading.own
-            for place in _ATTRACTORS.finditer(reading.text, start, end)
-            if place.group() not in reading.prompt
-        ]
+        places = [place for place in reading.find(_ATTRACTORS) if place.group() not in reading.prompt]
         if places:
             first = places[0]
             around = reading.text[max(first.start() - 20, 0) : first.end() + 20]

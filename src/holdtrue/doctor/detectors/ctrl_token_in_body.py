@@ -66,12 +66,7 @@ class CtrlTokenInBody(Detector):
     def _in_text(self, reading: Reading) -> Iterator[Flag]:
         if not any(mark in reading.text for mark in _HINTS):
             return
-        places = [
-            place
-            for start, end in reading.own
-            for place in CONTROL.finditer(reading.text, start, end)
-            if not _is_html(reading.text, place)
-        ]
+        places = [place for place in reading.find(CONTROL) if not _is_html(reading.text, place)]
         if not places:
             return
         free = [place for place in places if not _is_named(reading, place)]

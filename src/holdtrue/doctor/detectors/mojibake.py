@@ -31,7 +31,7 @@ class Mojibake(Detector):
         """All broken characters as one flag."""
         if reading.text.isascii():
             return
-        places = list(_BROKEN.finditer(reading.text))
+        places = list(reading.find(_BROKEN))
         if len(places) >= self.least and not _BROKEN.search(reading.prompt):
             first = places[0].start()
             yield self.flag(

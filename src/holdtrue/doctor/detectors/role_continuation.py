@@ -47,11 +47,11 @@ class RoleContinuation(Detector):
 def _heading(reading: Reading) -> re.Match[str] | None:
     if "##" not in reading.text or _HEADED.search(reading.prompt):
         return None
-    return _HEADED.search(reading.text, 0, reading.end)
+    return next(reading.find(_HEADED), None)
 
 
 def _plain(reading: Reading) -> re.Match[str] | None:
-    found = _PLAIN.search(reading.text, 0, reading.end) if ":" in reading.text else None
+    found = next(reading.find(_PLAIN), None) if ":" in reading.text else None
     if found is None or _ROLE.search(reading.text, 0, found.start()) or _ROLE.search(reading.prompt):
         return None
     return found
