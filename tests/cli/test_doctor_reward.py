@@ -69,7 +69,7 @@ def test_columns_of_the_data_reach_the_reward_and_junk_in_it_is_left_out(
     data = toy.write_pairs(tmp_path / "data.jsonl", 0, rows=rows)
     done = holdtrue("doctor", "reward", f"{rewards}:strict", "--data", data, "--json")
     assert (done.code, done.value["verdict"]) == (0, "warn")
-    assert (done.value["examples"], done.value["left_out"]) == (9, 1)
+    assert (done.value["examples"], done.value["left_out"]) == (9, {"empty, or with control tokens": 1})
     assert "R01" in severities(done.value) and severities(done.value)["R01"] == "ok"
     few = holdtrue("doctor", "reward", f"{rewards}:strict", "--data", data, "--examples", 4, "--json")
     assert few.value["examples"] == 4
@@ -84,6 +84,26 @@ def test_a_saved_model_is_audited_with_both_answers_of_a_pair(
     assert found["R11"] == found["R12"] == "ok"  # scores neither depend on the batch nor on chance
     missing = next(one for one in done.value["findings"] if one["id"] == "R06")
     assert missing["severity"] == "warn" and "396 filler words (40 of 40)" in missing["evidence"]
+
+
+def test_an_answer_too_long_for_the_model_is_left_out_with_the_reason(
+    holdtrue: Run, toy_run: Path, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "rain ?", "completion": text} for text in ("so kind", "so rude", "tell " * 200)]
+    data = toy.write_pairs(tmp_path / "data.jsonl", 0, rows=rows)
+    done = holdtrue("doctor", "reward", toy_run, "--data", data, "--json")
+    assert (done.value["examples"], done.value["left_out"]) == (2, {"longer than max_length": 1})
+
+
+def test_a_model_that_compares_answers_is_refused(
+    holdtrue: Run, toy_folder: Path, tmp_path: Path, toy_run: Path
+) -> None:
+    folder = tmp_path / "judge"
+    shutil.copytree(toy_run / "model", folder)
+    card = json.loads((folder / "reward_card.json").read_text())
+    (folder / "reward_card.json").write_text(json.dumps({**card, "kind": {"kind": "preference_lm"}}))
+    done = holdtrue("doctor", "reward", folder, "--json")
+    assert done.code == 2 and "compares two answers" in done.error["message"]
 
 
 def test_a_classifier_of_transformers_is_a_reward_too(
@@ -123,7 +143,7 @@ def test_data_without_an_honest_answer_is_refused(holdtrue: Run, rewards: Path, 
     rows = [{"prompt": "?", "completion": ""}, {"prompt": "!", "completion": "</s>a"}]
     data = toy.write_pairs(tmp_path / "data.jsonl", 0, rows=rows)
     done = holdtrue("doctor", "reward", f"{rewards}:blind", "--data", data, "--json")
-    assert done.code == 3 and "all 2 answers" in done.error["message"]
+    assert done.code == 3 and "there are 0, and 2 empty" in done.error["message"]
     done = holdtrue("doctor", "reward", f"{rewards}:blind", "--format", "preference", "--json")
     assert done.code == 2 and "no --data" in done.error["message"]
 

@@ -21,7 +21,7 @@ _VETO = "wrap it in holdtrue.doctor.veto.veto, or subtract a penalty for what fo
 ADVICE: Mapping[str, Advice] = {
     "R01": Advice(
         "suffix_blind",
-        "junk behind the answer earns what the answer earns, so the habit drifts with nothing to stop it; "
+        "junk behind the answer earns what the answer earns, or more, so nothing stops the habit; "
         "KL to a checkpoint that has the habit keeps it",
         f"make the reward see the junk: {_VETO}; read only up to the end of turn and let the veto judge the "
         "rest. A reward of the format alone may stay blind where another one in the sum is not; a reward "

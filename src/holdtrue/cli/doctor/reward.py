@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from textwrap import TextWrapper
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from holdtrue.doctor.findings import Diagnosis
     from holdtrue.doctor.rewards import Case, Reward
     from holdtrue.records import Answer, Group
+    from holdtrue.reward.scorer import Scored
 
 
 def command(
@@ -54,30 +58,38 @@ def command(
 
     if not data and (format or columns):
         raise SettingsError("--format and --column say how --data is read, and no --data is given")
-    asked, plain_text = open_reward(reward, timeout, trust_remote_code)
-    cases, left_out = _cases(data or [], examples, format, frame.columns_from(columns), plain_text)
-    diagnosis = audit(asked, cases, limit=timeout)
+    opened = open_reward(reward, timeout, trust_remote_code)
+    cases, left_out = _cases(opened, data or [], examples, format, frame.columns_from(columns))
+    diagnosis = audit(opened.reward, cases, limit=timeout)
     value = {"reward": reward, "examples": len(cases), "left_out": left_out} | diagnosis.as_json()
     failed = diagnosis.verdict == "fail"
     return frame.Result(value, _text(value, diagnosis), QualityError.exit_code if failed else 0)
 
 
-def open_reward(name: str, timeout: float, trust_remote_code: bool) -> tuple[Reward, Any]:
-    """The reward behind an argument, and what plain strings are to be read as for it.
+@dataclass(frozen=True)
+class Opened:
+    """A reward, what plain strings of the data are read as for it, and why it cannot take an answer."""
+
+    reward: Reward
+    plain_text: Literal["chat", "raw"] = "raw"
+    refuses: Callable[[Case], str | None] = lambda case: None
+
+
+def open_reward(name: str, timeout: float, trust_remote_code: bool) -> Opened:
+    """The reward behind an argument.
 
     Raises:
-        SettingsError: it is none of the four forms. ModelError: the model cannot be used.
+        SettingsError: it is none of the forms. ModelError: the model cannot be used.
     """
     from holdtrue.doctor import reward_servers, rewards
 
     if "://" in name:
-        return reward_servers.from_url(name, timeout), "raw"
+        return Opened(reward_servers.from_url(name, timeout))
     path = Path(name)
     if path.is_dir():
         return _model(path, trust_remote_code)
-    function = name.rpartition(":")[2]
-    if ":" in name and function.isidentifier():
-        return rewards.from_name(name), "raw"
+    if ":" in name and name.rpartition(":")[2].isidentifier():
+        return Opened(rewards.from_name(name))
     if name.endswith(".py"):
         raise SettingsError(f"name the function in it too: {name}:my_reward")
     raise SettingsError(
@@ -86,7 +98,7 @@ def open_reward(name: str, timeout: float, trust_remote_code: bool) -> tuple[Rew
     )
 
 
-def _model(path: Path, trust_remote_code: bool) -> tuple[Reward, Any]:
+def _model(path: Path, trust_remote_code: bool) -> Opened:
     from holdtrue.cli import scoring
     from holdtrue.records import Answer, Group
     from holdtrue.reward.folders import compares
@@ -95,53 +107,58 @@ def _model(path: Path, trust_remote_code: bool) -> tuple[Reward, Any]:
 
     if compares(find_model(path)):
         raise SettingsError(
-            f"{path} compares two answers; the audit is of rewards that one answer has by itself"
+            f"{path} compares two answers; the audit is of rewards that an answer has by itself"
         )
     judge = scoring.load(path, DataSettings(), trust_remote_code)
-    chat = judge.data.plain_text == "chat"
 
-    def reward(cases: Sequence[Case]) -> list[float]:
-        read = [case.as_chat() if chat else case for case in cases]
-        groups = [Group(case.prompt, (Answer(case.answer),)) for case in read]
-        return [float(values[0]) for values in judge.scorer.score(groups)]
+    def score(cases: Sequence[Case]) -> list[Scored]:
+        read = [case.as_chat() if judge.data.plain_text == "chat" else case for case in cases]
+        return list(judge.scorer.stream(Group(case.prompt, (Answer(case.answer),)) for case in read))
 
-    return reward, judge.data.plain_text
+    def refuses(case: Case) -> str | None:
+        reason = score([case])[0].reasons[0]
+        return None if reason == "reward is not finite" else reason  # that is for the audit to say
+
+    return Opened(
+        lambda cases: [float(scored.rewards[0]) for scored in score(cases)], judge.data.plain_text, refuses
+    )
 
 
 def _cases(
-    data: list[str], count: int, format: str | None, columns: dict[str, str], plain_text: Any
-) -> tuple[list[Case], int]:
-    """The first ``count`` honest answers, two of a row at most; how many with junk in them were left out.
+    opened: Opened, data: list[str], count: int, format: str | None, columns: dict[str, str]
+) -> tuple[list[Case], dict[str, int]]:
+    """The first ``count`` honest answers, two of a row at most; why others were left out, and how many.
 
     Raises:
-        DataError: no row is usable, or all have junk.
+        DataError: no row is usable, or none of the answers.
     """
     from holdtrue.data.reader import Reader
     from holdtrue.doctor.reward_cases import built_in
     from holdtrue.doctor.rewards import Case
     from holdtrue.doctor.veto import holds_junk
 
-    if not data:
-        return built_in()[:count], 0
-    cases: list[Case] = []
-    left_out = 0
-    reader = Reader(data, format=format, columns=columns, plain_text=plain_text)
-    for group in reader:
-        for answer in _two(group):
-            case = Case(group.prompt, answer.content, str(group.source), group.meta)
-            if not case.text.strip() or holds_junk(case.text):
-                left_out += 1
-            elif len(cases) < count:
-                cases.append(case)
-        if len(cases) >= count:
-            break
-    else:
+    left_out = Counter[str]()
+
+    def usable(case: Case) -> bool:
+        junk = not case.text.strip() or holds_junk(case.text)
+        reason = "empty, or with control tokens" if junk else opened.refuses(case)
+        left_out.update([reason] if reason else [])
+        return reason is None
+
+    def read() -> Iterator[Case]:
+        for group in reader:
+            source = f"{Path(group.source.file).name}:{group.source.line}" if group.source else ""
+            for answer in _two(group):
+                yield Case(group.prompt, answer.content, source, group.meta)
+
+    reader = Reader(data, format=format, columns=columns, plain_text=opened.plain_text)
+    cases = list(islice(filter(usable, read() if data else built_in()), count))
+    if data and not cases:
         reader.report.require_rows()
-    if not cases:
-        raise DataError(
-            f"all {left_out} answers of the data are empty or hold control tokens; none is honest"
-        )
-    return cases, left_out
+    if len(cases) < 2:
+        reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "nothing else"
+        raise DataError(f"the audit needs two honest answers or more; there are {len(cases)}, and {reasons}")
+    return cases, dict(left_out)
 
 
 def _two(group: Group) -> list[Answer]:
@@ -163,7 +180,8 @@ def _text(value: dict[str, Any], diagnosis: Diagnosis) -> str:
             case = f" ({one.source})" if one.source else ""
             lines += [fill(f"why: {one.why}{case}"), fill(f"fix: {one.fix}")]
     lines += [f"-    {one.id} not judged: {one.why}" for one in diagnosis.skipped]
-    left_out = f" ({value['left_out']} with junk in them left out)" if value["left_out"] else ""
+    reasons = ", ".join(f"{count} {reason}" for reason, count in value["left_out"].items())
+    left_out = f"; left out: {reasons}" if reasons else ""
     verdict = (
         f"{diagnosis.verdict.upper()}: {value['reward']} on {value['examples']} honest answers{left_out}"
     )
