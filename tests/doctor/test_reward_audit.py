@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from holdtrue.doctor.findings import Diagnosis, Finding
-from holdtrue.doctor.reward_audit import Effect, audit
+from holdtrue.doctor.heard import Effect
+from holdtrue.doctor.reward_audit import audit
 from holdtrue.doctor.reward_cases import built_in
 from holdtrue.doctor.rewards import Case, from_function
 from holdtrue.doctor.veto import veto
