@@ -1,8 +1,8 @@
 """Chat templates as the static checks use them: rendered on dummy conversations, and read by what surrounds
 the words of a turn.
 
-A template is code that came with a model. transformers renders it in a sandbox; here it also has a time limit,
-and whatever it raises becomes :class:`Unrendered`.
+A template is code that came with a model. transformers renders it in a sandbox; here it also has a time
+limit, and whatever it raises becomes :class:`Unrendered`.
 """
 
 from __future__ import annotations

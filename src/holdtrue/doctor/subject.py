@@ -1,6 +1,7 @@
 """The subject of the static checks: a model folder and what it will be trained with, read when asked for.
 
-A part that is not there raises :class:`~holdtrue.doctor.findings.Missing`, which skips the check that asked for it.
+A part that is not there raises :class:`~holdtrue.doctor.findings.Missing`, which skips the check that asked
+for it.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class Subject:
 
     @cached_property
     def uses(self) -> Mapping[str, str]:
-        """Uses of the model beyond single turns, each with who says so: the caller, the settings or the data."""
+        """Uses of the model beyond single turns, each with who names it: caller, settings or an example."""
         found = {use: "--uses" for use in USES if use in self.asked}
         settings = self.settings or {}
         if settings.get("tools") or settings.get("environment_factory"):

@@ -1,4 +1,4 @@
-"""``holdtrue doctor check``: what is wrong with a model folder, its template, settings and data before training."""
+"""``holdtrue doctor check``: what is wrong with a model folder and its data before training starts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def command(
         typer.Option(
             "--glue",
             metavar="TEXT",
-            help="What your environment writes between a tool call's text and the next answer; {result} is the tool's.",
+            help="What an environment writes between a tool call and the next answer, around {result}.",
         ),
     ] = None,
 ) -> frame.Result:
@@ -109,7 +109,7 @@ def asked(uses: str) -> frozenset[str]:
 
 
 def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
-    """The worst first, each with what it leads to and what to do; what is well in one line, then what was skipped."""
+    """The worst first, each with its reason and fix; then what is well in one line, and what was skipped."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
@@ -117,7 +117,7 @@ def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
     parts: list[Any] = []
     for one in diagnosis.findings:
         if one.severity != "ok":
-            parts += [_heading(one), Padding(_body(one), (0, 0, 1, 2))]
+            parts += [_heading(one), Padding(_body(one), (0, 0, 1, 2), expand=False)]
     fine = list(dict.fromkeys(one.id for one in diagnosis.findings if one.severity == "ok"))
     if fine:
         parts.append(Text.assemble(("ok      ", STYLES["ok"]), ", ".join(fine)))

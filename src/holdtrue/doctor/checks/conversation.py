@@ -1,4 +1,4 @@
-"""C, of whole conversations: are turns, tools and thoughts rendered, and stay as they were when more turns follow?"""
+"""C, of conversations: are turns, tools and thoughts rendered, and do they stay when more turns follow?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from holdtrue.doctor.rendering import Template, Unrendered, answer, common_prefi
 from holdtrue.doctor.subject import Example, Subject
 
 SAMPLE = 200
-"""Training examples that are rendered: enough to see a fault that all or most rows share, in about a second."""
+"""Training examples that are rendered: shows a fault that many rows share, in about a second."""
 
 
 class Part(NamedTuple):
@@ -51,13 +51,13 @@ def prefix_preserving(subject: Subject) -> Results:
             broken[kind] = found
             used += [kind] if in_use else []
     drifting = [one for one in _sample(subject) if _example_drift(template, one)]
-    values = {"drift": broken, "examples": [one.at for one in drifting]}
+    values: dict[str, Any] = {"drift": broken, "examples": [one.at for one in drifting]}
     if not broken and not drifting:
         yield Finding("C03", "ok", f"earlier turns stay as they were: {', '.join(kept)}", values=values)
         return
     shown = [
-        f"{kind}: from character {one['offset']} in the {one['role']} turn {one['turn']}, {one['was']!r} becomes "
-        f"{one['becomes']!r}"
+        f"{kind}: from character {one['offset']}, in turn {one['turn']} ({one['role']}), {one['was']!r} "
+        f"becomes {one['becomes']!r}"
         for kind, one in broken.items()
     ]
     if drifting:
@@ -65,14 +65,14 @@ def prefix_preserving(subject: Subject) -> Results:
             0,
             f"{len(drifting)} of {len(_sample(subject))} examples, e.g. {', '.join(values['examples'][:3])}",
         )
-    who = ", ".join(f"{use} ({uses[use]})" for use in uses) or "single turns"
+    who = f"in use: {', '.join(f'{use} ({uses[use]})' for use in uses)}; " if uses else ""
     yield Finding(
         "C03",
         "fail" if used or drifting else "warn",
         "; ".join(shown),
-        f"later turns change how earlier ones are rendered; used for {who}",
-        "keep the sampled ids and append to them, or train with a prefix-preserving template (TRL has one for most "
-        "families)",
+        f"{who}turns that were sampled are rendered otherwise once more turns follow",
+        "keep the sampled ids and append to them, or train with a prefix-preserving template "
+        "(TRL has one for most families)",
         "PrimeIntellect-ai/prime-rl#1334, verl-project/verl#7322",
         values,
     )
@@ -80,7 +80,7 @@ def prefix_preserving(subject: Subject) -> Results:
 
 @check("C04")
 def role_dropped(subject: Subject) -> Results:
-    """System turns, tools and thoughts must reach the rendered text; fails when the use has what is dropped."""
+    """System turns, tools and thoughts must reach the rendered text; fails when one in use does not."""
     template, found = subject.template, []
     template.plain(1)
     for name, parts in _parts(subject).items():
@@ -183,7 +183,7 @@ def injection(subject: Subject) -> Results:
             f"{probe!r} in a user's words becomes its id{counted}"
             + (f": {', '.join(rows[:3])}" if rows else ""),
             "users and tool results can end turns and begin others, and control tokens are learned as words",
-            "encode the words of users and tools with split_special_tokens=True, or put a space into the strings",
+            "encode words of users and tools with split_special_tokens=True, or put a space into the strings",
             "Visual-Agent/DeepEyes#131",
             values,
         )
@@ -193,8 +193,8 @@ def injection(subject: Subject) -> Results:
 
 @check("C08")
 def hand_written_glue(subject: Subject) -> Results:
-    """What an environment writes by hand between a tool call and the next answer, against the template; fails when
-    markers or line breaks differ.
+    """What an environment writes by hand between a tool call and the next answer, against the template; fails
+    when markers or line breaks differ.
     """
     if subject.glue is None:
         raise Missing("no --glue given")

@@ -24,7 +24,7 @@ def greedy_thinking(subject: Subject) -> Results:
     thinks = _thinks(subject)
     if not sampling:
         raise Missing("neither generation_config.json nor the settings name a temperature")
-    seen = f"temperature {sampling.get('temperature', 'not named')}, do_sample {sampling.get('do_sample', 'not named')}"
+    seen = ", ".join(f"{name} {value}" for name, value in sampling.items())
     if greedy and thinks:
         known = subject.family
         advice = dict(known.sampling) if known and known.sampling else {"temperature": 0.6, "top_p": 0.95}
@@ -43,8 +43,8 @@ def greedy_thinking(subject: Subject) -> Results:
 
 @check("D02")
 def rollout_penalties(subject: Subject) -> Results:
-    """Penalties change the distribution that is drawn from, not the one that is trained; warns when a training run
-    draws with any.
+    """Penalties change the distribution that is drawn from, not the one that is trained; warns when a run draws
+    with any.
     """
     if subject.settings is None:
         raise Missing("no settings of a training run")
@@ -56,7 +56,7 @@ def rollout_penalties(subject: Subject) -> Results:
             "D02",
             "warn",
             f"rollouts are drawn with {named}",
-            "log-probabilities of the trainer are not those the tokens were drawn with; penalties are for serving",
+            "the trainer's log-probabilities are not those that tokens were drawn with; penalties are to serve",
             "set " + ", ".join(f"{name} {_NEUTRAL[name]:g}" for name in wrong) + " for rollouts",
             "OpenRLHF/OpenRLHF#1165",
             {"penalties": wrong, "fix": {"settings": {name: _NEUTRAL[name] for name in wrong}}},
@@ -87,7 +87,7 @@ def generation_config_overrides(subject: Subject) -> Results:
             "D03",
             "warn",
             f"generation_config.json sets {named}; the settings name none of them",
-            "vLLM and transformers take them as defaults, so rollouts are drawn otherwise than the settings say",
+            "vLLM and transformers take them as defaults, so rollouts are not drawn as the settings say",
             "name each in the settings, or start vLLM with --generation-config vllm",
             "vllm-project/vllm#17103",
             {"silent": silent},
@@ -100,7 +100,7 @@ def generation_config_overrides(subject: Subject) -> Results:
 def unbanned_controls(subject: Subject) -> Results:
     """Control tokens that may be drawn in an answer though no answer holds them."""
     template = Template(subject.tokenizer)
-    kept = subject.stops | _in_answers(template)
+    kept = subject.stops | _in_answers(template) | _published_ends(subject)
     banned = _banned(subject)
     open_ids = sorted(id for id in template.special if id not in kept | banned)
     values = {"ids": open_ids, "masks": masks(open_ids)}
@@ -117,8 +117,8 @@ def unbanned_controls(subject: Subject) -> Results:
         f"{len(open_ids)} control ids {ranges(open_ids)} can be drawn inside an answer, such as {shown}"
         + (f"; {images} of images and video" if images else ""),
         "a policy that drifts falls into them, and image tokens crash the next forward pass",
-        "ban them in rollouts: values.masks of --json; renormalise the trainer's log-probabilities the same way, and "
-        "never ban the EOS set",
+        "ban them in rollouts (values.masks of --json), renormalise the trainer's log-probabilities in the same "
+        "way, and never ban the EOS set",
         "Visual-Agent/DeepEyes#131, hiyouga/EasyR1#110",
         values,
     )
@@ -194,7 +194,7 @@ def logprobs_mode(subject: Subject) -> Results:
             "D07",
             "warn",
             f"{name} is {given[name]} at temperature {temperature:g}",
-            "importance ratios compare two different distributions, and drift from 1 without any change of weights",
+            "importance ratios compare two distributions, and are not 1 even without a change of weights",
             f"set {name} to processed_logprobs",
             "huggingface/trl#3867",
             {"fix": {"settings": {name: "processed_logprobs"}}},
@@ -251,6 +251,12 @@ def _in_answers(template: Template) -> frozenset[int]:
         if whole.startswith(prompt):
             found |= set(template.controls_in(whole[len(prompt) :]))
     return frozenset(found)
+
+
+def _published_ends(subject: Subject) -> frozenset[int]:
+    """Ids that end answers of the family, also where this folder does not declare them."""
+    known, ids = subject.family, subject.tokenizer.get_vocab()
+    return frozenset(ids[text] for text in (known.ends if known else ()) if text in ids)
 
 
 def _banned(subject: Subject) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""C, of markers: do turns begin and end as training and serving need it? The other half is ``conversation``."""
+"""C, of markers: do turns begin and end as training and serving need it? See also ``conversation``."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def generation_prompt_is_a_prefix(subject: Subject) -> Results:
         yield Finding(
             "C02",
             "fail",
-            f"at character {at} the prompt goes on with {asked[at:][:60]!r}, the trained text with {whole[at:][:60]!r}",
+            f"at character {at} the prompt goes on with {asked[at:][:60]!r}, "
+            f"the trained text with {whole[at:][:60]!r}",
             "the model answers after other words than those it was trained after",
-            "train with the prompt that is served: cut the answer out of the rendered text only behind it, or change "
-            "the template so that both agree",
+            "change the template so that both agree, or tokenize prompt and answer apart and join their ids",
             "hiyouga/LlamaFactory#6987",
             values,
         )
@@ -101,8 +101,8 @@ def generation_prompt_is_a_prefix(subject: Subject) -> Results:
 
 @check("C05")
 def stop_in_loss(subject: Subject) -> Results:
-    """The end of a turn must be among what is trained; fails when generation markers leave it out, or the settings
-    ask for them and the template has none.
+    """The end of a turn must be among what is trained; fails when generation markers leave it out, or the
+    settings ask for them and the template has none.
     """
     template = subject.template
     marked = "endgeneration" in template.source
@@ -114,7 +114,7 @@ def stop_in_loss(subject: Subject) -> Results:
                 "fail",
                 "the settings ask for assistant_only_loss, the template has no {% generation %} markers",
                 "no token of any answer is trained",
-                "put {% generation %} and {% endgeneration %} around what the assistant writes, its end included",
+                "put {% generation %} and {% endgeneration %} around answers, with their end",
                 "the chat templates of TRL (grpo and sft)",
             )
         else:
@@ -142,7 +142,7 @@ def stop_in_loss(subject: Subject) -> Results:
 
 @check("C09")
 def template_hash(subject: Subject) -> Results:
-    """The template by its hash: which published one it is, and whether the adapter was trained with another."""
+    """The template by its hash: which published one it is; fails when the adapter's is another."""
     template = subject.template
     name = facts.TEMPLATES.get(template.sha256[:16])
     values: dict[str, Any] = {"sha256": template.sha256, "known_as": name}

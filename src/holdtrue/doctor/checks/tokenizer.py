@@ -13,7 +13,7 @@ from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.errors import DataError
 
 SAMPLE = 200
-"""Training examples that are rendered: enough to see a fault that all or most rows share, in about a second."""
+"""Training examples that are rendered: shows a fault that many rows share, in about a second."""
 
 PROBES = (
     "The quick brown fox, 12345 times: it's 3.14!",
@@ -47,8 +47,8 @@ def eos_set_agreement(subject: Subject) -> Results:
             "T01",
             "fail",
             evidence,
-            f"the template ends {show(end[:1])}, which is not in {_braced(subject.stops)}: nothing stops there, "
-            "and answers run on to the length limit",
+            f"the template ends {end[0]} ∉ {_braced(subject.stops)}: nothing stops there, and answers run on to "
+            "the length limit",
             f"{fix}, and eos_token of the tokenizer to {tokenizer.convert_ids_to_tokens(end[0])!r} "
             "(--eos_token in TRL)",
             "huggingface/trl#2059, vllm-project/vllm#4180",
@@ -78,15 +78,15 @@ def _doubts(
         yield f"config.json says {show(sorted(ends['config']))}, generation_config {show(sorted(generation))}"
     if tokenizer and len(subject.stops - tokenizer):
         yield (
-            f"a trainer that knows only the tokenizer's {show(sorted(tokenizer))} counts answers that end with "
-            f"{show(sorted(subject.stops - tokenizer))} as cut off"
+            f"a trainer that knows only the tokenizer's {show(sorted(tokenizer))} counts answers as cut off "
+            f"that end with {show(sorted(subject.stops - tokenizer))}"
         )
 
 
 @check("T02")
 def pad_is_eos(subject: Subject) -> Results:
-    """Padding that is also an EOS. Fails when labels made by the usual collator (ids with the padding id masked)
-    hold no end of the answer any more.
+    """Padding that is also an EOS. Fails when the usual collator's labels (ids, the padding id masked) hold
+    no end of the answer any more.
     """
     tokenizer, template = subject.tokenizer, subject.template
     pad, end = tokenizer.pad_token_id, set(template.turn_end)
@@ -124,7 +124,8 @@ def pad_is_eos(subject: Subject) -> Results:
             if end
             else "it ends answers too, and is never a target when padding is masked by id"
         )
-        yield Finding("T02", "warn", f"pad is {template.show([pad])}; {counted}", why, fix, "", values)
+        seen, source = f"pad is {template.show([pad])}; {counted}", "mlabonne/llm-course#33"
+        yield Finding("T02", "warn", seen, why, fix, source, values)
 
 
 def _trained_ends(
@@ -157,7 +158,7 @@ def _conversations(subject: Subject) -> Iterator[tuple[Sequence[Mapping[str, Any
 
 @check("T03")
 def bos_double(subject: Subject) -> Results:
-    """A rendered conversation that is tokenized once more: fails when it begins with two BOS. Also BOS that the
+    """A rendered conversation, tokenized as any text: fails when it begins with two BOS. Also BOS that the
     tokenizer adds and the template leaves out.
     """
     template, bos = subject.template, subject.tokenizer.bos_token_id
@@ -185,9 +186,9 @@ def bos_double(subject: Subject) -> Results:
         yield Finding(
             "T03",
             "fail" if needs else "warn",
-            f"the tokenizer adds BOS, the template does not: a rendered chat begins with {template.show(once[:3])}",
-            f"{known.name if known and needs else 'the model'} reads conversations without the BOS it was trained "
-            "with, since chat templates are tokenized without special tokens",
+            f"the tokenizer adds BOS, the template does not: a chat begins with {template.show(once[:3])}",
+            f"{known.name if known and needs else 'the model'} reads chats without the BOS it was trained with, "
+            "as rendered text is tokenized without special tokens",
             "begin the template with {{ bos_token }}",
             "vllm-project/vllm#27515",
             {**values, "fix": {"chat_template": {"prepend": "{{ bos_token }}"}}},
@@ -222,7 +223,7 @@ def vocabulary_padding(subject: Subject) -> Results:
             "T04",
             "warn",
             f"{seen}; {len(phantom)} phantom ids {ranges(phantom)}",
-            "the sampler can draw them; never drawn means never punished, and their probability rises with drift",
+            "the sampler can draw them; what is never drawn is never punished, and grows as the policy drifts",
             "mask their logits in every rollout: values.masks of --json has the settings of vLLM, SGLang and "
             "transformers",
             "vllm-project/vllm#13175, verl-project/verl#7882",
@@ -233,7 +234,7 @@ def vocabulary_padding(subject: Subject) -> Results:
 
 
 def masks(ids: Sequence[int]) -> dict[str, dict[str, Any]]:
-    """Settings that keep ids from being sampled, by engine. vLLM and SGLang take -100 as their lowest bias."""
+    """Settings that keep ids from being sampled, by engine; -100 is the lowest bias vLLM and SGLang take."""
     bias = {str(id): -100.0 for id in ids}
     return {
         "vllm": {"logit_bias": bias},
@@ -244,7 +245,7 @@ def masks(ids: Sequence[int]) -> dict[str, dict[str, Any]]:
 
 @check("T05")
 def special_not_atomic(subject: Subject) -> Results:
-    """Control strings that the template writes must be one token each; fails when one is spelt out in several."""
+    """Control strings that the template writes must be one token each; fails when one is spelt out."""
     template = subject.template
     texts = [
         text for text in (_rendered(template, one) for one in (plain(2), thinking(1), tool_use())) if text
@@ -260,7 +261,9 @@ def special_not_atomic(subject: Subject) -> Results:
     single = [one for one in (*strings, *tags) if len(template.ids(one)) == 1]
     hidden = [one for one in single if template.ids(one)[0] in template.special]
     values = {"spelt_out": {**spelt, **{tag: template.ids(tag) for tag in loose}}, "hidden": hidden}
-    seen = f"{len(single)} control strings are one token each, {len(hidden)} of them special (skip_special_tokens hides them)"
+    seen = (
+        f"{len(single)} control strings are one token each; skip_special_tokens hides {len(hidden)} of them"
+    )
     if spelt:
         name, ids = next(iter(spelt.items()))
         yield Finding(
@@ -297,7 +300,7 @@ def padding_side(subject: Subject) -> Results:
             "T06",
             "fail" if asked == "right" else "warn",
             f"padding_side is right in {'the settings' if asked == 'right' else 'the tokenizer'}",
-            "a model that generates after padding goes on from padding; vLLM and SGLang do not pad, transformers does",
+            "generation goes on from padding; vLLM and SGLang do not pad, transformers does",
             'set padding_side to "left" for generation',
             "EvolvingLMMs-Lab/lmms-eval#830",
             {**values, "fix": {"tokenizer_config.json": {"padding_side": "left"}}},
@@ -326,10 +329,10 @@ def round_trip(subject: Subject) -> Results:
             "T07",
             "fail",
             f"{len(changed)} of {len(PROBES)} texts get other ids from tokenizer.json than from the class "
-            f"{type(tokenizer).__name__} that transformers loads: {text[:20]!r} is {saved[index][:6]}... as saved, "
-            f"{ids[index][:6]}... as loaded",
+            f"{type(tokenizer).__name__} that transformers loads: {text[:20]!r} is {saved[index][:6]}... as "
+            f"saved, {ids[index][:6]}... as loaded",
             "training and serving read the same text as different tokens",
-            "set tokenizer_class in tokenizer_config.json to PreTrainedTokenizerFast, which takes the file as it is",
+            "set tokenizer_class of tokenizer_config.json to PreTrainedTokenizerFast, which takes the file as is",
             "hiyouga/LlamaFactory#5145",
             {"fix": {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}},
         )
@@ -339,7 +342,7 @@ def round_trip(subject: Subject) -> Results:
             "T07",
             "fail",
             f"two chat templates that differ: {' and '.join(templates)}",
-            "some tools read one and some the other, so the model is trained on one and served with the other",
+            "some tools read one and some the other: the model is trained on one and served with the other",
             "keep chat_template.jinja and take chat_template out of tokenizer_config.json",
             "hiyouga/LlamaFactory#6987",
             {"fix": {"tokenizer_config.json": {"chat_template": None}}},
@@ -348,7 +351,7 @@ def round_trip(subject: Subject) -> Results:
         yield Finding(
             "T07",
             "warn",
-            f"{len(lost)} of {len(PROBES)} texts are not the same after encoding and decoding: {lost[0][:40]!r}",
+            f"{len(lost)} of {len(PROBES)} texts change when encoded and decoded: {lost[0][:40]!r}",
             "a reward that reads decoded text sees another one than was written",
             "give rewards the text the engine wrote, or take away the normaliser",
             "",
