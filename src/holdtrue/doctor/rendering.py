@@ -105,8 +105,8 @@ class Template:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text."""
-        return hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()
+        """Hash of the text without white space around, which files add and lose."""
+        return hashlib.sha256(self.source.strip().encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
     def controls(self) -> Mapping[int, str]:

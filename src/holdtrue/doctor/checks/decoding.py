@@ -43,8 +43,8 @@ def greedy_thinking(subject: Subject) -> Results:
 
 @check("D02")
 def rollout_penalties(subject: Subject) -> Results:
-    """Penalties change the distribution that is drawn from, not the one that is trained; warns when a run draws
-    with any.
+    """Penalties change the distribution that is drawn from and not the one that is trained; warns when a run
+    draws with any.
     """
     if subject.settings is None:
         raise Missing("no settings of a training run")
@@ -56,7 +56,7 @@ def rollout_penalties(subject: Subject) -> Results:
             "D02",
             "warn",
             f"rollouts are drawn with {named}",
-            "the trainer's log-probabilities are not those that tokens were drawn with; penalties are to serve",
+            "the trainer's log-probabilities are not those of the draw; penalties are for serving",
             "set " + ", ".join(f"{name} {_NEUTRAL[name]:g}" for name in wrong) + " for rollouts",
             "OpenRLHF/OpenRLHF#1165",
             {"penalties": wrong, "fix": {"settings": {name: _NEUTRAL[name] for name in wrong}}},
@@ -117,8 +117,8 @@ def unbanned_controls(subject: Subject) -> Results:
         f"{len(open_ids)} control ids {ranges(open_ids)} can be drawn inside an answer, such as {shown}"
         + (f"; {images} of images and video" if images else ""),
         "a policy that drifts falls into them, and image tokens crash the next forward pass",
-        "ban them in rollouts (values.masks of --json), renormalise the trainer's log-probabilities in the same "
-        "way, and never ban the EOS set",
+        "ban them in rollouts (values.masks of --json), renormalise the trainer's log-probabilities the "
+        "same way, and never ban the EOS set",
         "Visual-Agent/DeepEyes#131, hiyouga/EasyR1#110",
         values,
     )

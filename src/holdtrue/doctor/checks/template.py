@@ -173,9 +173,8 @@ def default_system(subject: Subject) -> Results:
     except Unrendered:
         yield Finding("C10", "ok", "the template takes no system turn, and puts none in")
         return
-    stated = with_it.partition(question(0))[0]
-    lines = [line for line in without.splitlines() if line.strip() and line not in stated]
-    silent = [text for line in lines if (text := _strip_controls(line, template)).strip()]
+    stated = _lines(with_it.partition(question(0))[0], template)
+    silent = [line for line in _lines(without, template) if line not in stated]
     if silent:
         mixed = {any(m.get("role") == "system" for m in one.messages) for one in subject.examples or ()}
         yield Finding(
@@ -225,7 +224,8 @@ def _ends_by_turn(template: Template, turns: int) -> list[list[int]]:
     return found
 
 
-def _strip_controls(text: str, template: Template) -> str:
+def _lines(text: str, template: Template) -> list[str]:
+    """Lines of words; control tokens part them too."""
     for control in template.controls.values():
-        text = text.replace(control, "")
-    return text
+        text = text.replace(control, "\n")
+    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -47,8 +47,8 @@ def eos_set_agreement(subject: Subject) -> Results:
             "T01",
             "fail",
             evidence,
-            f"the template ends {end[0]} ∉ {_braced(subject.stops)}: nothing stops there, and answers run on to "
-            "the length limit",
+            f"the template ends {end[0]} ∉ {_braced(subject.stops)}: nothing stops there, and answers run on "
+            "to the length limit",
             f"{fix}, and eos_token of the tokenizer to {tokenizer.convert_ids_to_tokens(end[0])!r} "
             "(--eos_token in TRL)",
             "huggingface/trl#2059, vllm-project/vllm#4180",
@@ -187,7 +187,7 @@ def bos_double(subject: Subject) -> Results:
             "T03",
             "fail" if needs else "warn",
             f"the tokenizer adds BOS, the template does not: a chat begins with {template.show(once[:3])}",
-            f"{known.name if known and needs else 'the model'} reads chats without the BOS it was trained with, "
+            f"{known.name if known and needs else 'the model'} reads chats without the BOS it learned with, "
             "as rendered text is tokenized without special tokens",
             "begin the template with {{ bos_token }}",
             "vllm-project/vllm#27515",
@@ -223,7 +223,7 @@ def vocabulary_padding(subject: Subject) -> Results:
             "T04",
             "warn",
             f"{seen}; {len(phantom)} phantom ids {ranges(phantom)}",
-            "the sampler can draw them; what is never drawn is never punished, and grows as the policy drifts",
+            "the sampler can draw them; what is not drawn is not punished, and grows as the policy drifts",
             "mask their logits in every rollout: values.masks of --json has the settings of vLLM, SGLang and "
             "transformers",
             "vllm-project/vllm#13175, verl-project/verl#7882",
@@ -332,7 +332,7 @@ def round_trip(subject: Subject) -> Results:
             f"{type(tokenizer).__name__} that transformers loads: {text[:20]!r} is {saved[index][:6]}... as "
             f"saved, {ids[index][:6]}... as loaded",
             "training and serving read the same text as different tokens",
-            "set tokenizer_class of tokenizer_config.json to PreTrainedTokenizerFast, which takes the file as is",
+            "set tokenizer_class of tokenizer_config.json to PreTrainedTokenizerFast, which takes it as is",
             "hiyouga/LlamaFactory#5145",
             {"fix": {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}},
         )
