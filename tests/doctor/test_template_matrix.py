@@ -1,8 +1,8 @@
 """The faults of published chat templates, as the checks find them. The knowledge page's matrix, re-measured.
 
 "dropped" and "raises" are of a system turn, a tool call and a tool's result. Differences from the page:
-R1-distill drops calls whose content is empty and renders the results (it raises where content is null); GLM-4 MoE
-renders calls, in a format of its own; Gemma drops calls.
+R1-distill drops calls whose content is empty and renders the results (it raises where content is null);
+GLM-4 MoE renders calls, in a format of its own; Gemma drops calls.
 """
 
 from __future__ import annotations

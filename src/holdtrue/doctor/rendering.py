@@ -174,8 +174,16 @@ class Template:
 
     def show(self, ids: Sequence[int]) -> str:
         """``<|im_end|> (151645), <|endoftext|> (151643)``; "none" for none."""
-        named = [f"{self.controls.get(id) or self.tokenizer.convert_ids_to_tokens(id)} ({id})" for id in ids]
-        return ", ".join(named) or "none"
+        return ", ".join(f"{self.name(id)} ({id})" for id in ids) or "none"
+
+    def name(self, id: int) -> str:
+        """A token's text; "no token" for an id beyond the vocabulary, which configs can hold."""
+        if id in self.controls:
+            return self.controls[id]
+        try:
+            return str(self.tokenizer.convert_ids_to_tokens(id) or "no token")
+        except (IndexError, OverflowError):
+            return "no token"
 
     def plain(self, turns: int, *, prompt: bool = False) -> str:
         """A plain conversation as text; with ``prompt`` up to its last question.

@@ -20,6 +20,8 @@ from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Messages
 
 USES = ("tools", "thinking", "multi-turn")
+SAMPLE = 200
+"""Enough to see a fault that many rows share, in about a second."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,12 @@ class Subject:
         ends = self.declared_ends
         declared = ends.get("generation_config", ends.get("config", frozenset()))
         return ends.get("tokenizer", frozenset()) | declared
+
+    @cached_property
+    def sample(self) -> Sequence[Example]:
+        """Up to ``SAMPLE`` conversations of the data, evenly spread; the checks that render use them."""
+        talks = [one for one in self.examples or () if one.messages]
+        return talks[:: max(1, len(talks) // SAMPLE)][:SAMPLE]
 
     @cached_property
     def uses(self) -> Mapping[str, str]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as runs
+from hypothesis import strategies as st
 
-from chat_families import chat_folder, chatml_folder, finding, put
+from chat_families import CHATML, QWEN, byte_level, chat_folder, chatml_folder, finding, put
+from holdtrue.doctor.checks import examine
 from holdtrue.doctor.findings import Missing
 from holdtrue.doctor.subject import Example, Subject
+from holdtrue.errors import HoldtrueError
 
 
 def test_greedy_decoding_warns_only_for_models_that_think(tmp_path: Path):
@@ -116,3 +122,50 @@ def test_settings_of_a_wrong_type_do_not_end_a_check(tmp_path: Path, value: Any)
     put(folder, "generation_config.json", {"suppress_tokens": "x", "temperature": "hot"})
     for id in ("D01", "D02", "D03", "D04"):
         assert finding(Subject(folder, settings=settings), id)
+
+
+KEYS = (
+    *(
+        "temperature",
+        "top_p",
+        "top_k",
+        "repetition_penalty",
+        "suppress_tokens",
+        "bad_words_ids",
+        "logit_bias",
+    ),
+    *(
+        "eos_token_id",
+        "vocab_size",
+        "text_config",
+        "model_type",
+        "generation_kwargs",
+        "max_completion_length",
+    ),
+    *("logprobs_mode", "enable_prefix_caching", "padding_side", "tools", "chat_template_kwargs", "do_sample"),
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=2),
+    max_leaves=4,
+)
+OBJECTS = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=5)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return byte_level(QWEN, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML)
+
+
+@runs(max_examples=60, deadline=None)
+@given(config=OBJECTS, generation_config=OBJECTS, settings=OBJECTS)
+def test_any_config_is_a_diagnosis_or_one_line(
+    tokenizer: Any, config: Any, generation_config: Any, settings: Any
+):
+    subject = Subject(Path("nowhere"), settings=settings)
+    vars(subject).update(tokenizer=tokenizer, config=config, generation_config=generation_config)  # as read
+    try:
+        said = json.dumps(examine(subject).as_json(), allow_nan=False)
+    except HoldtrueError as error:
+        said = str(error)
+    assert len(said.splitlines()) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,7 +80,7 @@ def generation_config_overrides(subject: Subject) -> Results:
     silent = {
         name: value
         for name, value in shipped.items()
-        if name not in given and _number(value) not in _as_tuple(neutral[name])
+        if name not in given and _number(value) not in (None, *_as_tuple(neutral[name]))
     }
     if silent:
         named = ", ".join(f"{name} {value}" for name, value in silent.items())
@@ -270,7 +271,7 @@ def _banned(subject: Subject) -> frozenset[int]:
         for one in _listed(source.get("suppress_tokens")):
             found |= {one} if isinstance(one, int) else set()
         for words in _listed(source.get("bad_words_ids")):
-            found |= set(words) if isinstance(words, list) and len(words) == 1 else set()
+            found |= {one for one in _listed(words) if isinstance(one, int) and len(words) == 1}
         bias = source.get("logit_bias")
         for id, value in bias.items() if isinstance(bias, Mapping) else ():
             if str(id).isdigit() and (_number(value) or 0) <= -50:
@@ -290,9 +291,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

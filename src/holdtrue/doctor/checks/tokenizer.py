@@ -12,8 +12,8 @@ from holdtrue.doctor.rendering import Template, Unrendered, plain, thinking, too
 from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.errors import DataError
 
-SAMPLE = 200
-"""Training examples that are rendered: shows a fault that many rows share, in about a second."""
+MOST_ROWS = 1 << 24
+"""No vocabulary comes near it; a larger vocab_size is a mistake."""
 
 PROBES = (
     "The quick brown fox, 12345 times: it's 3.14!",
@@ -59,7 +59,8 @@ def eos_set_agreement(subject: Subject) -> Results:
     if doubts:
         yield Finding("T01", "warn", evidence, "; ".join(doubts), fix, "huggingface/trl#7039", values)
     elif not subject.stops:
-        yield Finding("T01", "warn", evidence, "nothing ends an answer", "declare an eos_token", "", values)
+        why = "nothing ends an answer"
+        yield Finding("T01", "warn", evidence, why, "declare an eos_token", "huggingface/trl#734", values)
     else:
         yield Finding("T01", "ok", evidence, values=values)
 
@@ -133,8 +134,10 @@ def _trained_ends(
 ) -> tuple[int, int, str]:
     """Of how many conversations the last answer keeps an end among its labels; of how many; what they are."""
     ends = set(ends)
+    answered = [one for one in subject.sample if one.messages[-1].get("role") == "assistant"]
+    talks = [(one.messages, one.tools) for one in answered] or [(plain(turns), None) for turns in (1, 2, 3)]
     trained = total = 0
-    for messages, tools in _conversations(subject):
+    for messages, tools in talks:
         try:
             whole = template.ids(template.text(messages, tools=tools))
             prompt = template.ids(template.text(messages[:-1], tools=tools, prompt=True))
@@ -143,17 +146,7 @@ def _trained_ends(
         start = next((i for i, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(prompt))
         total += 1
         trained += any(id in ends and id != pad for id in whole[start:])
-    return trained, total, "examples" if subject.examples else "dummy conversations"
-
-
-def _conversations(subject: Subject) -> Iterator[tuple[Sequence[Mapping[str, Any]], Sequence[Any] | None]]:
-    if not subject.examples:
-        yield from ((plain(turns), None) for turns in (1, 2, 3))
-        return
-    step = max(1, len(subject.examples) // SAMPLE)
-    for example in subject.examples[::step][:SAMPLE]:
-        if example.messages and example.messages[-1].get("role") == "assistant":
-            yield example.messages, example.tools
+    return trained, total, "examples" if answered else "dummy conversations"
 
 
 @check("T03")
@@ -333,7 +326,7 @@ def round_trip(subject: Subject) -> Results:
             f"saved, {ids[index][:6]}... as loaded",
             "training and serving read the same text as different tokens",
             "set tokenizer_class of tokenizer_config.json to PreTrainedTokenizerFast, which takes it as is",
-            "hiyouga/LlamaFactory#5145",
+            "rule: engines without transformers read tokenizer.json",
             {"fix": {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}},
         )
     templates = subject.templates
@@ -354,7 +347,7 @@ def round_trip(subject: Subject) -> Results:
             f"{len(lost)} of {len(PROBES)} texts change when encoded and decoded: {lost[0][:40]!r}",
             "a reward that reads decoded text sees another one than was written",
             "give rewards the text the engine wrote, or take away the normaliser",
-            "",
+            "rule: decode(encode(text)) is the text",
         )
     if not (changed or lost or len(set(templates.values())) > 1):
         compared = "" if saved is None else ", and as tokenizer.json has them"
@@ -397,7 +390,7 @@ def _rows(subject: Subject) -> int:
     size = subject.config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     if size is None:
         raise Missing("no vocab_size in config.json")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MOST_ROWS:
         raise DataError(
             f"{subject.folder}: vocab_size of config.json is {size!r}; a number of rows is expected"
         )
