@@ -92,6 +92,13 @@ def test_eos_sets_that_agree_are_fine(tmp_path: Path):
     assert seen.values["declared"] == {"tokenizer": [2], "generation_config": [2], "config": [2]}
 
 
+def test_more_ends_than_the_template_writes_are_fine_as_qwen_publishes_them(tmp_path: Path):
+    folder = chat_folder(tmp_path, "Qwen2.5")
+    put(folder, "generation_config.json", {"eos_token_id": [2, 0]})
+    assert finding(Subject(folder), "T01").severity == "ok"
+    assert finding(Subject(folder), "T02").severity == "ok"
+
+
 # case 6
 
 

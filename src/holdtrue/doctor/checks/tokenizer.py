@@ -77,7 +77,10 @@ def _doubts(
         yield f"the tokenizer's {show(sorted(tokenizer))} is not in generation_config"
     if generation is not None and "config" in ends and not ends["config"] <= generation:
         yield f"config.json says {show(sorted(ends['config']))}, generation_config {show(sorted(generation))}"
-    if tokenizer and len(subject.stops - tokenizer):
+    spoken = end[:1] or sorted(
+        subject.stops
+    )  # other declared ends are a safety net that answers rarely reach
+    if tokenizer and not tokenizer.issuperset(spoken) and subject.stops - tokenizer:
         yield (
             f"a trainer that knows only the tokenizer's {show(sorted(tokenizer))} counts answers as cut off "
             f"that end with {show(sorted(subject.stops - tokenizer))}"
@@ -92,11 +95,12 @@ def pad_is_eos(subject: Subject) -> Results:
     tokenizer, template = subject.tokenizer, subject.template
     pad, end = tokenizer.pad_token_id, set(template.turn_end)
     ends = subject.stops | end
+    written = end | {tokenizer.eos_token_id}
     assumed = pad if pad is not None else tokenizer.eos_token_id
     trained, total, what = _trained_ends(subject, template, ends, assumed)
     counted = f"{trained}/{total} {what} train EOS"
     values = {"pad": pad, "ends": sorted(ends), "trained": trained, "examples": total}
-    spare = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>") if _unused(tokenizer, t, ends)), None)
+    spare = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>") if _unused(tokenizer, t, written)), None)
     name = spare or "a token that nothing else uses, such as an unused reserved one"
     if spare:
         values["fix"] = {"tokenizer_config.json": {"pad_token": spare}}
@@ -104,10 +108,10 @@ def pad_is_eos(subject: Subject) -> Results:
     if pad is None:
         why = f"no pad token: trainers take EOS for it, and with that {counted}"
         yield Finding(
-            "T02", "warn", "the tokenizer has no pad token", why, fix, "huggingface/trl#1668", values
+            "T02", "warn", "the tokenizer has no pad token", why, fix, "unslothai/unsloth#416", values
         )
-    elif pad not in ends:
-        yield Finding("T02", "ok", f"pad {template.show([pad])} ends nothing; {counted}", values=values)
+    elif pad not in written:
+        yield Finding("T02", "ok", f"pad {template.show([pad])} ends no turn; {counted}", values=values)
     elif trained < total and end:
         yield Finding(
             "T02",
@@ -135,6 +139,7 @@ def _trained_ends(
     """Of how many conversations the last answer keeps an end among its labels; of how many; what they are."""
     ends = set(ends)
     answered = [one for one in subject.sample if one.messages[-1].get("role") == "assistant"]
+    talks: list[tuple[Sequence[Mapping[str, Any]], Sequence[Any] | None]]
     talks = [(one.messages, one.tools) for one in answered] or [(plain(turns), None) for turns in (1, 2, 3)]
     trained = total = 0
     for messages, tools in talks:
