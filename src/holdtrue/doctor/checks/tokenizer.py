@@ -292,7 +292,7 @@ def special_not_atomic(subject: Subject) -> Results:
 def padding_side(subject: Subject) -> Results:
     """Generation in batches needs padding on the left; fails when the settings ask for right padding."""
     side, asked = subject.tokenizer.padding_side, (subject.settings or {}).get("padding_side")
-    values = {"tokenizer": side, "settings": asked}
+    values = {"tokenizer": side, "settings": asked if isinstance(asked, str) else None}
     if "right" in (side, asked):
         yield Finding(
             "T06",
