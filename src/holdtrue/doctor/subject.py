@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from holdtrue.doctor.weights import Weights
 from holdtrue.errors import DataError, ModelError
-from holdtrue.records import Messages
+
+if TYPE_CHECKING:
+    from holdtrue.doctor.encoding import Encoded
 
 USES = ("tools", "thinking", "multi-turn")
 
@@ -22,18 +25,42 @@ class Missing(Exception):
     """The subject lacks what a check needs; the message says what, in a few words."""
 
 
+Turn = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Example:
-    """A training example: what is read (``prompt``), what is to be learned (``target``), and where it stands.
+    """A training example, and where it stands.
 
-    ``tools`` are the functions that are offered to the model, as chat templates take them.
+    Attributes:
+        messages: the whole conversation, as chat templates take it; its last assistant turn is the target,
+            and there is none where it ends with another role (a prompt for RL). Empty for raw text.
+        at: ``file:line``.
+        rejected: what would stand in the target's place for the answer that lost (pairs only).
+        tools: functions offered to the model, as chat templates take them.
+        text: raw text, which is learned as it is, without a template.
     """
 
-    messages: tuple[Mapping[str, Any], ...]
-    """The whole conversation, as chat templates take it; the last assistant turn is the target."""
+    messages: tuple[Turn, ...]
     at: str
-    rejected: Messages | None = None
+    rejected: tuple[Turn, ...] | None = None
     tools: Sequence[Any] | None = None
+    text: str | None = None
+
+    @property
+    def target(self) -> str | None:
+        """Text of the last assistant turn, or the raw text; None where nothing is to be learned."""
+        if self.text is not None:
+            return self.text
+        return content_of(self.messages[-1]) if self.messages[-1]["role"] == "assistant" else None
+
+
+def content_of(turn: Turn) -> str:
+    """Text of a turn; parts that are not text are left out."""
+    content = turn.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
 
 
 @dataclass(frozen=True)
@@ -76,8 +103,31 @@ class Subject:
         except Exception as error:
             raise ModelError(f"the tokenizer in {self.folder} cannot be loaded: {error}") from error
 
-    def _json(self, name: str) -> Mapping[str, Any]:
-        path = self.folder / name
+    @cached_property
+    def weights(self) -> Weights:
+        """The model's tensors, read when asked for."""
+        if (weights := Weights.of(self.folder)) is None:
+            raise Missing("no weights in the folder")
+        return weights
+
+    @cached_property
+    def adapter_config(self) -> Mapping[str, Any]:
+        """``adapter_config.json`` of the adapter."""
+        if self.adapter is None:
+            raise Missing("no adapter is given")
+        return self._json("adapter_config.json", self.adapter)
+
+    @cached_property
+    def encoded(self) -> Sequence[Encoded]:
+        """The examples as the model will read them."""
+        from holdtrue.doctor.encoding import encode
+
+        if not self.examples:
+            raise Missing("no data is given")
+        return encode(self.examples, self.tokenizer)
+
+    def _json(self, name: str, folder: Path | None = None) -> Mapping[str, Any]:
+        path = (folder or self.folder) / name
         if not path.is_file():
             raise Missing(f"no {name}")
         try:
