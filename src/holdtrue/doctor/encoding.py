@@ -105,8 +105,9 @@ def _spans(example: Example, text: str, encoding: Any) -> list[Span]:
     spans: list[Span] = []
     position = 0
     for turn in example.messages:
-        whole = content_of(turn)
-        for content in (whole, whole.strip(), whole.rpartition("</think>")[2].strip()):  # as templates cut it
+        # White space around a text may be cut, or read as part of the control token beside it.
+        whole = content_of(turn).strip()
+        for content in (whole, whole.rpartition("</think>")[2].strip()):  # templates drop thoughts
             if content and (start := _find(content, text, position)) >= 0:
                 position = start + len(content)
                 first = _token(encoding, start, position, 1)

@@ -17,6 +17,8 @@ SMALL = 0.2
 """Norm of a row, as a share of the median norm, below which it counts as untrained."""
 LOWEST = 0.02
 """Share of the vocabulary nearest to known-unused rows that is suspected at most (Magikarp)."""
+ALIKE = 0.5
+"""Cosine with their mean that 95 % of the known-unused rows must reach to count as one direction (ours)."""
 KNOWN = 8
 """Known-unused rows below which their direction is not trusted."""
 
@@ -47,8 +49,8 @@ def untrained(matrix: Tensor, rows: RowStatistics, vocabulary: int | None = None
         like unused  the direction of x - mean is nearer to that of known-unused rows than all but 2 %
 
     The last rule needs rows known to be unused: those at and beyond ``vocabulary``, ids no tokenizer gives.
-    It speaks only where these rows form a cluster of their own (95 % of them nearer to their mean than
-    98 % of the others), since random rows that differ from each other have no direction in common.
+    It speaks only where these rows have one direction (95 % of them with cosine above 0.5 to their mean) that
+    98 % of the others do not share: random rows have none.
     Source: Land and Bartolo, 2024 (Magikarp), arXiv:2405.05417, section 3.
     """
     peaks, norms = rows.peaks, rows.norms
@@ -84,7 +86,7 @@ def _like_unused(matrix: Tensor, norms: NDArray[np.float32], vocabulary: int | N
         shift = np.float32(mean @ towards[:, 0])
         cosines[first : first + len(chunk)] = (along - shift) / np.sqrt(np.maximum(centred, 1e-12))
     line = np.percentile(cosines[vocabulary:], 5)
-    if line <= np.percentile(cosines[:vocabulary], 100 * (1 - LOWEST)):
+    if line <= max(ALIKE, np.percentile(cosines[:vocabulary], 100 * (1 - LOWEST))):
         return none
     found: NDArray[np.bool_] = cosines >= line
     return found

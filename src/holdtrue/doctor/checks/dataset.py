@@ -13,7 +13,7 @@ from holdtrue.data.near import RUN, near_classes
 from holdtrue.doctor.census import FOREIGN, TokenCensus, census
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.encoding import Encoded
-from holdtrue.doctor.facts import family
+from holdtrue.doctor.facts import FAMILIES, family
 from holdtrue.doctor.findings import Finding, Severity
 from holdtrue.doctor.gopher import looped, repeats, repetition
 from holdtrue.doctor.rendering import Template, Unrendered
@@ -24,7 +24,7 @@ DEEPEYES = "Visual-Agent/DeepEyes#131"
 SOME = 1e-3
 """Share of the targets above which control tokens in their text fail (the rollout detectors' limit)."""
 FEW = 0.01
-"""Share of the examples above which cut targets fail, and repeated examples and text after the answer warn (ours)."""
+"""Share of the examples above which cut targets and empty answers fail, and repeated examples and text after the answer warn (ours)."""
 LOOPS = 0.005
 """Share of looped targets that warns (ours): good answers of strong models have 0 to 0.3 %."""
 LEAN = 0.6
@@ -35,7 +35,10 @@ OF_TRL_SFT = ("assistant_only_loss", "completion_only_loss", "packing", "dataset
 TAGS = ("think", "answer", "tool_call", "tool_response")
 PAID = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>", "<tool_response>")
 """What only an environment should write; a reward that looks for it can be had by writing it."""
-ENDED = re.compile(r"[.!?。！？…:;\"'”’)\]}>`*|~_-]\s*$|\w\W*$(?<=\n)")
+ENDED = re.compile(r"[.!?。！？…:;\"'”’)\]}>`*|~_-]\s*$")
+"""How a text ends that was not cut."""
+ALIKE = 1.5
+"""Factor up to which two answers count as equally long: longer texts repeat more, whatever they say."""
 
 
 @check("X01")
@@ -218,7 +221,7 @@ def broken_turns(subject: Subject) -> Results:
     values = {"empty": len(empty), "same_role_twice": len(twice)}
     if empty:
         yield Finding(
-            "X06", "fail" if len(empty) > SOME * len(examples) else "warn",
+            "X06", "fail" if len(empty) > FEW * len(examples) else "warn",
             f"{len(empty)} of {len(examples)} examples hold an empty assistant turn: {_places(empty)}",
             "the model learns to end at once", "drop these examples", "QwenLM/Qwen3.8#216",
             values | {"at": [one.at for one in empty]},
@@ -291,7 +294,8 @@ def bias_of_pairs(subject: Subject) -> Results:
     chosen = [one.target or "" for one in pairs]
     rejected = [content_of(one.rejected[-1]) if one.rejected else "" for one in pairs]
     longer = sum(1.0 if len(a) > len(b) else 0.5 * (len(a) == len(b)) for a, b in zip(chosen, rejected, strict=True))
-    gaps = np.array([repetition(a) - repetition(b) for a, b in zip(chosen, rejected, strict=True)])
+    alike = [(a, b) for a, b in zip(chosen, rejected, strict=True) if len(a) < ALIKE * len(b) < ALIKE**2 * len(a)]
+    gaps = np.array([repetition(a) - repetition(b) for a, b in alike])
     clear = gaps[np.abs(gaps) > 0.05]
     more = int((clear > 0).sum())
     loops = sum(map(looped, chosen)), sum(map(looped, rejected))
@@ -303,7 +307,8 @@ def bias_of_pairs(subject: Subject) -> Results:
     }
     seen = (
         f"the longer answer is chosen in {longer / len(pairs):.0%} of {len(pairs)} pairs "
-        f"({interval[0]:.0%} to {interval[1]:.0%}); the more repetitive one in {more} of {len(clear)} pairs that differ; "
+        f"({interval[0]:.0%} to {interval[1]:.0%}); of equally long ones the more "
+        f"repetitive one in {more} of {len(clear)} pairs that differ; "
         f"{loops[0]} chosen and {loops[1]} rejected answers loop"
     )
     faults: list[tuple[str, str]] = []
@@ -323,12 +328,14 @@ def attractor_tokens(subject: Subject) -> Results:
     encoded = [one for one in _readable(subject) if one.target]
     tokenizer = subject.tokenizer
     try:
-        known = family(subject.config.get("model_type"), Template(tokenizer).controls)
+        model_type = subject.config.get("model_type")
     except Missing:
-        known = family(None, Template(tokenizer).controls)
+        model_type = None
+    known = family(model_type, Template(tokenizer).controls)
+    texts = known.attractors if known else [text for one in FAMILIES for text in one.attractors]
     ids = {
         found[0]: text
-        for text in (known.attractors if known else ())
+        for text in dict.fromkeys(texts)
         if len(found := tokenizer.encode(text, add_special_tokens=False)) == 1
     }
     if not ids:

@@ -185,6 +185,11 @@ def numerics(subject: Subject) -> Results:
     """NaN or infinity in the weights fails; so does float16 with a family that overflows in it, and eager attention
     with one that goes wrong with it warns."""
     good = []
+    config: Mapping[str, Any] | None
+    try:
+        config = subject.config
+    except Missing:
+        config = None
     try:
         broken = {name: rows for name, rows in _nonfinite(subject).items() if len(rows)}
         if broken:
@@ -198,8 +203,13 @@ def numerics(subject: Subject) -> Results:
         else:
             good.append("embedding, head and norms are finite")
     except Missing:
-        pass
-    config, settings = subject.config, subject.settings or {}
+        if config is None:
+            raise
+    if config is None:
+        if good:
+            yield Finding("W05", "ok", f"{good[0]}; the type is not known without config.json")
+        return
+    settings = subject.settings or {}
     family = str(config.get("model_type"))
     dtype = settings.get("dtype") or config.get("dtype") or config.get("torch_dtype")
     half = settings.get("fp16") is True or str(dtype).rpartition(".")[2] in ("float16", "half")
