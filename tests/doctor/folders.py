@@ -1,4 +1,4 @@
-"""Tiny model folders written by hand: safetensors from numpy arrays, a byte tokenizer, configs as dictionaries."""
+"""Tiny model folders written by hand: safetensors from numpy arrays, configs as dictionaries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-TYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "float64": "F64", "uint8": "F8_E4M3", "int8": "I8"}
+TYPES = {
+    "float32": "F32",
+    "float16": "F16",
+    "uint16": "BF16",
+    "float64": "F64",
+    "uint8": "F8_E4M3",
+    "int8": "I8",
+}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, NDArray[Any]], **types: str) -> Path:

@@ -10,7 +10,9 @@ from holdtrue.errors import DataError, SettingsError
 
 def test_trl_settings_stay_as_they_are_and_scientific_numbers_are_numbers(tmp_path):
     file = tmp_path / "grpo.yaml"
-    file.write_text("learning_rate: 1e-6\nbeta: 0.0\nreward_funcs: [accuracy]\nmodel_init_kwargs: {dtype: float16}\n")
+    file.write_text(
+        "learning_rate: 1e-6\nbeta: 0.0\nreward_funcs: [accuracy]\nmodel_init_kwargs: {dtype: float16}\n"
+    )
     assert read_settings(file) == {
         "learning_rate": 1e-6,
         "beta": 0.0,
@@ -20,8 +22,17 @@ def test_trl_settings_stay_as_they_are_and_scientific_numbers_are_numbers(tmp_pa
 
 
 def test_settings_of_holdtrue_lose_their_section():
-    values = {"model": {"path": "m", "lora": {"r": 16}}, "training": {"learning_rate": 2e-5}, "data": {"max_length": 9}}
-    assert by_trl_names(values) == {"model_name_or_path": "m", "lora_r": 16, "learning_rate": 2e-5, "max_length": 9}
+    values = {
+        "model": {"path": "m", "lora": {"r": 16}},
+        "training": {"learning_rate": 2e-5},
+        "data": {"max_length": 9},
+    }
+    assert by_trl_names(values) == {
+        "model_name_or_path": "m",
+        "lora_r": 16,
+        "learning_rate": 2e-5,
+        "max_length": 9,
+    }
 
 
 def test_the_names_of_verl_are_known_nested_and_with_dots():
@@ -66,7 +77,12 @@ def test_the_names_of_verl_are_known_nested_and_with_dots():
 
 
 def test_the_names_of_openrlhf_are_known():
-    values = {"actor_learning_rate": 1e-6, "init_kl_coef": 0.01, "generate_max_len": 1024, "n_samples_per_prompt": 8}
+    values = {
+        "actor_learning_rate": 1e-6,
+        "init_kl_coef": 0.01,
+        "generate_max_len": 1024,
+        "n_samples_per_prompt": 8,
+    }
     assert by_trl_names(values) == {
         "learning_rate": 1e-6,
         "beta": 0.01,

@@ -1,4 +1,4 @@
-"""Where control tokens stand in data: how often, after what, in whose text, and whether one follows itself."""
+"""Where control tokens stand in data: how often, after what, in whose text, whether one follows itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from holdtrue.doctor.encoding import Encoded
 START = "(start)"
 TEMPLATE = "template"
 FOREIGN = re.compile(r"<\|[A-Za-z]\w*\|>|<｜[^｜<>]{1,40}｜>|<(?:start|end)_of_turn>|\[/?INST\]|<</?SYS>>")
-"""Control strings of chat formats, whatever the tokenizer: in a text they are the traces of another template."""
+"""Control strings of chat formats, whatever the tokenizer: in a text they are traces of another template."""
 
 
 @dataclass
@@ -28,7 +28,7 @@ class TokenCensus:
         before: the five most frequent tokens before it (``(start)`` where there is none) -> times.
         places: ``template`` (the chat template wrote it), or role and position in a turn's text, such as
             ``assistant inside`` -> times.
-        at: the first three examples in whose text it stands, else the first three it stands in twice in a row.
+        at: the first three examples in whose text it stands, or in which it follows itself.
     """
 
     id: int
@@ -73,9 +73,9 @@ class TokenCensus:
         }
 
 
-def census(encoded: Sequence[Encoded], controls: Mapping[int, str], special: Collection[int], tokenizer: Any) -> (
-    list[TokenCensus]
-):
+def census(
+    encoded: Sequence[Encoded], controls: Mapping[int, str], special: Collection[int], tokenizer: Any
+) -> list[TokenCensus]:
     """Every control token that occurs, the most frequent first; counted on ids."""
     wanted = np.array(sorted(controls), np.int32)
     found: dict[int, TokenCensus] = {}

@@ -1,8 +1,8 @@
-"""Examples as a model reads them: rendered by the chat template, encoded, each token with its place in the turns."""
+"""Examples as a model reads them: rendered by the chat template, encoded, with the tokens of each turn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.doctor.subject import Example, Missing, content_of
+from holdtrue.doctor.subject import Example, Missing, Subject, content_of
 
 Ids = NDArray[np.int32]
 BATCH = 512
@@ -47,13 +47,9 @@ class Encoded:
             return None
         return last
 
-    @property
-    def in_text(self) -> NDArray[np.bool_]:
-        """For each token, whether it comes from the text of a turn."""
-        mask = np.zeros(len(self.ids), bool)
-        for span in self.spans:
-            mask[span.start : span.end] = True
-        return mask
+    def target_holds(self, id: int) -> bool:
+        """Whether a token stands in the text that is to be learned."""
+        return self.target is not None and bool((self.ids[self.target.start : self.target.end] == id).any())
 
 
 def encode(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
@@ -83,6 +79,27 @@ def encode(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
             spans = [Span("text", 0, len(ids))] if one.text is not None else _spans(one, text, encoding)
             found.append(Encoded(one, ids, tuple(spans)))
     return found
+
+
+def examples_of(subject: Subject) -> Sequence[Example]:
+    """The subject's examples; raises Missing where there are none."""
+    if not subject.examples:
+        raise Missing("no data is given")
+    return subject.examples
+
+
+def readable(subject: Subject) -> list[Encoded]:
+    """The encoded examples that the template renders; raises Missing where it renders none."""
+    found = [one for one in subject.encoded if one.fault is None]
+    if not found:
+        raise Missing(f"the template renders no example: {subject.encoded[0].fault}")
+    return found
+
+
+def places(found: Iterable[Encoded | Example]) -> str:
+    """Up to three places: ``"a.jsonl:3, a.jsonl:9, b.jsonl:1 and 4 more"``."""
+    every = [one.example.at if isinstance(one, Encoded) else one.at for one in found]
+    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
 
 
 def _rendered(example: Example, tokenizer: Any) -> tuple[str | None, str | None]:

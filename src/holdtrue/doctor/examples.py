@@ -41,7 +41,7 @@ _ANSWERS = ("completion", "response", "output")
 
 @dataclass
 class ExampleReport:
-    """How many rows were read and by which layout, and what was wrong with the others (reason -> count, places)."""
+    """Rows read, by layout, and what was wrong with the others: reason -> count, and places."""
 
     layouts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
@@ -82,7 +82,9 @@ def read_examples(paths: Sequence[str]) -> tuple[list[Example], ExampleReport]:
     if not found:
         reason, count = (report.faults.most_common(1) or [("no rows", 0)])[0]
         place = f", first at {report.places[reason][0]}" if count else ""
-        raise DataError(f"no example can be read from {', '.join(map(str, paths))}: {reason} ({count} rows{place})")
+        raise DataError(
+            f"no example can be read from {', '.join(map(str, paths))}: {reason} ({count} rows{place})"
+        )
     return found, report
 
 
@@ -100,12 +102,14 @@ def example_of(row: Mapping[str, Any], at: str) -> tuple[str, Example]:
     answer = next((name for name in _ANSWERS if row.get(name) is not None), None)
     if row.get("instruction") is not None and answer:
         asked = [_text(row, name) for name in ("instruction", "input") if row.get(name)]
-        turns = (_turn("user", "\n\n".join(asked)), _turn("assistant", _text(row, answer)))
-        return "alpaca", Example(before + turns, at, tools=tools)
+        talk = (_turn("user", "\n\n".join(asked)), _turn("assistant", _text(row, answer)))
+        return "alpaca", Example(before + talk, at, tools=tools)
     if row.get("prompt") is not None:
         prompt = _prompt(row["prompt"])
         turns = _answer(row[answer], answer) if answer else ()
-        return ("prompt and completion" if answer else "prompt"), Example(before + prompt + turns, at, tools=tools)
+        return ("prompt and completion" if answer else "prompt"), Example(
+            before + prompt + turns, at, tools=tools
+        )
     if row.get("text") is not None:
         return "text", Example((), at, text=_text(row, "text"))
     raise BadRow("unknown layout", f"columns {show(sorted(map(str, row)))}")
@@ -157,10 +161,18 @@ def _turns(value: Any, column: str) -> tuple[Turn, ...]:
         raise BadRow("wrong type", f"{column} is {show(value)}, expected text or messages")
     for turn in turns:
         content = turn.get("content") if isinstance(turn, Mapping) else 0
-        if not isinstance(content, str | list | None) or not isinstance(turn.get("role"), str) or not turn["role"]:
-            raise BadRow("broken message", f"a message in {column} needs a role and content, got {show(turn)}")
+        if (
+            not isinstance(content, str | list | None)
+            or not isinstance(turn.get("role"), str)
+            or not turn["role"]
+        ):
+            raise BadRow(
+                "broken message", f"a message in {column} needs a role and content, got {show(turn)}"
+            )
     # Parquet gives each turn the keys of all.
-    return tuple({key: part for key, part in turn.items() if part is not None or key == "content"} for turn in turns)
+    return tuple(
+        {key: part for key, part in turn.items() if part is not None or key == "content"} for turn in turns
+    )
 
 
 def _spoken(value: Any) -> tuple[Turn, ...]:
@@ -169,7 +181,9 @@ def _spoken(value: Any) -> tuple[Turn, ...]:
     if all(isinstance(turn, Mapping) and "role" in turn for turn in value):
         return _turns(value, "conversations")
     for turn in value:
-        if not isinstance(turn, Mapping) or not all(isinstance(turn.get(key), str) for key in ("from", "value")):
+        if not isinstance(turn, Mapping) or not all(
+            isinstance(turn.get(key), str) for key in ("from", "value")
+        ):
             raise BadRow("broken message", f"a turn needs text in from and value, got {show(turn)}")
     return tuple(_turn(_SPEAKERS.get(turn["from"], turn["from"]), turn["value"]) for turn in value)
 

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 LINES, LINE_CHARACTERS = 0.30, 0.20
 TOP = {2: 0.20, 3: 0.18, 4: 0.16}
 DUPLICATE = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
-"""Largest share of a text: n -> of its characters in the most frequent run of n words, or in repeated runs."""
+"""n -> largest share of a text's characters in its most frequent run of n words, or in repeated runs."""
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PARAGRAPH = re.compile(r"\n{2,}")
 LOOPED = 0.5
-"""Ours: such a text is a loop. Of good answers 0 to 0.4 % exceed it, of songs and tables on demand 9 %, of
-loops 88 to 96 %; Gopher's own limits, made for web pages, call 5 to 15 % of good answers repetitive."""
+"""Ours: such a text is a loop. Of good answers 0 to 0.2 % exceed it, of songs and tables on demand 7 %, of
+loops 86 to 96 %; Gopher's own limits, made for web pages, call 5 to 15 % of good answers repetitive."""
 MIN_WORDS = 50
 """Shorter texts are not judged: of five words, two that are equal are 40 %."""
 
@@ -82,6 +82,5 @@ def repetition(text: str, n: int = 4) -> float:
 
 
 def looped(text: str) -> bool:
-    """Whether more than half of a text's characters are in repeated runs of five words."""
-    words = _WORD.findall(text)
-    return len(words) >= 2 * 5 and _duplicate_characters(words, 5) > LOOPED * len(text)
+    """Whether more than half of a text's characters are in repeated runs of ten words (or marks)."""
+    return _duplicate_characters(_WORD.findall(text), 10) > LOOPED * len(text)

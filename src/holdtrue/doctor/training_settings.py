@@ -99,7 +99,9 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"settings file {path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(
+            f"settings file {path} cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     try:
         loaded = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:

@@ -85,8 +85,8 @@ def _like_unused(matrix: Tensor, norms: NDArray[np.float32], vocabulary: int | N
         centred = norms[first : first + len(chunk)] ** 2 - 2 * at_mean + float(mean @ mean)
         shift = np.float32(mean @ towards[:, 0])
         cosines[first : first + len(chunk)] = (along - shift) / np.sqrt(np.maximum(centred, 1e-12))
-    line = np.percentile(cosines[vocabulary:], 5)
-    if line <= max(ALIKE, np.percentile(cosines[:vocabulary], 100 * (1 - LOWEST))):
+    line = float(np.percentile(cosines[vocabulary:], 5))
+    if line <= max(ALIKE, float(np.percentile(cosines[:vocabulary], 100 * (1 - LOWEST)))):
         return none
     found: NDArray[np.bool_] = cosines >= line
     return found

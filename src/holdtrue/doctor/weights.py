@@ -22,13 +22,19 @@ from holdtrue.errors import ModelError
 
 Array = NDArray[np.float32]
 
-EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "tok_embeddings.weight")
+EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+)
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 """How the two matrices' names end; a name is also what PEFT saves, with more before it."""
 CHUNK = 1 << 24
 """Values decoded together: 64 MB as float32."""
 
-_STORED = {
+_STORED: Mapping[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -112,7 +118,7 @@ def _float8(dtype: str) -> Array:
 
 @dataclass(frozen=True)
 class RowStatistics:
-    """Of each row of a matrix: Euclidean norm, largest absolute value (NaN where there is a NaN), and direction."""
+    """Of each row of a matrix: norm, largest absolute value (NaN where there is a NaN), and direction."""
 
     norms: Array
     peaks: Array
@@ -154,7 +160,7 @@ class Weights:
 
     @cached_property
     def head(self) -> Tensor | None:
-        """The output matrix, (rows, D); None where the file has none, as when it is tied to the embeddings."""
+        """The output matrix, (rows, D); None where the files have none, as when it is tied."""
         return self._named(HEADS)
 
     @property
@@ -226,7 +232,7 @@ def _shards(index: Path) -> list[str]:
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise ModelError(
-            f"{index.parent} lacks {len(missing)} of {len(names)} files of weights that its index names: {missing[0]}"
+            f"{index.parent} lacks {len(missing)} of {len(names)} files of weights, such as {missing[0]}"
         )
     return names
 
@@ -239,7 +245,7 @@ def _header(file: Path) -> Iterator[Tensor]:
             length = int.from_bytes(stream.read(8), "little")
             if size < 8 or length > min(size - 8, _MOST_HEADER):
                 raise ModelError(
-                    f"{file} is cut or no safetensors file: {size} bytes, its header alone would take {length + 8}"
+                    f"{file} is cut or no safetensors file: its header takes {length + 8} of {size} bytes"
                 )
             header = json.loads(stream.read(length))
     except OSError as error:
@@ -252,7 +258,9 @@ def _header(file: Path) -> Iterator[Tensor]:
     for name, entry in header.items():
         tensor, end = _tensor(file, name, entry, 8 + length)
         if end > size:
-            raise ModelError(f"{file} is cut: tensor {name} ends at byte {end} of {size}; copy the file again")
+            raise ModelError(
+                f"{file} is cut: tensor {name} ends at byte {end} of {size}; copy the file again"
+            )
         yield tensor
 
 
@@ -265,5 +273,7 @@ def _tensor(file: Path, name: str, entry: Any, body: int) -> tuple[Tensor, int]:
     if not whole or start > end:
         raise ModelError(f"{file}: the header's entry of tensor {name!r} is broken")
     if dtype in _STORED and math.prod(shape) * _STORED[dtype].itemsize != end - start:
-        raise ModelError(f"{file}: tensor {name!r} has {end - start} bytes, which {dtype} {list(shape)} does not take")
+        raise ModelError(
+            f"{file}: tensor {name!r} has {end - start} bytes, which {dtype} {list(shape)} does not take"
+        )
     return Tensor(name, file, dtype, shape, body + start), body + end

@@ -80,16 +80,25 @@ def test_masked_truncation_under_a_short_cap_warns(check):
 
 def test_masked_truncation_is_judged_by_the_answers_of_the_data(tmp_path, byte_tokenizer):
     byte_tokenizer().save_pretrained(tmp_path)
-    talks = [({"role": "user", "content": "?"}, {"role": "assistant", "content": "y" * n}) for n in range(1, 101)]
+    talks = [
+        ({"role": "user", "content": "?"}, {"role": "assistant", "content": "y" * n}) for n in range(1, 101)
+    ]
     examples = [Example(talk, f"data:{i}") for i, talk in enumerate(talks)]
     for cap, severity in ((80, "warn"), (95, "ok")):  # 21 and 6 of 100 answers have at least as many bytes
         settings = FOUNDING | {"mask_truncated_completions": True, "max_completion_length": cap}
-        (found,) = [f for f in examine(Subject(tmp_path, settings=settings, examples=examples)).findings if f.id == "K04"]
+        (found,) = [
+            f
+            for f in examine(Subject(tmp_path, settings=settings, examples=examples)).findings
+            if f.id == "K04"
+        ]
         assert found.severity == severity
         assert found.values["cut"] == pytest.approx((101 - cap) / 100)
 
 
 def test_settings_of_other_training_are_skipped(check):
     for id in ("K01", "K02", "K03", "K04", "K05"):
-        assert check(id, {"learning_rate": 1e-3, "num_train_epochs": 50}) == "the settings are not of reinforcement learning"
+        assert (
+            check(id, {"learning_rate": 1e-3, "num_train_epochs": 50})
+            == "the settings are not of reinforcement learning"
+        )
         assert check(id, None) == "no settings are given"

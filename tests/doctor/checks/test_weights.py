@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doctor.folders import bfloat16, matrix, write_json, write_tensors
 
+from doctor.folders import bfloat16, matrix, write_json, write_tensors
 from holdtrue.doctor.checks import examine
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Example, Subject
@@ -36,7 +36,9 @@ def folder(tmp_path: Path, byte_tokenizer: Callable[..., Any]) -> Callable[..., 
 
 def adapter(path: Path, **values: Any) -> Path:
     path.mkdir(exist_ok=True)
-    write_json(path / "adapter_config.json", {"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"], **values})
+    write_json(
+        path / "adapter_config.json", {"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"], **values}
+    )
     return path
 
 
@@ -80,7 +82,9 @@ def test_an_adapter_that_trains_only_the_embedding_leaves_the_head_frozen(folder
 def test_a_list_of_token_indices_is_of_the_embedding_and_of_a_tied_head_too(folder, tmp_path):
     lora = adapter(tmp_path / "lora", trainable_token_indices=[0, 1])
     assert only(Subject(folder(head=False, change=noise(0, 1)), lora), "W02").severity == "ok"
-    assert only(Subject(folder(head=True, change=noise(0, 1)), lora), "W02").values["frozen"] == {"head": [0, 1]}
+    assert only(Subject(folder(head=True, change=noise(0, 1)), lora), "W02").values["frozen"] == {
+        "head": [0, 1]
+    }
 
 
 def test_saving_both_matrices_of_a_tied_model_fails(folder, tmp_path):

@@ -1,30 +1,28 @@
-"""X: what training data teaches: control tokens, ends, repeats, cut answers, turns that should not be learned."""
+"""X02-X09: what training data teaches: ends, repeats, cut answers, turns that should not be learned."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from holdtrue.data.near import RUN, near_classes
-from holdtrue.doctor.census import FOREIGN, TokenCensus, census
 from holdtrue.doctor.checks import Results, check
-from holdtrue.doctor.encoding import Encoded
-from holdtrue.doctor.facts import FAMILIES, family
-from holdtrue.doctor.findings import Finding, Severity
+from holdtrue.doctor.encoding import Encoded, examples_of, places, readable
+from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.gopher import looped, repeats, repetition
-from holdtrue.doctor.rendering import Template, Unrendered
+from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Example, Missing, Subject, content_of
 from holdtrue.intervals import wilson
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
-SOME = 1e-3
-"""Share of the targets above which control tokens in their text fail (the rollout detectors' limit)."""
 FEW = 0.01
-"""Share of the examples above which cut targets and empty answers fail, and repeated examples and text after the answer warn (ours)."""
+"""Share of the examples above which cut targets and empty answers fail, and copies and text after the answer
+warn (ours)."""
 LOOPS = 0.005
 """Share of looped targets that warns (ours): good answers of strong models have 0 to 0.3 %."""
 LEAN = 0.6
@@ -41,37 +39,10 @@ ALIKE = 1.5
 """Factor up to which two answers count as equally long: longer texts repeat more, whatever they say."""
 
 
-@check("X01")
-def control_tokens(subject: Subject) -> Results:
-    """Census of control tokens: how often each follows itself, after what and where it stands, whether it stands in
-    texts; fails where one follows itself, or stands in the text of more than 0.1 % of the targets."""
-    encoded = _readable(subject)
-    tokenizer = subject.tokenizer
-    named = Template(tokenizer)
-    found = census(encoded, named.controls, named.special, tokenizer)
-    tokens = sum(len(one.ids) for one in encoded)
-    lines = [_sentence(token, len(encoded)) for token in found]
-    head = f"{len(found)} control tokens in {len(encoded)} examples, {tokens} tokens"
-    yield Finding(
-        "X01", "ok", "\n".join([head, *lines[:12], *([f"and {len(lines) - 12} more"] if len(lines) > 12 else [])]),
-        values={
-            "examples": len(encoded),
-            "tokens": tokens,
-            "unrendered": len(subject.encoded) - len(encoded),
-            "control_tokens": [token.as_values(len(encoded), tokens) for token in found],
-        },
-    )
-    for token in found:
-        if token.repeated and token.structural and "pad" not in token.text:
-            yield _follows_itself(token)
-    yield from _in_texts(encoded, [t for t in found if t.structural and t.in_text])
-    yield from _foreign(encoded, set(named.controls.values()))
-
-
 @check("X02")
 def no_end_label(subject: Subject) -> Results:
-    """Examples whose target is not followed by a token that ends the answer, or whose end the collator masks: fails."""
-    encoded = [one for one in _readable(subject) if one.target]
+    """Examples whose target no ending token follows, or whose end the collator masks: fails."""
+    encoded = [one for one in readable(subject) if one.target]
     if not encoded:
         raise Missing("no example has a target")
     ends, raw = set(subject.stops), any(one.example.text is not None for one in encoded)
@@ -85,37 +56,49 @@ def no_end_label(subject: Subject) -> Results:
     pad = subject.tokenizer.pad_token_id if _masks_padding(subject) else None
     without = [one for one in encoded if not ends & _tail(one)]
     masked = [one for one in encoded if (tail := ends & _tail(one)) and tail <= {pad}]
-    values = {"targets": len(encoded), "without_end": len(without), "masked": len(masked), "ends": sorted(ends)}
+    values = {
+        "targets": len(encoded),
+        "without_end": len(without),
+        "masked": len(masked),
+        "ends": sorted(ends),
+    }
     if not without and not masked:
-        yield Finding("X02", "ok", f"{len(encoded)}/{len(encoded)} examples train an end of the answer", values=values)
+        yield Finding(
+            "X02", "ok", f"{len(encoded)}/{len(encoded)} examples train an end of the answer", values=values
+        )
         return
     named = subject.tokenizer.convert_ids_to_tokens(sorted(ends))
     if without:
         yield Finding(
-            "X02", "fail",
-            f"{len(encoded) - len(without)}/{len(encoded)} examples train an end of the answer ({', '.join(named)}); "
-            f"not {_places(without)}",
+            "X02",
+            "fail",
+            f"{len(encoded) - len(without)}/{len(encoded)} examples train an end of the answer "
+            f"({', '.join(named)}); not {places(without)}",
             "the model never learns to stop",
-            f"append {subject.tokenizer.eos_token} to the raw texts" if raw
+            f"append {subject.tokenizer.eos_token} to the raw texts"
+            if raw
             else "use a chat template that ends assistant turns with one of these tokens",
-            "huggingface/trl#1623; OptimalScale/LMFlow#821", values,
+            "huggingface/trl#1623; OptimalScale/LMFlow#821",
+            values,
         )
     if masked:
         yield Finding(
-            "X02", "fail",
-            f"{len(encoded) - len(without) - len(masked)}/{len(encoded)} examples train EOS: the padding token "
-            f"{subject.tokenizer.pad_token} ({pad}) is the end, and a collator that masks padding by id (transformers' "
-            "DataCollatorForLanguageModeling) masks it everywhere",
+            "X02",
+            "fail",
+            f"{len(encoded) - len(without) - len(masked)}/{len(encoded)} examples train EOS: the padding "
+            f"token {subject.tokenizer.pad_token} ({pad}) is the end, and a collator that masks padding by "
+            "id (transformers' DataCollatorForLanguageModeling) masks it everywhere",
             "the model never learns to stop",
-            "give the tokenizer a padding token of its own, or label by mask and not by id (TRL's SFTTrainer)",
-            "mlabonne/llm-course#33; unslothai/unsloth#416", values | {"pad": pad},
+            "give the tokenizer a padding token of its own, or label by mask (TRL's SFTTrainer)",
+            "mlabonne/llm-course#33; unslothai/unsloth#416",
+            values | {"pad": pad},
         )
 
 
 @check("X03")
 def repeated_data(subject: Subject) -> Results:
     """Examples that are there twice, targets that are near duplicates or repeat themselves; warns."""
-    examples = [one for one in _examples(subject) if one.target]
+    examples = [one for one in examples_of(subject) if one.target]
     if not examples:
         raise Missing("no example has a target")
     keys = Counter(repr((one.messages, one.rejected, one.text)) for one in examples)
@@ -126,32 +109,45 @@ def repeated_data(subject: Subject) -> Results:
     gopher = sum(repeats(text) is not None for text in targets)
     total = len(examples)
     values = {
-        "targets": total, "same_examples": twice, "near_duplicate_targets": near, "looped_targets": len(loops),
-        "gopher": gopher, "looped_at": [one.at for one in loops],
+        "targets": total,
+        "same_examples": twice,
+        "near_duplicate_targets": near,
+        "looped_targets": len(loops),
+        "gopher": gopher,
+        "looped_at": [one.at for one in loops],
     }
     seen = (
-        f"{twice} of {total} examples are exact copies of an earlier one, {near} targets nearly equal an earlier one; "
-        f"{len(loops)} targets repeat themselves for more than half of their length; {gopher} exceed a limit of "
-        "Gopher's filter of web text (which good answers with lists do too)"
+        f"{twice} of {total} examples are exact copies of an earlier one, {near} targets nearly equal an "
+        f"earlier one; {len(loops)} targets repeat themselves for more than half of their length; {gopher} "
+        "exceed a limit of Gopher's filter of web text (which good answers with lists do too)"
     )
     faults: list[tuple[str, str]] = []
     if twice > FEW * total:
-        faults.append(("what is there many times is learned by heart", "drop the copies (doctor fix, or dedupe)"))
+        faults.append(
+            ("what is there many times is learned by heart", "drop the copies (doctor fix, or dedupe)")
+        )
     if len(loops) > LOOPS * total:
-        faults.append((
-            "targets that loop teach loops; degeneration grows with the repetition in the data",
-            f"drop or cut the looped targets: {_places(loops)}",
-        ))
+        faults.append(
+            (
+                "targets that loop teach loops; degeneration grows with the repetition in the data",
+                f"drop or cut the looped targets: {places(loops)}",
+            )
+        )
     yield Finding(
-        "X03", "warn" if faults else "ok", seen, "; ".join(why for why, _ in faults), "; ".join(f for _, f in faults),
-        "arXiv:2310.10226; arXiv:2112.11446 table A1" if faults else "", values,
+        "X03",
+        "warn" if faults else "ok",
+        seen,
+        "; ".join(why for why, _ in faults),
+        "; ".join(f for _, f in faults),
+        "arXiv:2310.10226; arXiv:2112.11446 table A1" if faults else "",
+        values,
     )
 
 
 @check("X04")
 def cut_targets(subject: Subject) -> Results:
-    """Targets cut by the run's own limit (fails above 1 %), or that look cut when the data was made (warns)."""
-    encoded = [one for one in _readable(subject) if one.target]
+    """Targets cut by the run's own limit (fails above 1 %), or cut when the data was made (warns)."""
+    encoded = [one for one in readable(subject) if one.target]
     if not encoded:
         raise Missing("no example has a target")
     most = (subject.settings or {}).get("max_length")
@@ -160,10 +156,13 @@ def cut_targets(subject: Subject) -> Results:
         if cut:
             longest = max(len(one.ids) for one in cut)
             yield Finding(
-                "X04", "fail" if len(cut) > FEW * len(encoded) else "warn",
-                f"{len(cut)} of {len(encoded)} examples are longer than max_length {most} (up to {longest}): {_places(cut)}",
+                "X04",
+                "fail" if len(cut) > FEW * len(encoded) else "warn",
+                f"{len(cut)} of {len(encoded)} examples are longer than max_length {most} (up to {longest}): "
+                f"{places(cut)}",
                 "what is cut has no end, and the model learns that answers do not end",
-                f"set max_length to {longest}, or drop these examples", "huggingface/trl#5697",
+                f"set max_length to {longest}, or drop these examples",
+                "huggingface/trl#5697",
                 {"max_length": most, "cut": len(cut), "longest": longest},
             )
             return
@@ -175,16 +174,20 @@ def cut_targets(subject: Subject) -> Results:
         unended = [one for one in at_top if not ENDED.search(one.example.target or "")]
         if top >= least and len(at_top) >= 3 and 2 * len(unended) > len(at_top):
             yield Finding(
-                "X04", "warn",
-                f"{len(at_top)} of {len(encoded)} targets have exactly {top} {what}, the most of all, and {len(unended)} "
-                f"of them stop in mid-sentence: {_places(unended)}",
+                "X04",
+                "warn",
+                f"{len(at_top)} of {len(encoded)} targets have exactly {top} {what}, the most of all, and "
+                f"{len(unended)} of them stop in mid-sentence: {places(unended)}",
                 "they were cut when the data was made; with an end label the model learns to stop anywhere",
-                f"drop targets of {top} {what}, or make them again with a higher limit", "huggingface/trl#5697",
+                f"drop targets of {top} {what}, or make them again with a higher limit",
+                "huggingface/trl#5697",
                 {"length": top, "unit": what, "targets": len(at_top), "unended": len(unended)},
             )
             return
     yield Finding(
-        "X04", "ok", f"no limit shows in the lengths of {len(encoded)} targets (longest {lengths.max()} tokens)",
+        "X04",
+        "ok",
+        f"no limit shows in the lengths of {len(encoded)} targets (longest {lengths.max()} tokens)",
         values={"longest": int(lengths.max()), "max_length": most},
     )
 
@@ -192,7 +195,7 @@ def cut_targets(subject: Subject) -> Results:
 @check("X05")
 def loss_on_tools(subject: Subject) -> Results:
     """Turns of tools that the loss would train on; fails when the settings say so, warns without settings."""
-    examples = _examples(subject)
+    examples = examples_of(subject)
     with_tools = [one for one in examples if _tool_turn_is_learned(one)]
     values = {"examples": len(with_tools)}
     if not with_tools:
@@ -200,47 +203,60 @@ def loss_on_tools(subject: Subject) -> Results:
         return
     settings = subject.settings
     if settings is not None and settings.get("assistant_only_loss"):
-        yield Finding("X05", "ok", f"{len(with_tools)} examples with tools; assistant_only_loss is set", values=values)
+        yield Finding(
+            "X05", "ok", f"{len(with_tools)} examples with tools; assistant_only_loss is set", values=values
+        )
         return
     yield Finding(
-        "X05", "fail" if settings is not None else "warn",
-        f"{len(with_tools)} of {len(examples)} examples hold turns of tools: {_places(with_tools)}; assistant_only_loss "
-        + ("is not set" if settings is not None else "is not known"),
+        "X05",
+        "fail" if settings is not None else "warn",
+        f"{len(with_tools)} of {len(examples)} examples hold turns of tools: {places(with_tools)}; "
+        "assistant_only_loss " + ("is not set" if settings is not None else "is not known"),
         "the model learns to write what tools answer, and then answers in their place",
         "set assistant_only_loss to true (the template needs generation markers)",
-        "verl-project/verl PR 1668; modelscope/ms-swift#5998", values | {"fix": {"assistant_only_loss": True}},
+        "verl-project/verl PR 1668; modelscope/ms-swift#5998",
+        values | {"fix": {"assistant_only_loss": True}},
     )
 
 
 @check("X06")
 def broken_turns(subject: Subject) -> Results:
     """Empty answers fail; the same role twice in a row warns."""
-    examples = [one for one in _examples(subject) if one.text is None]
+    examples = [one for one in examples_of(subject) if one.text is None]
     empty = [one for one in examples if any(_is_empty(turn) for turn in one.messages)]
     twice = [one for one in examples if _same_role_twice(one)]
     values = {"empty": len(empty), "same_role_twice": len(twice)}
     if empty:
         yield Finding(
-            "X06", "fail" if len(empty) > FEW * len(examples) else "warn",
-            f"{len(empty)} of {len(examples)} examples hold an empty assistant turn: {_places(empty)}",
-            "the model learns to end at once", "drop these examples", "QwenLM/Qwen3.8#216",
+            "X06",
+            "fail" if len(empty) > FEW * len(examples) else "warn",
+            f"{len(empty)} of {len(examples)} examples hold an empty assistant turn: {places(empty)}",
+            "the model learns to end at once",
+            "drop these examples",
+            "QwenLM/Qwen3.8#216",
             values | {"at": [one.at for one in empty]},
         )
     if twice:
         yield Finding(
-            "X06", "warn", f"{len(twice)} of {len(examples)} examples hold two turns of one role in a row: {_places(twice)}",
-            "templates render this in their own ways, and engines never do", "join the turns, or drop the examples",
-            "verl-project/verl#7412", values,
+            "X06",
+            "warn",
+            f"{len(twice)} of {len(examples)} examples hold two turns of one role in a row: {places(twice)}",
+            "templates render this in their own ways, and engines never do",
+            "join the turns, or drop the examples",
+            "verl-project/verl#7412",
+            values,
         )
     if not empty and not twice:
-        yield Finding("X06", "ok", f"{len(examples)} conversations, roles in turn and no answer empty", values=values)
+        yield Finding(
+            "X06", "ok", f"{len(examples)} conversations, roles in turn and no answer empty", values=values
+        )
 
 
 @check("X07")
 def reward_visible_tags(subject: Subject) -> Results:
-    """Tags that rewards read: what only an environment should write in targets (fails), tags that are not closed and
-    text after the last answer or tool call (warn)."""
-    examples = [one for one in _examples(subject) if one.target]
+    """Tags that rewards read: what only an environment should write in targets (fails), tags that are not
+    closed and text after the last answer or tool call (warn)."""
+    examples = [one for one in examples_of(subject) if one.target]
     counts = {tag: sum(f"<{tag}>" in (one.target or "") for one in examples) for tag in TAGS}
     paid = [one for one in examples if any(mark in (one.target or "") for mark in PAID)]
     unclosed = [one for one in examples if any(_unbalanced(one.target or "", tag) for tag in TAGS)]
@@ -248,20 +264,35 @@ def reward_visible_tags(subject: Subject) -> Results:
     values = {"tags": counts, "paid": len(paid), "unclosed": len(unclosed), "text_after": len(after)}
     if paid:
         yield Finding(
-            "X07", "fail", f"{len(paid)} targets hold what an environment writes ({', '.join(PAID)}): {_places(paid)}",
-            "the model learns to write it itself, and a reward that looks for it pays for nothing", "drop it from the targets",
-            DEEPEYES, values,
+            "X07",
+            "fail",
+            f"{len(paid)} targets hold what an environment writes ({', '.join(PAID)}): {places(paid)}",
+            "the model learns to write it itself, and a reward that looks for it pays for nothing",
+            "drop it from the targets",
+            DEEPEYES,
+            values,
         )
     if unclosed:
         yield Finding(
-            "X07", "warn", f"{len(unclosed)} of {len(examples)} targets open a tag and do not close it, or the reverse: "
-            f"{_places(unclosed)}", "a reward that reads between tags finds nothing there", "close the tags, or drop these examples",
-            "QwenLM/Qwen3.8#216", values,
+            "X07",
+            "warn",
+            f"{len(unclosed)} of {len(examples)} targets open a tag and do not close it, or the reverse: "
+            f"{places(unclosed)}",
+            "a reward that reads between tags finds nothing there",
+            "close the tags, or drop these examples",
+            "QwenLM/Qwen3.8#216",
+            values,
         )
     if len(after) > FEW * max(1, len(examples)):
         yield Finding(
-            "X07", "warn", f"{len(after)} of {len(examples)} targets go on after the last answer or tool call: {_places(after)}",
-            "a reward that stops reading there cannot tell what follows from junk", "cut the targets there", DEEPEYES, values,
+            "X07",
+            "warn",
+            f"{len(after)} of {len(examples)} targets go on after the last answer or tool call: "
+            f"{places(after)}",
+            "a reward that stops reading there cannot tell what follows from junk",
+            "cut the targets there",
+            DEEPEYES,
+            values,
         )
     if not paid and not unclosed and len(after) <= FEW * max(1, len(examples)):
         seen = ", ".join(f"<{tag}> in {count}" for tag, count in counts.items() if count) or "no tags"
@@ -271,7 +302,7 @@ def reward_visible_tags(subject: Subject) -> Results:
 @check("X08")
 def lengths(subject: Subject) -> Results:
     """Lengths of prompts, targets and rejected answers in tokens: 5, 50, 95 % and the longest. A report."""
-    encoded = _readable(subject)
+    encoded = readable(subject)
     sizes = {
         "whole": [len(one.ids) for one in encoded],
         "target": [one.target.end - one.target.start for one in encoded if one.target],
@@ -288,22 +319,30 @@ def lengths(subject: Subject) -> Results:
 @check("X09")
 def bias_of_pairs(subject: Subject) -> Results:
     """Pairs in which the longer, or the more repetitive answer is chosen far more often than not; warns."""
-    pairs = [one for one in _examples(subject) if one.rejected and one.target is not None]
+    pairs = [one for one in examples_of(subject) if one.rejected and one.target is not None]
     if not pairs:
         raise Missing("the data holds no pairs")
     chosen = [one.target or "" for one in pairs]
     rejected = [content_of(one.rejected[-1]) if one.rejected else "" for one in pairs]
-    longer = sum(1.0 if len(a) > len(b) else 0.5 * (len(a) == len(b)) for a, b in zip(chosen, rejected, strict=True))
-    alike = [(a, b) for a, b in zip(chosen, rejected, strict=True) if len(a) < ALIKE * len(b) < ALIKE**2 * len(a)]
+    longer = sum(
+        1.0 if len(a) > len(b) else 0.5 * (len(a) == len(b)) for a, b in zip(chosen, rejected, strict=True)
+    )
+    alike = [
+        (a, b) for a, b in zip(chosen, rejected, strict=True) if len(a) < ALIKE * len(b) < ALIKE**2 * len(a)
+    ]
     gaps = np.array([repetition(a) - repetition(b) for a, b in alike])
     clear = gaps[np.abs(gaps) > 0.05]
     more = int((clear > 0).sum())
     loops = sum(map(looped, chosen)), sum(map(looped, rejected))
     interval, of_loops = wilson(longer, len(pairs)), wilson(more, len(clear))
     values = {
-        "pairs": len(pairs), "longer_chosen": longer / len(pairs), "interval": interval,
-        "repetition_differs": len(clear), "more_repetitive_chosen": more / len(clear) if len(clear) else None,
-        "looped_chosen": loops[0], "looped_rejected": loops[1],
+        "pairs": len(pairs),
+        "longer_chosen": longer / len(pairs),
+        "interval": interval,
+        "repetition_differs": len(clear),
+        "more_repetitive_chosen": more / len(clear) if len(clear) else None,
+        "looped_chosen": loops[0],
+        "looped_rejected": loops[1],
     }
     seen = (
         f"the longer answer is chosen in {longer / len(pairs):.0%} of {len(pairs)} pairs "
@@ -313,127 +352,22 @@ def bias_of_pairs(subject: Subject) -> Results:
     )
     faults: list[tuple[str, str]] = []
     if longer / len(pairs) > LEAN and interval[0] > 0.5:
-        faults.append(("a reward model learns that longer is better", "balance the lengths (transform balance_length)"))
+        faults.append(
+            ("a reward model learns that longer is better", "balance the lengths (transform balance_length)")
+        )
     if (more > LEAN * len(clear) and of_loops[0] > 0.5) or loops[0] > max(2, loops[1]):
-        faults.append(("a reward model learns to like repetition", "drop pairs whose chosen answer repeats itself"))
-    yield Finding(
-        "X09", "warn" if faults else "ok", seen, "; ".join(why for why, _ in faults), "; ".join(f for _, f in faults),
-        "PKU-Alignment/safe-rlhf#71" if faults else "", values,
-    )
-
-
-@check("X10")
-def attractor_tokens(subject: Subject) -> Results:
-    """Rare tokens this family falls into when numerics break, where they stand in targets; warns."""
-    encoded = [one for one in _readable(subject) if one.target]
-    tokenizer = subject.tokenizer
-    try:
-        model_type = subject.config.get("model_type")
-    except Missing:
-        model_type = None
-    known = family(model_type, Template(tokenizer).controls)
-    texts = known.attractors if known else [text for one in FAMILIES for text in one.attractors]
-    ids = {
-        found[0]: text
-        for text in dict.fromkeys(texts)
-        if len(found := tokenizer.encode(text, add_special_tokens=False)) == 1
-    }
-    if not ids:
-        raise Missing("no attractor tokens are known for this family")
-    holding = {id: [one for one in encoded if _within(one, id)] for id in ids}
-    values = {"tokens": {ids[id]: len(found) for id, found in holding.items()}}
-    hit = {id: found for id, found in holding.items() if found}
-    if not hit:
-        names = ", ".join(repr(text) for text in ids.values())
-        yield Finding("X10", "ok", f"none of {names} in {len(encoded)} targets", values=values)
-        return
-    seen = "; ".join(f"{ids[id]!r} ({id}) in {len(found)} targets: {_places(found)}" for id, found in hit.items())
-    yield Finding(
-        "X10", "warn", seen,
-        "these tokens are what the family writes when its numerics break; in data other than Java code they come from "
-        "such rollouts", "look at these examples and drop those that are not code", "QwenLM/Qwen3-VL#759", values,
-    )
-
-
-def _examples(subject: Subject) -> Sequence[Example]:
-    if not subject.examples:
-        raise Missing("no data is given")
-    return subject.examples
-
-
-def _readable(subject: Subject) -> list[Encoded]:
-    found = [one for one in subject.encoded if one.fault is None]
-    if not found:
-        raise Missing(f"the template renders no example: {subject.encoded[0].fault}")
-    return found
-
-
-def _places(found: Iterable[Encoded | Example]) -> str:
-    """Up to three places."""
-    every = [one.example.at if isinstance(one, Encoded) else one.at for one in found]
-    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
-
-
-def _sentence(token: TokenCensus, examples: int) -> str:
-    before = ", ".join(f"{text!r} {times}" for text, times in token.before.most_common(3))
-    where = ", ".join(f"{place} {times}" for place, times in token.places.most_common(4))
-    return (
-        f"{token.text} ({token.id}): {token.count} times in {token.examples / examples:.0%} of the examples; followed by "
-        f"itself {token.follows_itself:.1%}; after {before}; in {where}"
-    )
-
-
-def _follows_itself(token: TokenCensus) -> Finding:
-    return Finding(
-        "X01", "fail",
-        f"{token.text} ({token.id}) follows itself {token.repeated} times of {token.count} "
-        f"({token.follows_itself:.1%}): {', '.join(token.at)}",
-        "the model learns that this token is followed by itself, which is a loop",
-        "drop the repeats from these rows, or the rows", DEEPEYES,
-        {"id": token.id, "repeated": token.repeated, "count": token.count, "at": token.at},
-    )
-
-
-def _in_texts(encoded: Sequence[Encoded], tokens: Sequence[TokenCensus]) -> Results:
-    """Control tokens in what somebody said: literal strings that the tokenizer reads as control tokens."""
-    for token in tokens:
-        by_role = Counter[str]()
-        for place, times in token.places.items():
-            by_role[place.rpartition(" ")[0]] += times
-        targets = [one for one in encoded if one.target and one.target.role != "text" and _within(one, token.id)]
-        said = {role: times for role, times in by_role.items() if role not in ("", "text")}
-        if not said:
-            continue
-        severity: Severity = "fail" if len(targets) > SOME * len(encoded) else "warn"
-        where = ", ".join(f"{times} in {role} text" for role, times in said.items())
-        yield Finding(
-            "X01", severity,
-            f"{token.text} ({token.id}) stands in texts: {where}; in {len(targets)} targets; rows {', '.join(token.at)}",
-            "the tokenizer reads the string as the control token: in a target the model learns to write it, in a prompt it "
-            "ends a turn that goes on",
-            f"drop {token.text} from the texts, or encode texts with split_special_tokens=True", DEEPEYES,
-            {"id": token.id, "token": token.text, "by_role": said, "targets": len(targets), "at": token.at},
+        faults.append(
+            ("a reward model learns to like repetition", "drop pairs whose chosen answer repeats itself")
         )
-
-
-def _foreign(encoded: Sequence[Encoded], own: set[str]) -> Results:
-    """Control strings of other chat formats in targets."""
-    found: dict[str, list[Encoded]] = {}
-    for one in encoded:
-        for mark in set(FOREIGN.findall(one.example.target or "")) - own:
-            found.setdefault(mark, []).append(one)
-    for mark, at in sorted(found.items(), key=lambda item: -len(item[1]))[:5]:
-        severity: Severity = "fail" if len(at) > SOME * len(encoded) else "warn"
-        yield Finding(
-            "X01", severity, f"{mark}, no token of this tokenizer, stands in {len(at)} targets: {_places(at)}",
-            "it is the trace of another chat template; the model learns to write it letter by letter",
-            f"drop {mark} and what follows it from these targets, or the rows", "hiyouga/LlamaFactory#6987",
-            {"string": mark, "targets": len(at), "at": [one.example.at for one in at]},
-        )
-
-
-def _within(one: Encoded, id: int) -> bool:
-    return one.target is not None and bool((one.ids[one.target.start : one.target.end] == id).any())
+    yield Finding(
+        "X09",
+        "warn" if faults else "ok",
+        seen,
+        "; ".join(why for why, _ in faults),
+        "; ".join(f for _, f in faults),
+        "PKU-Alignment/safe-rlhf#71" if faults else "",
+        values,
+    )
 
 
 def _tail(one: Encoded) -> set[int]:
@@ -448,7 +382,7 @@ def _of_trl_sft(subject: Subject) -> bool:
 
 
 def _masks_padding(subject: Subject) -> bool:
-    """Whether labels equal to the padding id are masked, as transformers' collator for language models does."""
+    """Whether labels equal to the padding id are masked, as transformers' collator does."""
     named = (subject.settings or {}).get("data_collator")
     return named == "DataCollatorForLanguageModeling" if named else not _of_trl_sft(subject)
 
@@ -464,7 +398,7 @@ def _is_empty(turn: Any) -> bool:
 
 def _same_role_twice(one: Example) -> bool:
     roles = [turn["role"] for turn in one.messages]
-    return any(a == b and a not in TOOL_ROLES for a, b in zip(roles, roles[1:], strict=False))
+    return any(a == b and a not in TOOL_ROLES for a, b in pairwise(roles))
 
 
 def _unbalanced(text: str, tag: str) -> bool:
@@ -474,7 +408,10 @@ def _unbalanced(text: str, tag: str) -> bool:
 
 def _after_last(text: str) -> bool:
     """Whether words follow the last ``</answer>`` or ``</tool_call>``."""
-    end = max(text.rfind(f"</{tag}>") + len(f"</{tag}>") if f"</{tag}>" in text else -1 for tag in ("answer", "tool_call"))
+    end = max(
+        text.rfind(f"</{tag}>") + len(f"</{tag}>") if f"</{tag}>" in text else -1
+        for tag in ("answer", "tool_call")
+    )
     return end >= 0 and bool(text[end:].strip())
 
 

@@ -1,4 +1,4 @@
-"""K: settings of reinforcement learning under which nothing holds a drifting policy. All of them only warn."""
+"""K: settings of reinforcement learning under which nothing holds a drifting policy. All only warn."""
 
 from __future__ import annotations
 
@@ -13,17 +13,28 @@ from holdtrue.doctor.subject import Missing, Subject
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
 OF_RL = frozenset(
-    {"beta", "num_generations", "max_completion_length", "reward_funcs", "reward_weights", "num_iterations",
-     "entropy_coef", "mask_truncated_completions", "advantage_estimator", "algorithm.adv_estimator", "scale_rewards"}
+    {
+        "beta",
+        "num_generations",
+        "max_completion_length",
+        "reward_funcs",
+        "reward_weights",
+        "num_iterations",
+        "entropy_coef",
+        "mask_truncated_completions",
+        "advantage_estimator",
+        "algorithm.adv_estimator",
+        "scale_rewards",
+    }
 )
 """A setting by which reinforcement learning is known."""
 FULL, LORA = 1e-5, 1e-4
-"""Largest usual learning rate of RL when all weights are trained, and of an adapter (ours: ten times that)."""
+"""Largest usual learning rate of RL for all weights, and for an adapter (ours: ten times that)."""
 CONSTANT = ("constant", "constant_with_warmup")
 TOKEN_MEAN = ("bnpo", "dapo")
 """TRL's losses whose mean is over tokens: a long sample counts by its length. ``dapo`` is TRL's default."""
 EPOCHS, PROMPTS = 5, 10_000
-"""Ours: more passes than this over fewer prompts than this is many on a small set (the founding case had 32)."""
+"""Ours: more passes than this over fewer prompts than this is many (the founding case had 32)."""
 CUT = 0.1
 """Share of cut answers that section 5 of the detectors warns at."""
 SHORT = 256
@@ -38,13 +49,19 @@ def nothing_holds_the_policy(subject: Subject) -> Results:
     held = _held_by(settings)
     seen = {"beta": _float(settings, "beta", 0.0), "entropy_coef": _float(settings, "entropy_coef", 0.0)}
     if held:
-        yield Finding("K01", "ok", f"the policy is held by {', '.join(held)}", values=seen | {"held_by": held})
+        yield Finding(
+            "K01", "ok", f"the policy is held by {', '.join(held)}", values=seen | {"held_by": held}
+        )
         return
     yield Finding(
-        "K01", "warn", f"beta {seen['beta']:g}, entropy_coef {seen['entropy_coef']:g}, no penalty and no early stop",
+        "K01",
+        "warn",
+        f"beta {seen['beta']:g}, entropy_coef {seen['entropy_coef']:g}, no penalty and no early stop",
         "what the reward does not see is learned as happily as what it pays for, and nothing pulls it back",
-        "make the reward see junk after the answer, set beta to 0.001-0.01, or add a repetition penalty to the rewards; "
-        "beta alone does not cure a start checkpoint that already has the habit", DEEPEYES, seen | {"held_by": []},
+        "make the reward see junk after the answer, set beta to 0.001-0.01, or add a repetition penalty to "
+        "the rewards; beta alone does not cure a start checkpoint that already has the habit",
+        DEEPEYES,
+        seen | {"held_by": []},
     )
 
 
@@ -60,17 +77,26 @@ def learning_rate(subject: Subject) -> Results:
     values = {"learning_rate": rate, "lr_scheduler_type": schedule, "adapter": adapter, "most": most}
     faults, fixes = [], []
     if isinstance(rate, int | float) and rate > most:
-        faults.append(f"learning_rate {rate:g} is above {most:g} for {'an adapter' if adapter else 'all weights'}")
+        faults.append(
+            f"learning_rate {rate:g} is above {most:g} for {'an adapter' if adapter else 'all weights'}"
+        )
         fixes.append(f"set learning_rate to {most / 10:g}")
     if schedule in CONSTANT:
         faults.append(f"lr_scheduler_type is {schedule}")
         fixes.append("set lr_scheduler_type to cosine or linear")
     if not faults:
-        yield Finding("K02", "ok", f"learning_rate {rate}, lr_scheduler_type {schedule or 'by default'}", values=values)
+        yield Finding(
+            "K02", "ok", f"learning_rate {rate}, lr_scheduler_type {schedule or 'by default'}", values=values
+        )
         return
     yield Finding(
-        "K02", "warn", "; ".join(faults), "late in a run large steps keep drifting where the reward is flat",
-        "; ".join(fixes), DEEPEYES, values,
+        "K02",
+        "warn",
+        "; ".join(faults),
+        "late in a run large steps keep drifting where the reward is flat",
+        "; ".join(fixes),
+        DEEPEYES,
+        values,
     )
 
 
@@ -88,9 +114,13 @@ def many_epochs(subject: Subject) -> Results:
         yield Finding("K03", "ok", seen, values=values)
         return
     yield Finding(
-        "K03", "warn", seen, "the prompts are known by heart, their rewards stop differing, and what is left is drift",
+        "K03",
+        "warn",
+        seen,
+        "the prompts are known by heart, their rewards stop differing, and what is left is drift",
         f"set num_train_epochs to {EPOCHS} at most, and take the step with the best text, not the last one",
-        "Visual-Agent/DeepEyes#46", values,
+        "Visual-Agent/DeepEyes#46",
+        values,
     )
 
 
@@ -111,9 +141,13 @@ def masked_truncation(subject: Subject) -> Results:
         yield Finding("K04", "ok", seen, values=values)
         return
     yield Finding(
-        "K04", "warn", seen, "an answer that is cut gives no gradient: where most are, nothing is learned at all",
+        "K04",
+        "warn",
+        seen,
+        "an answer that is cut gives no gradient: where most are, nothing is learned at all",
         f"set max_completion_length to {max(p95 or 0, 2 * cap)} and watch the share of cut answers",
-        "huggingface/trl#5697; greyhaven-ai/autocontext PR 1067", values,
+        "huggingface/trl#5697; greyhaven-ai/autocontext PR 1067",
+        values,
     )
 
 
@@ -122,17 +156,25 @@ def token_mean(subject: Subject) -> Results:
     """The loss is a mean over tokens, and nothing limits long junk: warns."""
     settings = _of_rl(subject)
     loss = settings.get("loss_type", "dapo")
-    limits = [*_held_by(settings), *(["masked truncation"] if settings.get("mask_truncated_completions") else [])]
+    limits = [
+        *_held_by(settings),
+        *(["masked truncation"] if settings.get("mask_truncated_completions") else []),
+    ]
     values = {"loss_type": loss, "limits": limits}
     seen = f"loss_type {loss}{'' if 'loss_type' in settings else ' (the default)'}"
     if loss not in TOKEN_MEAN or limits:
-        yield Finding("K05", "ok", seen + (f", limited by {', '.join(limits)}" if limits else ""), values=values)
+        yield Finding(
+            "K05", "ok", seen + (f", limited by {', '.join(limits)}" if limits else ""), values=values
+        )
         return
     yield Finding(
-        "K05", "warn", f"{seen} is a mean over tokens; no KL, no length or repetition term, cut answers count",
+        "K05",
+        "warn",
+        f"{seen} is a mean over tokens; no KL, no length or repetition term, cut answers count",
         "a sample counts by its length: 5,000 tokens of junk move the policy as much as ten whole answers",
         "set mask_truncated_completions to true, or add TRL's overlong or repetition reward to reward_funcs",
-        DEEPEYES, values,
+        DEEPEYES,
+        values,
     )
 
 
@@ -145,13 +187,17 @@ def _of_rl(subject: Subject) -> Mapping[str, Any]:
 
 
 def _held_by(settings: Mapping[str, Any]) -> list[str]:
-    held = [f"{name} {value:g}" for name in ("beta", "entropy_coef") if (value := _float(settings, name, 0.0)) > 0]
+    held = [
+        f"{name} {value:g}" for name in ("beta", "entropy_coef") if (value := _float(settings, name, 0.0)) > 0
+    ]
     if settings.get("use_adaptive_entropy"):
         held.append("use_adaptive_entropy")
     if settings.get("overlong_shaping"):
         held.append("overlong_shaping")
     rewards = [str(one) for one in settings.get("reward_funcs") or [] if one]
-    held += [one for one in rewards if any(word in one.lower() for word in ("repetition", "overlong", "length"))]
+    held += [
+        one for one in rewards if any(word in one.lower() for word in ("repetition", "overlong", "length"))
+    ]
     return held + [name for name in EARLY_STOP if settings.get(name)]
 
 

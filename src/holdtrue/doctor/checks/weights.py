@@ -19,7 +19,7 @@ BASE_WITH_CHATML = "QwenLM/Qwen3#1064; unslothai/unsloth#1072; hiyouga/LlamaFact
 RARE = 1e-3
 """Share of the examples up to which an untrained ordinary token in the data is only warned of."""
 OVERFLOW = ("gemma3", "gemma4", "qwen2_vl", "qwen2_5_vl")
-"""Model types that are known to overflow in float16 (huggingface/transformers#39972, unslothai/unsloth PR 5055)."""
+"""Model types that overflow in float16 (huggingface/transformers#39972, unslothai/unsloth PR 5055)."""
 EAGER = ("qwen2", "qwen2_vl", "qwen2_5_vl")
 """Model types whose eager attention is known to go wrong: nan in float16, worse in bfloat16."""
 
@@ -50,9 +50,7 @@ class Training:
     def lacks(self, ids: Collection[int]) -> dict[str, list[int]]:
         """Of the ids, those whose row stays frozen, by matrix."""
         parts = {"embedding": self.embedding, "head": self.head}
-        missing = {
-            name: sorted(set(ids) - set(rows)) for name, rows in parts.items() if rows is not None
-        }
+        missing = {name: sorted(set(ids) - set(rows)) for name, rows in parts.items() if rows is not None}
         return {name: rows for name, rows in missing.items() if rows}
 
 
@@ -63,14 +61,16 @@ def names(matrix: str) -> set[str]:
 
 @check("W01")
 def untrained_rows(subject: Subject) -> Results:
-    """Rows of the embeddings and the head that no training moved; fails when the template, the data or the tools
-    use one of them and no adapter trains it."""
+    """Rows of the embeddings and the head that no training moved; fails when the template, the data or the
+    tools use one of them and no adapter trains it."""
     found = _untrained(subject)
     ids = np.unique(np.concatenate([one.all for one in found.values()])) if found else np.empty(0, np.int64)
     evidence = [_counts(one) for one in found.values()]
     values: dict[str, Any] = {
         "untrained": {name: ranges(one.all) for name, one in found.items()},
-        "rules": {name: {rule: ranges(rows) for rule, rows in one.by_rule.items()} for name, one in found.items()},
+        "rules": {
+            name: {rule: ranges(rows) for rule, rows in one.by_rule.items()} for name, one in found.items()
+        },
     }
     if not len(ids):
         rows = ", ".join(f"{one.name} {one.rows} x {one.width}" for one in _matrices(subject).values())
@@ -80,27 +80,42 @@ def untrained_rows(subject: Subject) -> Results:
         used = used_ids(subject)
     except Missing as missing:
         yield Finding(
-            "W01", "warn", f"{'; '.join(evidence)}. Which of them are used is not known: {missing}",
+            "W01",
+            "warn",
+            f"{'; '.join(evidence)}. Which of them are used is not known: {missing}",
             "a token whose row was never trained is neither understood nor stopped at",
-            "put the tokenizer into the folder and check again", BASE_WITH_CHATML, values,
+            "put the tokenizer into the folder and check again",
+            BASE_WITH_CHATML,
+            values,
         )
         return
     hit = {id: used[id] for id in map(int, ids) if id in used}
     frozen = hit if subject.adapter is None else _frozen(subject, hit)
     rare = _rare(subject, frozen)
-    shown = [f"{_name(subject, id)} ({', '.join(_rules(found, id))}; used by {uses})" for id, uses in hit.items()]
-    values |= {"used": sorted(hit), "frozen": sorted(frozen), "used_by": {str(id): uses for id, uses in hit.items()}}
-    text = f"{'; '.join(evidence)}. {len(hit)} of them are used" + (f": {'; '.join(shown[:3])}" if shown else "")
+    shown = [
+        f"{_name(subject, id)} ({', '.join(_rules(found, id))}; used by {uses})" for id, uses in hit.items()
+    ]
+    values |= {
+        "used": sorted(hit),
+        "frozen": sorted(frozen),
+        "used_by": {str(id): uses for id, uses in hit.items()},
+    }
+    text = f"{'; '.join(evidence)}. {len(hit)} of them are used" + (
+        f": {'; '.join(shown[:3])}" if shown else ""
+    )
     if not frozen:
         yield Finding("W01", "ok", text + (", and the adapter trains them" if hit else ""), values=values)
         return
     yield Finding(
-        "W01", "warn" if set(frozen) == rare else "fail", text,
-        "a model cannot tell an untrained token from any other one: it neither stops at it nor understands it, "
-        "and gradients through zero rows become NaN",
-        f"start from the chat model, or set rows {show_ranges(sorted(frozen))} to the mean of the trained rows and "
-        "train embedding and head (with LoRA: trainable_token_indices, or modules_to_save)",
-        BASE_WITH_CHATML, values,
+        "W01",
+        "warn" if set(frozen) == rare else "fail",
+        text,
+        "a model cannot tell an untrained token from any other one: it neither stops at it nor understands "
+        "it, and gradients through zero rows become NaN",
+        f"start from the chat model, or set rows {show_ranges(sorted(frozen))} to the mean of the trained "
+        "rows and train embedding and head (with LoRA: trainable_token_indices, or modules_to_save)",
+        BASE_WITH_CHATML,
+        values,
     )
 
 
@@ -115,7 +130,11 @@ def frozen_new_tokens(subject: Subject) -> Results:
     missing = training.lacks(hit)
     values = {"ids": hit, "frozen": missing, "modules_to_save": sorted(_module_names(config))}
     if not missing:
-        what = f"{len(hit)} untrained ids are used and the adapter trains them" if hit else "no untrained id is used"
+        what = (
+            f"{len(hit)} untrained ids are used and the adapter trains them"
+            if hit
+            else "no untrained id is used"
+        )
         yield Finding("W02", "ok", what, values=values)
         return
     ids = sorted({id for rows in missing.values() for id in rows})
@@ -123,13 +142,14 @@ def frozen_new_tokens(subject: Subject) -> Results:
     modules = _module(subject, "embedding"), _module(subject, "head")
     wanted = [modules[0]] if is_tied(subject) else [name for name in modules if name]
     yield Finding(
-        "W02", "fail",
+        "W02",
+        "fail",
         f"{len(ids)} untrained ids are used ({named}) and their rows stay frozen in {' and '.join(missing)}",
-        "the adapter cannot teach the model a token whose rows it does not train: it will not stop, or writes others",
+        "the adapter cannot teach the model a token whose rows it does not train: it will not stop",
         f"set trainable_token_indices to {{{', '.join(f'{name!r}: {ids[:8]}' for name in wanted)}}}"
         f"{' (all ' + str(len(ids)) + ' ids)' if len(ids) > 8 else ''}, or modules_to_save to {wanted}",
         "QwenLM/Qwen3#1064; modelscope/ms-swift#5998",
-        values | {"fix": {"trainable_token_indices": {name: ids for name in wanted}}},
+        values | {"fix": {"trainable_token_indices": dict.fromkeys(wanted, ids)}},
     )
 
 
@@ -143,11 +163,14 @@ def tied_both_trained(subject: Subject) -> Results:
     if not (is_tied(subject) and both) or config.get("ensure_weight_tying"):
         kind = "tied" if is_tied(subject) else "separate"
         saved = ", ".join(sorted(modules & (names("embedding") | names("head")))) or "neither of them"
-        yield Finding("W03", "ok", f"embedding and head are {kind}; the adapter trains {saved}", values=values)
+        yield Finding(
+            "W03", "ok", f"embedding and head are {kind}; the adapter trains {saved}", values=values
+        )
         return
     yield Finding(
-        "W03", "fail",
-        f"embedding and head are one matrix (tied), and the adapter trains both: {', '.join(sorted(modules))}",
+        "W03",
+        "fail",
+        f"the model is tied (one matrix), but the adapter trains both: {', '.join(sorted(modules))}",
         "two copies of one matrix are trained apart: merging keeps only one of them, or training diverges",
         f"set modules_to_save to {[_module(subject, 'embedding')]} and ensure_weight_tying to true",
         "hiyouga/LlamaFactory#6446",
@@ -163,7 +186,9 @@ def tie_flag(subject: Subject) -> Results:
     embedding, head = weights.embedding, weights.head
     if embedding is None or head is None or not flag:
         kind = "an embedding and a head" if head else "an embedding and no head"
-        yield Finding("W04", "ok", f"tie_word_embeddings is {flag}; the files hold {kind}", values={"flag": flag})
+        yield Finding(
+            "W04", "ok", f"tie_word_embeddings is {flag}; the files hold {kind}", values={"flag": flag}
+        )
         return
     rows = _different_rows(embedding, head)
     values = {"flag": flag, "different_rows": len(rows), "first": [int(row) for row in rows[:3]]}
@@ -171,19 +196,21 @@ def tie_flag(subject: Subject) -> Results:
         yield Finding("W04", "ok", "tie_word_embeddings is true, and both matrices are equal", values=values)
         return
     yield Finding(
-        "W04", "fail",
+        "W04",
+        "fail",
         f"tie_word_embeddings is true, but {len(rows)} rows of {embedding.name} ({embedding.rows}) and "
         f"{head.name} ({head.rows}) differ: {show_ranges(rows)}",
         "a program that believes the flag drops one of the two matrices, and the model becomes another one",
         "set tie_word_embeddings to false in config.json, or merge the adapter again with the matrices tied",
-        "hiyouga/LlamaFactory#6446", values | {"fix": {"tie_word_embeddings": False}},
+        "hiyouga/LlamaFactory#6446",
+        values | {"fix": {"tie_word_embeddings": False}},
     )
 
 
 @check("W05")
 def numerics(subject: Subject) -> Results:
-    """NaN or infinity in the weights fails; so does float16 with a family that overflows in it, and eager attention
-    with one that goes wrong with it warns."""
+    """NaN or infinity in the weights fails, and so does float16 with a family that overflows in it; eager
+    attention with one that goes wrong with it warns."""
     good = []
     config: Mapping[str, Any] | None
     try:
@@ -195,9 +222,12 @@ def numerics(subject: Subject) -> Results:
         if broken:
             named = "; ".join(f"{name} rows {show_ranges(rows)}" for name, rows in broken.items())
             yield Finding(
-                "W05", "fail", f"NaN or infinity in {named}",
+                "W05",
+                "fail",
+                f"NaN or infinity in {named}",
                 "every logit becomes NaN, and the first id of the vocabulary is written without end",
-                "take the last checkpoint without NaN, and train in bfloat16", "vllm-project/vllm#14126",
+                "take the last checkpoint without NaN, and train in bfloat16",
+                "vllm-project/vllm#14126",
                 {"nonfinite": {name: ranges(rows) for name, rows in broken.items()}},
             )
         else:
@@ -217,17 +247,21 @@ def numerics(subject: Subject) -> Results:
     values = {"model_type": family, "dtype": "float16" if half else dtype, "attn_implementation": attention}
     if half and (family.startswith(OVERFLOW) or (family in EAGER and attention == "eager")):
         yield Finding(
-            "W05", "fail", f"{family} in float16" + (" with eager attention" if attention == "eager" else ""),
-            "its activations exceed what float16 can hold (65,504), logits become NaN and the first id is written",
+            "W05",
+            "fail",
+            f"{family} in float16" + (" with eager attention" if attention == "eager" else ""),
+            "its activations exceed what float16 holds (65,504): logits become NaN, the first id is written",
             "use bfloat16 (bf16: true, dtype: bfloat16)",
             "huggingface/transformers#39972; huggingface/transformers PR 33312",
             values | {"fix": {"dtype": "bfloat16"}},
         )
     elif attention == "eager" and family in EAGER:
         yield Finding(
-            "W05", "warn", f"{family} with eager attention",
-            "eager attention of this family loses precision (perplexity 8.00 instead of 7.13 in bfloat16) and is one "
-            "cause of stray tokens such as addCriterion",
+            "W05",
+            "warn",
+            f"{family} with eager attention",
+            "eager attention of this family loses precision (perplexity 8.00 instead of 7.13 in bfloat16) "
+            "and is one cause of stray tokens such as addCriterion",
             "set attn_implementation to sdpa or flash_attention_2",
             "huggingface/transformers PR 33317; QwenLM/Qwen3-VL#759",
             values | {"fix": {"attn_implementation": "sdpa"}},
