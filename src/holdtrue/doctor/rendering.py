@@ -105,8 +105,8 @@ class Template:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text."""
-        return hashlib.sha256(self.source.encode("utf-8", "surrogatepass")).hexdigest()
+        """Hash of the text without white space around, which files add and lose."""
+        return hashlib.sha256(self.source.strip().encode("utf-8", "surrogatepass")).hexdigest()
 
     @cached_property
     def controls(self) -> Mapping[int, str]:
@@ -174,8 +174,16 @@ class Template:
 
     def show(self, ids: Sequence[int]) -> str:
         """``<|im_end|> (151645), <|endoftext|> (151643)``; "none" for none."""
-        named = [f"{self.controls.get(id) or self.tokenizer.convert_ids_to_tokens(id)} ({id})" for id in ids]
-        return ", ".join(named) or "none"
+        return ", ".join(f"{self.name(id)} ({id})" for id in ids) or "none"
+
+    def name(self, id: int) -> str:
+        """A token's text; "no token" for an id beyond the vocabulary, which configs can hold."""
+        if id in self.controls:
+            return self.controls[id]
+        try:
+            return str(self.tokenizer.convert_ids_to_tokens(id) or "no token")
+        except (IndexError, OverflowError):
+            return "no token"
 
     def plain(self, turns: int, *, prompt: bool = False) -> str:
         """A plain conversation as text; with ``prompt`` up to its last question.

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from holdtrue.doctor.encoding import Encoded
 
 USES = ("tools", "thinking", "multi-turn")
+SAMPLE = 200
+"""Enough to see a fault that many rows share, in about a second."""
 
 
 Turn = Mapping[str, Any]
@@ -162,6 +164,12 @@ class Subject:
         ends = self.declared_ends
         declared = ends.get("generation_config", ends.get("config", frozenset()))
         return ends.get("tokenizer", frozenset()) | declared
+
+    @cached_property
+    def sample(self) -> Sequence[Example]:
+        """Up to ``SAMPLE`` conversations of the data, evenly spread; the checks that render use them."""
+        talks = [one for one in self.examples or () if one.messages]
+        return talks[:: max(1, len(talks) // SAMPLE)][:SAMPLE]
 
     @cached_property
     def uses(self) -> Mapping[str, str]:

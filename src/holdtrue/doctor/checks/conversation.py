@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple
 
 from holdtrue.doctor import rendering
@@ -12,9 +11,6 @@ from holdtrue.doctor.findings import Finding, Missing
 from holdtrue.doctor.glue import differences
 from holdtrue.doctor.rendering import Template, Unrendered, answer, common_prefix
 from holdtrue.doctor.subject import Example, Subject
-
-SAMPLE = 200
-"""Training examples that are rendered: shows a fault that many rows share, in about a second."""
 
 
 class Part(NamedTuple):
@@ -50,7 +46,7 @@ def prefix_preserving(subject: Subject) -> Results:
         if found:
             broken[kind] = found
             used += [kind] if in_use else []
-    drifting = [one for one in _sample(subject) if _example_drift(template, one)]
+    drifting = [one for one in subject.sample if _example_drift(template, one)]
     values: dict[str, Any] = {"drift": broken, "examples": [one.at for one in drifting]}
     if not broken and not drifting:
         yield Finding("C03", "ok", f"earlier turns stay as they were: {', '.join(kept)}", values=values)
@@ -63,7 +59,7 @@ def prefix_preserving(subject: Subject) -> Results:
     if drifting:
         shown.insert(
             0,
-            f"{len(drifting)} of {len(_sample(subject))} examples, e.g. {', '.join(values['examples'][:3])}",
+            f"{len(drifting)} of {len(subject.sample)} examples, e.g. {', '.join(values['examples'][:3])}",
         )
     who = f"in use: {', '.join(f'{use} ({uses[use]})' for use in uses)}; " if uses else ""
     yield Finding(
@@ -101,25 +97,27 @@ def role_dropped(subject: Subject) -> Results:
                 if needed
                 else f"a conversation with {name} would lose it",
                 f"use a template that renders {name}" + (_THOUGHTS if name == "thoughts" else ""),
-                "NVIDIA-NeMo/RL#1337" if name == "thoughts" else "modelscope/ms-swift#5924",
+                "NVIDIA-NeMo/RL#1337" if name == "thoughts" else _TRL,
                 {"part": name, "lost": lost, "needed": sorted(needed)},
             )
-    raising = [(one.at, how) for one in _sample(subject) if (how := _raises(template, one))]
+    raising = [(one.at, how) for one in subject.sample if (how := _raises(template, one))]
     if raising:
         yield Finding(
             "C04",
             "fail",
-            f"{len(raising)} of {len(_sample(subject))} examples are not rendered, e.g. "
+            f"{len(raising)} of {len(subject.sample)} examples are not rendered, e.g. "
             + ", ".join(at for at, _ in raising[:3])
             + f": {raising[0][1]}",
             "they stop training, or are dropped without a word",
             "change these rows to what the template takes, or the template",
+            _TRL,
             values={"examples": [at for at, _ in raising]},
         )
     if not found and not raising:
         yield Finding("C04", "ok", "system turns, tools and thoughts are rendered")
 
 
+_TRL = "huggingface/trl, chat_templates/README.md"
 _THOUGHTS = ", or keep each turn's sampled ids"
 
 
@@ -139,7 +137,7 @@ def double_apply(subject: Subject) -> Results:
             f"{counted}: {', '.join(one.at for one in rows[:3])}",
             "the template is applied to text that was rendered before: turns within turns",
             "give messages, not rendered text; or take the markers out of these rows",
-            "huggingface/trl#1623",
+            "huggingface/trl, dataset formats: conversational or rendered, not both",
             values,
         )
     else:
@@ -305,11 +303,6 @@ def _lost(template: Template, part: Part) -> str:
         return "" if part.words in template.text(part.messages, tools=part.tools) else "dropped"
     except Unrendered as error:
         return f"raises {error}"
-
-
-def _sample(subject: Subject) -> list[Example]:
-    examples = subject.examples or ()
-    return list(islice(examples, 0, None, max(1, len(examples) // SAMPLE)))[:SAMPLE]
 
 
 def _raises(template: Template, example: Example) -> str:

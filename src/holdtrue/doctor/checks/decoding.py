@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,8 +44,8 @@ def greedy_thinking(subject: Subject) -> Results:
 
 @check("D02")
 def rollout_penalties(subject: Subject) -> Results:
-    """Penalties change the distribution that is drawn from, not the one that is trained; warns when a run draws
-    with any.
+    """Penalties change the distribution that is drawn from and not the one that is trained; warns when a run
+    draws with any.
     """
     if subject.settings is None:
         raise Missing("no settings of a training run")
@@ -56,7 +57,7 @@ def rollout_penalties(subject: Subject) -> Results:
             "D02",
             "warn",
             f"rollouts are drawn with {named}",
-            "the trainer's log-probabilities are not those that tokens were drawn with; penalties are to serve",
+            "the trainer's log-probabilities are not those of the draw; penalties are for serving",
             "set " + ", ".join(f"{name} {_NEUTRAL[name]:g}" for name in wrong) + " for rollouts",
             "OpenRLHF/OpenRLHF#1165",
             {"penalties": wrong, "fix": {"settings": {name: _NEUTRAL[name] for name in wrong}}},
@@ -79,7 +80,7 @@ def generation_config_overrides(subject: Subject) -> Results:
     silent = {
         name: value
         for name, value in shipped.items()
-        if name not in given and _number(value) not in _as_tuple(neutral[name])
+        if name not in given and _number(value) not in (None, *_as_tuple(neutral[name]))
     }
     if silent:
         named = ", ".join(f"{name} {value}" for name, value in silent.items())
@@ -117,8 +118,8 @@ def unbanned_controls(subject: Subject) -> Results:
         f"{len(open_ids)} control ids {ranges(open_ids)} can be drawn inside an answer, such as {shown}"
         + (f"; {images} of images and video" if images else ""),
         "a policy that drifts falls into them, and image tokens crash the next forward pass",
-        "ban them in rollouts (values.masks of --json), renormalise the trainer's log-probabilities in the same "
-        "way, and never ban the EOS set",
+        "ban them in rollouts (values.masks of --json), renormalise the trainer's log-probabilities the "
+        "same way, and never ban the EOS set",
         "Visual-Agent/DeepEyes#131, hiyouga/EasyR1#110",
         values,
     )
@@ -270,7 +271,7 @@ def _banned(subject: Subject) -> frozenset[int]:
         for one in _listed(source.get("suppress_tokens")):
             found |= {one} if isinstance(one, int) else set()
         for words in _listed(source.get("bad_words_ids")):
-            found |= set(words) if isinstance(words, list) and len(words) == 1 else set()
+            found |= {one for one in _listed(words) if isinstance(one, int) and len(words) == 1}
         bias = source.get("logit_bias")
         for id, value in bias.items() if isinstance(bias, Mapping) else ():
             if str(id).isdigit() and (_number(value) or 0) <= -50:
@@ -290,9 +291,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _as_tuple(value: Any) -> tuple[Any, ...]:

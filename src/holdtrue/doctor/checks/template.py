@@ -25,6 +25,7 @@ def turn_end_rendered(subject: Subject) -> Results:
             f"a plain question and answer are not rendered: {error}",
             "nothing can be trained or served with this template",
             "mend the template, or take it from the model's publisher",
+            "huggingface/transformers, writing a chat template",
             values={"error": str(error)},
         )
         return
@@ -115,7 +116,7 @@ def stop_in_loss(subject: Subject) -> Results:
                 "the settings ask for assistant_only_loss, the template has no {% generation %} markers",
                 "no token of any answer is trained",
                 "put {% generation %} and {% endgeneration %} around answers, with their end",
-                "the chat templates of TRL (grpo and sft)",
+                "huggingface/trl, chat_templates/README.md",
             )
         else:
             yield Finding("C05", "ok", "no generation markers, and the settings do not ask for them")
@@ -173,9 +174,8 @@ def default_system(subject: Subject) -> Results:
     except Unrendered:
         yield Finding("C10", "ok", "the template takes no system turn, and puts none in")
         return
-    stated = with_it.partition(question(0))[0]
-    lines = [line for line in without.splitlines() if line.strip() and line not in stated]
-    silent = [text for line in lines if (text := _strip_controls(line, template)).strip()]
+    stated = _lines(with_it.partition(question(0))[0], template)
+    silent = [line for line in _lines(without, template) if line not in stated]
     if silent:
         mixed = {any(m.get("role") == "system" for m in one.messages) for one in subject.examples or ()}
         yield Finding(
@@ -185,7 +185,7 @@ def default_system(subject: Subject) -> Results:
             + ("; the data has rows with and without one" if len(mixed) > 1 else ""),
             "the model is trained with words nobody chose, and without them where a server writes none",
             "give a system turn in every row, an empty one too, or take the default out of the template",
-            "QwenLM/Qwen2.5 (chat template)",
+            "the chat template of Qwen2.5",
             {"system": silent},
         )
     else:
@@ -208,7 +208,7 @@ def generation_prompt_is_empty(subject: Subject) -> Results:
             f"add_generation_prompt changes nothing; answers are trained after {header!r}",
             "the model is asked without the beginning of its turn and writes on the user's",
             f"end the template with {{% if add_generation_prompt %}}{header}{{% endif %}}",
-            "Visual-Agent/DeepEyes#131",
+            "huggingface/transformers, chat templates: add_generation_prompt",
             {**values, "fix": {"chat_template": {"append": header}}},
         )
     else:
@@ -225,7 +225,8 @@ def _ends_by_turn(template: Template, turns: int) -> list[list[int]]:
     return found
 
 
-def _strip_controls(text: str, template: Template) -> str:
+def _lines(text: str, template: Template) -> list[str]:
+    """Lines of words; control tokens part them too."""
     for control in template.controls.values():
-        text = text.replace(control, "")
-    return text
+        text = text.replace(control, "\n")
+    return [line.strip() for line in text.splitlines() if line.strip()]

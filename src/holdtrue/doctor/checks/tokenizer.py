@@ -12,8 +12,8 @@ from holdtrue.doctor.rendering import Template, Unrendered, plain, thinking, too
 from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.errors import DataError
 
-SAMPLE = 200
-"""Training examples that are rendered: shows a fault that many rows share, in about a second."""
+MOST_ROWS = 1 << 24
+"""No vocabulary comes near it; a larger vocab_size is a mistake."""
 
 PROBES = (
     "The quick brown fox, 12345 times: it's 3.14!",
@@ -47,8 +47,8 @@ def eos_set_agreement(subject: Subject) -> Results:
             "T01",
             "fail",
             evidence,
-            f"the template ends {end[0]} ∉ {_braced(subject.stops)}: nothing stops there, and answers run on to "
-            "the length limit",
+            f"the template ends {end[0]} ∉ {_braced(subject.stops)}: nothing stops there, and answers run on "
+            "to the length limit",
             f"{fix}, and eos_token of the tokenizer to {tokenizer.convert_ids_to_tokens(end[0])!r} "
             "(--eos_token in TRL)",
             "huggingface/trl#2059, vllm-project/vllm#4180",
@@ -59,7 +59,8 @@ def eos_set_agreement(subject: Subject) -> Results:
     if doubts:
         yield Finding("T01", "warn", evidence, "; ".join(doubts), fix, "huggingface/trl#7039", values)
     elif not subject.stops:
-        yield Finding("T01", "warn", evidence, "nothing ends an answer", "declare an eos_token", "", values)
+        why = "nothing ends an answer"
+        yield Finding("T01", "warn", evidence, why, "declare an eos_token", "huggingface/trl#734", values)
     else:
         yield Finding("T01", "ok", evidence, values=values)
 
@@ -76,7 +77,10 @@ def _doubts(
         yield f"the tokenizer's {show(sorted(tokenizer))} is not in generation_config"
     if generation is not None and "config" in ends and not ends["config"] <= generation:
         yield f"config.json says {show(sorted(ends['config']))}, generation_config {show(sorted(generation))}"
-    if tokenizer and len(subject.stops - tokenizer):
+    spoken = end[:1] or sorted(
+        subject.stops
+    )  # other declared ends are a safety net that answers rarely reach
+    if tokenizer and not tokenizer.issuperset(spoken) and subject.stops - tokenizer:
         yield (
             f"a trainer that knows only the tokenizer's {show(sorted(tokenizer))} counts answers as cut off "
             f"that end with {show(sorted(subject.stops - tokenizer))}"
@@ -91,11 +95,12 @@ def pad_is_eos(subject: Subject) -> Results:
     tokenizer, template = subject.tokenizer, subject.template
     pad, end = tokenizer.pad_token_id, set(template.turn_end)
     ends = subject.stops | end
+    written = end | {tokenizer.eos_token_id}
     assumed = pad if pad is not None else tokenizer.eos_token_id
     trained, total, what = _trained_ends(subject, template, ends, assumed)
     counted = f"{trained}/{total} {what} train EOS"
     values = {"pad": pad, "ends": sorted(ends), "trained": trained, "examples": total}
-    spare = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>") if _unused(tokenizer, t, ends)), None)
+    spare = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>") if _unused(tokenizer, t, written)), None)
     name = spare or "a token that nothing else uses, such as an unused reserved one"
     if spare:
         values["fix"] = {"tokenizer_config.json": {"pad_token": spare}}
@@ -103,10 +108,10 @@ def pad_is_eos(subject: Subject) -> Results:
     if pad is None:
         why = f"no pad token: trainers take EOS for it, and with that {counted}"
         yield Finding(
-            "T02", "warn", "the tokenizer has no pad token", why, fix, "huggingface/trl#1668", values
+            "T02", "warn", "the tokenizer has no pad token", why, fix, "unslothai/unsloth#416", values
         )
-    elif pad not in ends:
-        yield Finding("T02", "ok", f"pad {template.show([pad])} ends nothing; {counted}", values=values)
+    elif pad not in written:
+        yield Finding("T02", "ok", f"pad {template.show([pad])} ends no turn; {counted}", values=values)
     elif trained < total and end:
         yield Finding(
             "T02",
@@ -133,8 +138,11 @@ def _trained_ends(
 ) -> tuple[int, int, str]:
     """Of how many conversations the last answer keeps an end among its labels; of how many; what they are."""
     ends = set(ends)
+    answered = [one for one in subject.sample if one.messages[-1].get("role") == "assistant"]
+    talks: list[tuple[Sequence[Mapping[str, Any]], Sequence[Any] | None]]
+    talks = [(one.messages, one.tools) for one in answered] or [(plain(turns), None) for turns in (1, 2, 3)]
     trained = total = 0
-    for messages, tools in _conversations(subject):
+    for messages, tools in talks:
         try:
             whole = template.ids(template.text(messages, tools=tools))
             prompt = template.ids(template.text(messages[:-1], tools=tools, prompt=True))
@@ -143,17 +151,7 @@ def _trained_ends(
         start = next((i for i, (a, b) in enumerate(zip(whole, prompt, strict=False)) if a != b), len(prompt))
         total += 1
         trained += any(id in ends and id != pad for id in whole[start:])
-    return trained, total, "examples" if subject.examples else "dummy conversations"
-
-
-def _conversations(subject: Subject) -> Iterator[tuple[Sequence[Mapping[str, Any]], Sequence[Any] | None]]:
-    if not subject.examples:
-        yield from ((plain(turns), None) for turns in (1, 2, 3))
-        return
-    step = max(1, len(subject.examples) // SAMPLE)
-    for example in subject.examples[::step][:SAMPLE]:
-        if example.messages and example.messages[-1].get("role") == "assistant":
-            yield example.messages, example.tools
+    return trained, total, "examples" if answered else "dummy conversations"
 
 
 @check("T03")
@@ -187,7 +185,7 @@ def bos_double(subject: Subject) -> Results:
             "T03",
             "fail" if needs else "warn",
             f"the tokenizer adds BOS, the template does not: a chat begins with {template.show(once[:3])}",
-            f"{known.name if known and needs else 'the model'} reads chats without the BOS it was trained with, "
+            f"{known.name if known and needs else 'the model'} reads chats without the BOS it learned with, "
             "as rendered text is tokenized without special tokens",
             "begin the template with {{ bos_token }}",
             "vllm-project/vllm#27515",
@@ -223,7 +221,7 @@ def vocabulary_padding(subject: Subject) -> Results:
             "T04",
             "warn",
             f"{seen}; {len(phantom)} phantom ids {ranges(phantom)}",
-            "the sampler can draw them; what is never drawn is never punished, and grows as the policy drifts",
+            "the sampler can draw them; what is not drawn is not punished, and grows as the policy drifts",
             "mask their logits in every rollout: values.masks of --json has the settings of vLLM, SGLang and "
             "transformers",
             "vllm-project/vllm#13175, verl-project/verl#7882",
@@ -294,7 +292,7 @@ def special_not_atomic(subject: Subject) -> Results:
 def padding_side(subject: Subject) -> Results:
     """Generation in batches needs padding on the left; fails when the settings ask for right padding."""
     side, asked = subject.tokenizer.padding_side, (subject.settings or {}).get("padding_side")
-    values = {"tokenizer": side, "settings": asked}
+    values = {"tokenizer": side, "settings": asked if isinstance(asked, str) else None}
     if "right" in (side, asked):
         yield Finding(
             "T06",
@@ -332,8 +330,8 @@ def round_trip(subject: Subject) -> Results:
             f"{type(tokenizer).__name__} that transformers loads: {text[:20]!r} is {saved[index][:6]}... as "
             f"saved, {ids[index][:6]}... as loaded",
             "training and serving read the same text as different tokens",
-            "set tokenizer_class of tokenizer_config.json to PreTrainedTokenizerFast, which takes the file as is",
-            "hiyouga/LlamaFactory#5145",
+            "set tokenizer_class of tokenizer_config.json to PreTrainedTokenizerFast, which takes it as is",
+            "rule: engines without transformers read tokenizer.json",
             {"fix": {"tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}},
         )
     templates = subject.templates
@@ -354,7 +352,7 @@ def round_trip(subject: Subject) -> Results:
             f"{len(lost)} of {len(PROBES)} texts change when encoded and decoded: {lost[0][:40]!r}",
             "a reward that reads decoded text sees another one than was written",
             "give rewards the text the engine wrote, or take away the normaliser",
-            "",
+            "rule: decode(encode(text)) is the text",
         )
     if not (changed or lost or len(set(templates.values())) > 1):
         compared = "" if saved is None else ", and as tokenizer.json has them"
@@ -397,7 +395,7 @@ def _rows(subject: Subject) -> int:
     size = subject.config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     if size is None:
         raise Missing("no vocab_size in config.json")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size <= MOST_ROWS:
         raise DataError(
             f"{subject.folder}: vocab_size of config.json is {size!r}; a number of rows is expected"
         )
