@@ -206,10 +206,14 @@ class Subject:
 
     @cached_property
     def adapter_config(self) -> Mapping[str, Any]:
-        """``adapter_config.json`` of the adapter."""
-        if self.adapter is None:
-            raise Missing("no adapter is given")
-        return Subject(self.adapter).json("adapter_config.json")
+        """PEFT's settings: ``adapter_config.json`` of the adapter, else what TRL makes of ``lora_...`` settings."""
+        if self.adapter is not None:
+            return Subject(self.adapter).json("adapter_config.json")
+        settings = self.settings or {}
+        if not (settings.get("use_peft") or settings.get("lora_r")):
+            raise Missing("no adapter is given, and the settings name none")
+        names = ("target_modules", "modules_to_save", "trainable_token_indices")
+        return {name: settings.get(f"lora_{name}", settings.get(name)) for name in names}
 
     @cached_property
     def encoded(self) -> Sequence[Encoded]:

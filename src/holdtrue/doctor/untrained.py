@@ -45,7 +45,7 @@ def untrained(matrix: Tensor, rows: RowStatistics, vocabulary: int | None = None
 
         zero        max |x| <= 1e-16
         small       |x| < 0.2 · median |x|
-        identical   two or more rows that point the same way (cosine above about 0.9999)
+        identical   two or more rows that point the same way (cosine above about 0.999)
         like unused  the direction of x - mean is nearer to that of known-unused rows than all but 2 %
 
     The last rule needs rows known to be unused: those at and beyond ``vocabulary``, ids no tokenizer gives.
@@ -55,16 +55,24 @@ def untrained(matrix: Tensor, rows: RowStatistics, vocabulary: int | None = None
     """
     peaks, norms = rows.peaks, rows.norms
     median = float(np.median(norms[norms > 0])) if (norms > 0).any() else 0.0
-    _, inverse, counts = np.unique(rows.codes, return_inverse=True, return_counts=True)
     finite = np.isfinite(peaks)
     zero = peaks <= ZERO
     found = {
         "zero": zero,
         "small": ~zero & (norms < SMALL * median),
-        "identical": ~zero & finite & (counts[inverse] > 1),
+        "identical": ~zero & finite & _shared(rows.codes),
         "like unused": _like_unused(matrix, norms, vocabulary),
     }
     return Untrained(matrix.name, {rule: np.flatnonzero(mask) for rule, mask in found.items() if mask.any()})
+
+
+def _shared(codes: Rows) -> NDArray[np.bool_]:
+    """Whether a row shares a code with another one, in any column."""
+    found = np.zeros(len(codes), bool)
+    for column in codes.T:
+        _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+        found |= counts[inverse] > 1
+    return found
 
 
 def _like_unused(matrix: Tensor, norms: NDArray[np.float32], vocabulary: int | None) -> NDArray[np.bool_]:

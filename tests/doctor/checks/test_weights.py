@@ -74,6 +74,14 @@ def test_chatml_on_a_base_model_fails_until_the_adapter_trains_its_rows(folder, 
         assert only(mended, "W01").severity == only(mended, "W02").severity == "ok"
 
 
+def test_lora_settings_of_the_run_count_as_an_adapter(folder):
+    model, run = folder(change=noise(0, 1)), {"use_peft": True, "lora_target_modules": ["q_proj"]}
+    assert only(Subject(model, settings=run), "W02").severity == "fail"
+    run["lora_modules_to_save"] = ["embed_tokens", "lm_head"]
+    assert only(Subject(model, settings=run), "W01").severity == "ok"
+    assert only(Subject(model, settings=run), "W02").severity == "ok"
+
+
 def test_an_adapter_that_trains_only_the_embedding_leaves_the_head_frozen(folder, tmp_path):
     subject = Subject(folder(change=noise(1)), adapter(tmp_path / "lora", modules_to_save=["embed_tokens"]))
     assert only(subject, "W02").values["frozen"] == {"head": [1]}
@@ -182,3 +190,15 @@ def test_packed_weights_are_skipped_with_a_reason(folder):
     write_tensors(model / "model.safetensors", {EMBEDDING: np.zeros((259, 8), np.int8)})
     skipped = {one.id: one.why for one in examine(Subject(model)).skipped}
     assert "packed (I8)" in skipped["W01"]
+
+
+def test_the_bytes_a_real_small_model_never_met_are_found_untrained(shared):
+    folder = shared("models/stories260K")  # trained on ASCII stories; 256 of its 512 tokens are single bytes
+    found = only(Subject(folder), "W01")
+    assert found.severity == "ok"  # nothing uses them
+    rows = {row for first, last in found.values["untrained"]["embedding"] for row in range(first, last + 1)}
+    tokens = Subject(folder).tokenizer.convert_ids_to_tokens(sorted(rows))
+    assert sum(token.startswith("<0x") for token in tokens) > 200
+    assert not any(token.lstrip("▁").isalpha() and token.isascii() for token in tokens)
+    example = Example((), "data:1", text="A trade mark: ™")
+    assert "™" in only(Subject(folder, examples=[example]), "W01").evidence

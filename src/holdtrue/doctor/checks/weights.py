@@ -90,7 +90,7 @@ def untrained_rows(subject: Subject) -> Results:
         )
         return
     hit = {id: used[id] for id in map(int, ids) if id in used}
-    frozen = hit if subject.adapter is None else _frozen(subject, hit)
+    frozen = _frozen(subject, hit)
     rare = _rare(subject, frozen)
     shown = [
         f"{_name(subject, id)} ({', '.join(_rules(found, id))}; used by {uses})" for id, uses in hit.items()
@@ -346,7 +346,11 @@ def _rules(found: Mapping[str, Untrained], id: int) -> list[str]:
 
 
 def _frozen(subject: Subject, hit: Mapping[int, str]) -> dict[int, str]:
-    lacking = Training.of(subject.adapter_config, is_tied(subject)).lacks(hit)
+    """Ids that no adapter trains; all of them where there is no adapter."""
+    try:
+        lacking = Training.of(subject.adapter_config, is_tied(subject)).lacks(hit)
+    except Missing:
+        return dict(hit)
     return {id: uses for id, uses in hit.items() if any(id in rows for rows in lacking.values())}
 
 
