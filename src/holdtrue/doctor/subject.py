@@ -206,7 +206,7 @@ class Subject:
 
     @cached_property
     def adapter_config(self) -> Mapping[str, Any]:
-        """PEFT's settings: ``adapter_config.json`` of the adapter, else what TRL makes of ``lora_...`` settings."""
+        """PEFT's settings: ``adapter_config.json`` of the adapter, else TRL's ``lora_...`` settings."""
         if self.adapter is not None:
             return Subject(self.adapter).json("adapter_config.json")
         settings = self.settings or {}

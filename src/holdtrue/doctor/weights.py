@@ -125,7 +125,7 @@ class RowStatistics:
     norms: Array
     peaks: Array
     codes: NDArray[np.int64]
-    """(rows, grids): rows that share a code in any of the grids point the same way (cosine above about 0.999)."""
+    """(rows, grids): rows with the same code in any grid point the same way (cosine above about 0.999)."""
 
 
 @dataclass(frozen=True)
