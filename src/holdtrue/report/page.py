@@ -24,12 +24,19 @@ _HERE = Path(__file__).parent
 _CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
 
 
-def render(contents: Mapping[str, Any], figures: Mapping[str, Any], template: str = "page.jinja") -> str:
+def render(
+    contents: Mapping[str, Any],
+    figures: Mapping[str, Any],
+    template: str = "page.jinja",
+    script: str | None = None,
+) -> str:
     """The HTML; the same contents and figures give the same bytes.
 
-    ``figures`` are plotly figures by the name the template gives their place.
+    ``figures`` are plotly figures by the name the template gives their place; ``script`` is a file beside
+    this one that the template puts into the page.
     """
     charts = (_HERE / "charts.js").read_text(encoding="utf-8")
+    own = (_HERE / script).read_text(encoding="utf-8") if script else ""
     html = (
         _environment()
         .get_template(template)
@@ -39,7 +46,8 @@ def render(contents: Mapping[str, Any], figures: Mapping[str, Any], template: st
             style=(_HERE / "style.css").read_text(encoding="utf-8"),
             charts=charts,
             bundle=_compressed() if figures else "",
-            policy=policy(charts, _plotly()),
+            policy=policy(*([charts, _plotly()] if figures or not script else []), *([own] if own else [])),
+            script=own,
             drawn=set(figures),
         )
     )

@@ -64,7 +64,9 @@ def turn_end_rendered(subject: Subject) -> Results:
 
 @check("C02")
 def generation_prompt_is_a_prefix(subject: Subject) -> Results:
-    """What the model is asked with must begin what it is trained on; fails when it does not."""
+    """What the model is asked with must begin what it is trained on; fails when it does not and training data or
+    settings are given, else warns.
+    """
     template = subject.template
     asked = template.plain(1, prompt=True)
     whole = template.plain(1)
@@ -73,7 +75,7 @@ def generation_prompt_is_a_prefix(subject: Subject) -> Results:
     if at < len(asked):
         yield Finding(
             "C02",
-            "fail",
+            "warn" if subject.examples is None and subject.settings is None else "fail",
             f"at character {at} the prompt goes on with {asked[at:][:60]!r}, "
             f"the trained text with {whole[at:][:60]!r}",
             "the model answers after other words than those it was trained after",

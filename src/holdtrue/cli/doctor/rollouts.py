@@ -1,0 +1,219 @@
+"""``holdtrue doctor rollouts``: degenerate answers in rollouts of any engine, and their causes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdtrue.cli import frame
+from holdtrue.errors import DataError, QualityError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+MOST_ROWS = 20
+
+
+def command(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Rollouts: files, folders of files, or runs.")
+    ],
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option("--tokenizer", metavar="FOLDER", help="Model folder whose tokenizer sampled the ids."),
+    ] = None,
+    chain: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--chain", metavar="A,B,...", help="Policies in order of training, to compare. Repeatable."
+        ),
+    ] = None,
+    evidence: Annotated[
+        list[Path] | None,
+        typer.Option("--evidence", metavar="FILE", help="JSON of doctor check or doctor reward. Repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write a page with all transcripts.")
+    ] = None,
+) -> frame.Result:
+    """Find degenerate answers in rollouts of any engine, where they begin, and what causes them.
+
+    Reads what TRL, verl, OpenRLHF, ms-swift, vLLM and OpenAI servers write, and holdtrue's own runs. With
+    --tokenizer control and phantom tokens are decided on token ids; without, on text. Exit code 4 when an
+    answer or a signal fails.
+    """
+    from holdtrue.doctor.causes import chain as compare
+    from holdtrue.doctor.causes import rank
+    from holdtrue.doctor.rollouts import examine
+    from holdtrue.doctor.sources import read_rollouts
+    from holdtrue.doctor.vocabulary import Vocabulary
+
+    static = [finding for file in evidence or () for finding in _findings(file)]
+    vocabulary = Vocabulary.of(tokenizer) if tokenizer is not None else None
+    dump = read_rollouts(files)
+    found = examine(dump.rollouts, vocabulary, indices=dump.indices)
+    value = found.as_json() | {
+        "causes": rank(found, static),
+        "chains": [step for one in chain or () for step in compare(found, _policies(one))],
+        "unreadable": {
+            reason: {"rows": count, "examples": dump.examples[reason]}
+            for reason, count in dump.unreadable.items()
+        },
+        "notes": notes(dump.rollouts, vocabulary is not None),
+    }
+    if output is not None:
+        from holdtrue.report.rollouts import write_rollouts_report
+
+        write_rollouts_report(output, value, [row.rollout for row in found.rows])
+    code = QualityError.exit_code if found.verdict == "fail" else 0
+    return frame.Result(value, render(value, output), code)
+
+
+def notes(rollouts: Sequence[Any], known: bool) -> list[str]:
+    """What could not be checked for lack of columns or a tokenizer."""
+    with_ids = sum(rollout.completion_ids is not None for rollout in rollouts)
+    result = []
+    if not with_ids:
+        result.append(
+            "No token ids in these files: control tokens were looked for in the text, where "
+            "skip_special_tokens hides them, and phantom ids could not be looked for."
+        )
+    elif not known:
+        result.append(
+            f"{with_ids:,} answers have token ids, but no --tokenizer was given: control tokens were looked "
+            "for in the text, and phantom ids could not be looked for."
+        )
+    if not any(rollout.finish for rollout in rollouts):
+        result.append("No finish reasons: truncation could not be told from loops.")
+    if not any(rollout.reward is not None for rollout in rollouts):
+        result.append("No rewards: whether they see the junk could not be told.")
+    if not any(rollout.trained_logprobs for rollout in rollouts):
+        result.append("No log-probabilities of both engine and trainer: their gap could not be measured.")
+    return result
+
+
+def _findings(file: Path) -> list[dict[str, Any]]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+        found = value["findings"]
+        assert all(isinstance(one, dict) for one in found)
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise DataError(f"{file} is not the JSON of doctor check or doctor reward (--json)") from None
+    return list(found)
+
+
+def _policies(text: str) -> list[str]:
+    policies = [part.strip() for part in text.split(",") if part.strip()]
+    if len(policies) < 2:
+        raise DataError(f"--chain takes two policies or more with commas between them, got {text!r}")
+    return policies
+
+
+def render(value: dict[str, Any], page: Path | None) -> RenderableType:
+    """The summary for people: rates, policies, clusters, causes."""
+    from rich.console import Group
+    from rich.text import Text
+
+    whole = value["rates"]["degenerate"]
+    low, high = whole["interval"]
+    style = {"fail": "bold red", "warn": "yellow", "ok": "green"}[value["verdict"]]
+    parts: list[Any] = [
+        Text(
+            f"{value['verdict']}: {whole['count']:,} of {whole['rows']:,} answers are degenerate "
+            f"({whole['rate']:.1%}, 95 % interval {low:.1%} to {high:.1%})",
+            style=style,
+        )
+    ]
+    for headers, cells in _tables(value):
+        if cells:
+            parts += ["", frame.table(headers, cells)]
+    bad = [one for one in value["signals"] if one["severity"] != "ok"]
+    parts += [Text(f"\n{one['severity']} {one['id']}: {one['evidence']}", style="yellow") for one in bad]
+    for place, cause in enumerate(value["causes"], start=1):
+        parts += [Text(f"\n{place}. {cause['what']}", style="bold"), f"   {cause['fix']}"]
+        parts += [Text(f"   - {_cut(line, 200)}", style="dim") for line in cause["evidence"]]
+    parts += ["", *(Text(f"note: {note}", style="dim") for note in value["notes"])]
+    parts += [
+        Text(f"not read: {one['rows']:,} rows, {reason}, as {one['examples'][0]}", style="yellow")
+        for reason, one in value["unreadable"].items()
+    ]
+    if page is not None:
+        parts.append(f"transcripts: {page}")
+    return Group(*parts)
+
+
+def _tables(value: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[Any, ...]]]]:
+    """Headers and cells of every table; no cells where there is nothing to say."""
+    rates = value["rates"]
+    yield (
+        ["detector", "fail", "warn", "rate"],
+        [
+            (name, one["count"], one["warned"], _share(one))
+            for name, one in rates.items()
+            if name != "degenerate"
+        ],
+    )
+    for by, head in (("by_policy", "policy"), ("by_step", "step")):
+        yield (
+            [head, "answers", "degenerate", "rate", "most often"],
+            [
+                (name, one["rows"], one["count"], _share(one), _most(rates, by, name))
+                for name, one in rates["degenerate"][by].items()
+            ],
+        )
+    yield (
+        ["chain", "prompts", "before", "after", "difference", "reading"],
+        [
+            (
+                f"{one['from']} -> {one['to']}",
+                one["prompts"],
+                f"{one['rate_from']:.1%}",
+                f"{one['rate_to']:.1%}",
+                _difference(one),
+                one["reading"],
+            )
+            for one in value["chains"]
+        ],
+    )
+    yield (
+        ["signature", "rows", "begins", "step", "example"],
+        [
+            (
+                one["signature"],
+                one["rows"],
+                "-" if one["begins_at"] is None else f"{one['begins_at']:.0%}",
+                "-" if one["first_step"] is None else str(one["first_step"]),
+                f"row {one['examples'][0]['index']}: {_cut(one['examples'][0]['evidence'])}",
+            )
+            for one in value["clusters"][:MOST_ROWS]
+        ],
+    )
+
+
+def _share(rate: dict[str, Any]) -> str:
+    low, high = rate["interval"]
+    return f"{rate['rate']:.1%} ({low:.1%} to {high:.1%})"
+
+
+def _most(rates: dict[str, Any], by: str, name: str) -> str:
+    """The detector that fails most of a part's rows."""
+    counts = {key: one[by][name]["count"] for key, one in rates.items() if key != "degenerate" and one[by]}
+    best = max(counts, key=lambda key: counts[key], default=None)
+    return f"{best} ({counts[best]})" if best and counts[best] else ""
+
+
+def _difference(step: dict[str, Any]) -> str:
+    if step["interval"] is None:
+        return "-"
+    low, high = step["interval"]
+    return f"{100 * step['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _cut(text: str, most: int = 90) -> str:
+    return text if len(text) <= most else f"{text[: most - 4]} ..."

@@ -1,0 +1,98 @@
+"""Control tokens inside an answer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from holdtrue.doctor.detectors import Detector, Flag
+from holdtrue.doctor.reading import CONTROL, Reading, quote
+
+_HINTS = ("<|", "<｜", "s>", "INST]", "SYS>>", "_of_turn>", "<pad>", "<unk>")
+"""One of these is in every match of CONTROL; they are faster to look for."""
+
+
+class CtrlTokenInBody(Detector):
+    """Control tokens (``<|im_start|>``, an end token that is not the last) inside what the policy wrote.
+
+    Decided on token ids where they and their tokenizer are known: a text that quotes a control token is then
+    fine. Otherwise decided on the decoded text, where one that the prompt names, or that stands in quotes,
+    only warns. Any such token fails.
+    """
+
+    why: ClassVar = (
+        "The policy has learned to write the marks of a conversation: it talks to itself, loops, and "
+        "may be paid for it."
+    )
+    fix: ClassVar = (
+        "Ban control and phantom ids when sampling, with log-probabilities renormalised the same way in "
+        "training; make the reward see them (veto); look for them in the data (doctor check --data)."
+    )
+    source: ClassVar = (
+        "Visual-Agent/DeepEyes#131; GPO and SimPO models on AlpacaEval leak <|start_header_id|>"
+    )
+
+    def check(self, reading: Reading) -> Iterator[Flag]:
+        """All control tokens of the body as one flag, from the first to the last."""
+        if reading.vocabulary is not None and len(reading.body):
+            yield from self._in_ids(reading)
+        else:
+            yield from self._in_text(reading)
+
+    def _in_ids(self, reading: Reading) -> Iterator[Flag]:
+        vocabulary = reading.vocabulary
+        assert vocabulary is not None
+        marked = np.isin(reading.body, [*vocabulary.control, *vocabulary.ends]) & reading.policy_wrote
+        places = np.flatnonzero(marked)
+        if not len(places):
+            return
+        first, last = int(places[0]), int(places[-1]) + 1
+        counts = Counter(reading.body[places].tolist())
+        most = counts.most_common(1)[0][0]
+        yield self.flag(
+            "fail",
+            f"{_listed({vocabulary.names([id]): count for id, count in counts.items()})} "
+            f"among {len(reading.body)} tokens, the first at {first}",
+            span=reading.characters(first, last),
+            tokens=(first, last),
+            signature=f"control token {vocabulary.names([most])}",
+            counts={str(id): count for id, count in counts.items()},
+        )
+
+    def _in_text(self, reading: Reading) -> Iterator[Flag]:
+        if not any(mark in reading.text for mark in _HINTS):
+            return
+        places = [place for place in reading.find(CONTROL) if not _is_html(reading.text, place)]
+        if not places:
+            return
+        free = [place for place in places if not _is_named(reading, place)]
+        counts = Counter(place.group() for place in free or places)
+        first = (free or places)[0]
+        yield self.flag(
+            "fail" if free else "warn",
+            f"{_listed(counts)}; the first after "
+            f"{quote(reading.text[max(first.start() - 40, 0) : first.start()])}"
+            + ("" if free else ", quoted or named in the prompt"),
+            span=(first.start(), (free or places)[-1].end()),
+            signature=f"control token {counts.most_common(1)[0][0]}",
+            counts=dict(counts),
+        )
+
+
+def _listed(counts: Counter[str] | dict[str, int]) -> str:
+    return ", ".join(f"{token} x {count}" for token, count in counts.items())
+
+
+def _is_html(text: str, place: re.Match[str]) -> bool:
+    """``<s>struck through</s>`` and code that holds it."""
+    return place.group() in ("<s>", "</s>") and "<s>" in text and "</s>" in text
+
+
+def _is_named(reading: Reading, place: re.Match[str]) -> bool:
+    text, start, end = reading.text, place.start(), place.end()
+    quoted = text[start - 1 : start] in ("`", '"', "'") and text[end : end + 1] in ("`", '"', "'")
+    return quoted or place.group() in reading.prompt

@@ -1,0 +1,81 @@
+"""The answer says almost the same again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+
+from holdtrue.doctor.detectors import Detector, Flag
+from holdtrue.doctor.detectors.tail_cycle import TailCycle
+from holdtrue.doctor.reading import Grams, Reading, quote
+from holdtrue.health.repetition import densest
+
+
+class NearLoop(Detector):
+    """A long stretch has been said at least twice before, with small changes: counters, single words.
+
+    Fails when of some ``window`` characters ``share`` or more, or of half as many ``share_of_half``,
+    belong to grams of 20 characters that stand twice in the answer before; where half of a gram is
+    letters, digits are read as one, so that counters do not hide a loop. Code given twice has one earlier
+    copy, not two; a table's cells break its grams. An exact cycle at the end is left to
+    :mod:`~holdtrue.doctor.detectors.tail_cycle`.
+    """
+
+    why: ClassVar = "The policy moves in a circle although no two rounds are quite the same."
+    fix: ClassVar = (
+        "Leave such samples out of the update; give the reward a term that sees repetition in a window; "
+        "remove such targets from the data."
+    )
+    source: ClassVar = "JIA-Lab-research/Seg-Zero#90; 2310.10226 (repetition in the data)"
+
+    window: int = 1_600
+    """Characters: some 400 tokens, longer than what people repeat on purpose."""
+    share: float = 0.7
+    """Of the window."""
+    share_of_half: float = 0.8
+    """Of half the window."""
+    tokens: int = 400
+    """The window where there are only token ids."""
+
+    def check(self, reading: Reading) -> Iterator[Flag]:
+        """The densest window, and where its repetition begins."""
+        grams = reading.loose if reading.text else reading.tokens
+        window = self.window if reading.text else self.tokens
+        twice = grams.before >= 2
+        if np.count_nonzero(twice) < self.share_of_half * window / 2:
+            return
+        if reading.text:
+            twice = (twice & reading.worded) | (reading.strict.before >= 2)
+        full = densest(twice, window)
+        half = densest(twice, window // 2)
+        enough = (full and full.repeated >= self.share) or (half and half.repeated >= self.share_of_half)
+        if not enough or any(TailCycle().check(reading)):
+            return
+        start = int(grams.at[_begin(grams, window // 8)])
+        seen = full or half
+        assert seen is not None
+        stop = int(grams.at[min(seen.end, len(grams.at)) - 1]) + 1
+        share = max(part.repeated for part in (full, half) if part)
+        evidence = f"{share:.0%} of {window} {'characters' if reading.text else 'ids'} said twice before"
+        if reading.text:
+            yield self.flag(
+                "fail",
+                f"{evidence}: {quote(reading.text[start : start + 160])}",
+                span=(start, max(stop, start + 1)),
+                share=round(share, 3),
+            )
+        else:
+            yield self.flag("fail", evidence, tokens=(start, max(stop, start + 1)), share=round(share, 3))
+
+
+def _begin(grams: Grams, window: int) -> int:
+    """The first gram of the first window most of whose grams come back at least twice later or before."""
+    _, inverse, counts = np.unique(grams.hashes, return_inverse=True, return_counts=True)
+    often = counts[inverse] >= 3
+    total = np.concatenate([[0], np.cumsum(often)])
+    dense = np.flatnonzero(total[window:] - total[:-window] >= 0.8 * window)
+    first = int(dense[0]) if len(dense) else 0
+    inside = np.flatnonzero(often[first:])
+    return first + int(inside[0]) if len(inside) else first

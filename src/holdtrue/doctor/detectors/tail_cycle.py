@@ -1,0 +1,108 @@
+"""The answer ends in a cycle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdtrue.doctor.detectors import Detector, Flag
+from holdtrue.doctor.reading import Grams, Reading, quote
+from holdtrue.health.cycles import Cycle, tail_cycle
+
+
+class TailCycle(Detector):
+    """The answer ends in exact copies of one piece: a word, a line, a block.
+
+    Fails when ``min_cover`` characters or more at the end are ``min_copies`` copies or more. Tables, code
+    and songs repeat too, but go on: only the end counts, with ``slack`` characters behind it at most.
+    Where there is no text, token ids are read with ``min_tokens``.
+    """
+
+    why: ClassVar = "A policy that cannot leave a loop runs to the length limit; trained on, it learns to."
+    fix: ClassVar = (
+        "Abort such samples while they are generated (repetition_detection), leave them out of the update, "
+        "and remove repeated targets from the data."
+    )
+    source: ClassVar = "vllm-project/vllm PR 35451; Holtzman et al. 2020 (1904.09751)"
+
+    min_cover: int = 150
+    """Characters. Below, refrains and rows of a table reach four copies."""
+    min_copies: float = 4
+    """Copies; a piece of ``min_cover`` characters or more needs one less."""
+    max_period: int = 4_000
+    """Characters of the longest piece that is looked for."""
+    slack: int = 16
+    """Characters after the last copy."""
+    min_tokens: int = 48
+    """Token ids covered, where there is no text."""
+
+    def check(self, reading: Reading) -> Iterator[Flag]:
+        """The longest cycle at the end."""
+        if reading.text:
+            cycle = self._cycle(reading.exact, self.min_cover) if self._may_loop(reading) else None
+            if cycle is not None:
+                piece = reading.text[cycle.start : cycle.start + cycle.period]
+                yield self._flag(
+                    cycle, f"{quote(piece)} x {cycle.copies:.1f}", (cycle.start, cycle.end), None
+                )
+        elif len(reading.body):
+            cycle = self._cycle(reading.tokens, self.min_tokens)
+            if cycle is not None:
+                ids = reading.body[cycle.start : cycle.start + min(cycle.period, 8)].tolist()
+                tokens = (cycle.start, cycle.end)
+                yield self._flag(cycle, f"ids {ids} x {cycle.copies:.1f}", (None, None), tokens)
+
+    def _may_loop(self, reading: Reading) -> bool:
+        """False for nearly all healthy texts: their ends have not been said before."""
+        end = len(reading.symbols)
+        if end < self.min_cover:
+            return False
+        at, before = reading.loose.at, reading.loose.before
+        last = int(np.searchsorted(at, end - self.min_cover // 2))
+        return len(at) - last < self.min_cover // 4 or _certain(before[last:], self.slack)
+
+    def _flag(
+        self,
+        cycle: Cycle,
+        what: str,
+        span: tuple[int | None, int | None],
+        tokens: tuple[int, int] | None,
+    ) -> Flag:
+        size = "long" if cycle.period > 40 else "short"
+        return self.flag(
+            "fail",
+            what,
+            span=span,
+            tokens=tokens,
+            signature=f"{size} loop",
+            period=cycle.period,
+            copies=round(cycle.copies, 1),
+        )
+
+    def _cycle(self, grams: Grams, min_cover: int) -> Cycle | None:
+        """Cycles are looked for among grams, which are far fewer alike than symbols."""
+        count, extra = len(grams.hashes), grams.width - 1
+        if not _certain(grams.before[max(count - min_cover // 2, 0) :], self.slack):
+            return None
+        found = tail_cycle(
+            grams.hashes,
+            max_period=min(self.max_period, count),
+            min_copies=2,
+            min_cover=max(min_cover - extra, 2),
+            slack=self.slack + extra,
+        )
+        if found is None:
+            return None
+        end = found.end + extra
+        cycle = Cycle(found.start, end, found.period, (end - found.start) / found.period)
+        near_end = count + extra - end <= self.slack
+        needed = self.min_copies - (cycle.period >= min_cover)
+        return cycle if near_end and cycle.copies >= needed else None
+
+
+def _certain(before: NDArray[np.int64], slack: int) -> bool:
+    """Whether of the last grams as many have copies as those of a loop have, less what the slack may hide."""
+    return int(np.count_nonzero(before)) > max(len(before) - slack, 0) // 2

@@ -1,0 +1,176 @@
+"""A rollout as the detectors read it: its text, its token ids, and what repeats in them, found once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdtrue.doctor.vocabulary import Vocabulary
+from holdtrue.health import repetition
+from holdtrue.records import Messages, Rollout, flatten
+
+TEXT_GRAM = 20
+"""Characters: three or four words, so that a gram is rarely repeated by chance."""
+TOKEN_GRAM = 6
+
+CONTROL = re.compile(
+    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>"
+    r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
+)
+"""Control tokens as decoded text: ChatML, Llama, Mistral, Gemma, DeepSeek; not tags such as ``<think>``."""
+ENDS = re.compile(
+    r"(?:\s*(?:</s>|<eos>|<pad>|<end_of_turn>|<｜end▁of▁sentence｜>"
+    r"|<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end|return|call)\|>))+\s*\Z"
+)
+"""End tokens at the end of a text, which engines keep on request."""
+TOOL_TURN = re.compile(
+    r"(?:<\|im_end\|>|<\|eo[tm]_id\|>)\s*(?:<\|im_start\|>(?:user|tool)\s*(?=\s*<tool_response>)"
+    r"|<\|start_header_id\|>(?:ipython|tool)<\|end_header_id\|>)"
+    r".*?(?:<\|im_end\|>\s*<\|im_start\|>assistant\n|<\|eot_id\|>\s*<\|start_header_id\|>assistant<\|end_header_id\|>)",
+    re.DOTALL,
+)
+"""A tool's turn inside one text, as engines write rollouts of several turns."""
+
+
+@dataclass(frozen=True)
+class Grams:
+    """The grams of a sequence: where each stands, its hash, and how many copies stand before it."""
+
+    at: NDArray[np.intp]
+    hashes: NDArray[np.uint64]
+    before: NDArray[np.int64]
+    width: int
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A rollout with what detectors ask of it."""
+
+    rollout: Rollout
+    vocabulary: Vocabulary | None = None
+
+    @cached_property
+    def text(self) -> str:
+        """The answer as text; decoded from its ids where the file has no text."""
+        text = self.rollout.text
+        if text or self.vocabulary is None or not self.rollout.completion_ids:
+            return text
+        return self.vocabulary.decode(self.rollout.completion_ids)
+
+    @cached_property
+    def prompt(self) -> str:
+        """The prompt as text."""
+        return flatten(self.rollout.prompt)
+
+    @cached_property
+    def end(self) -> int:
+        """Where the text's end tokens begin, or its trailing space."""
+        found = ENDS.search(self.text) if self.text[-1:] in (">", "\n", " ") else None
+        return found.start() if found else len(self.text.rstrip())
+
+    @cached_property
+    def own(self) -> list[tuple[int, int]]:
+        """The stretches of the text before :attr:`end` that the policy wrote; tools wrote the others."""
+        if not isinstance(self.rollout.answer, str):
+            return self._of_turns(self.rollout.answer)
+        if "<|" not in self.text:
+            return [(0, self.end)]
+        stretches, start = [], 0
+        for turn in TOOL_TURN.finditer(self.text, 0, self.end):
+            stretches.append((start, turn.start()))
+            start = turn.end()
+        return [*stretches, (start, self.end)]
+
+    def _of_turns(self, turns: Messages) -> list[tuple[int, int]]:
+        stretches, start = [], 0
+        for turn in turns:
+            if turn.role == "assistant":
+                stretches.append((start, min(start + len(turn.content), self.end)))
+            start += len(turn.content) + 2  # the blank line between turns
+        return stretches
+
+    def find(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
+        """Every match in what the policy wrote."""
+        for start, end in self.own:
+            yield from pattern.finditer(self.text, start, end)
+
+    @cached_property
+    def body(self) -> NDArray[np.int64]:
+        """Token ids without the end and pad tokens at the end."""
+        ids = np.asarray(self.rollout.completion_ids or [], dtype=np.int64)
+        if self.vocabulary is None or not len(ids):
+            return ids
+        inner = np.flatnonzero(~np.isin(ids, list(self.vocabulary.ends)))
+        return ids[: inner[-1] + 1] if len(inner) else ids[:0]
+
+    @cached_property
+    def policy_wrote(self) -> NDArray[np.bool_]:
+        """For each token of the body, whether the policy wrote it."""
+        mask = self.rollout.loss_mask
+        if mask is None or len(mask) < len(self.body):
+            return np.ones(len(self.body), dtype=bool)
+        return np.asarray(mask[: len(self.body)], dtype=bool)
+
+    @cached_property
+    def symbols(self) -> NDArray[np.uint32]:
+        """Code points of the text before :attr:`end`."""
+        return repetition.codes(self.text[: self.end])
+
+    @cached_property
+    def exact(self) -> Grams:
+        """Grams of the text as it stands."""
+        return _grams(np.arange(len(self.symbols)), self.symbols, TEXT_GRAM)
+
+    @cached_property
+    def loose(self) -> Grams:
+        """Grams of the text with digits as one symbol and long runs of one symbol cut."""
+        symbols = repetition.without_digits(self.symbols)
+        at = repetition.without_rules(symbols)
+        if len(at) == len(symbols) and np.array_equal(symbols, self.symbols):
+            return self.exact
+        return _grams(at, symbols[at], TEXT_GRAM)
+
+    @cached_property
+    def worded(self) -> NDArray[np.bool_]:
+        """For each gram of :attr:`loose`, whether half of it or more is letters: it is no row of numbers."""
+        symbols = self.symbols[self.loose.at]
+        letters = ((symbols | 32) >= 97) & ((symbols | 32) <= 122) | (symbols >= 0xC0)
+        total = np.concatenate([[0], np.cumsum(letters)])
+        return np.asarray(total[TEXT_GRAM:] - total[:-TEXT_GRAM] >= TEXT_GRAM / 2)[: len(self.loose.hashes)]
+
+    @cached_property
+    def strict(self) -> Grams:
+        """Grams as :attr:`loose` has them, with their digits."""
+        at = self.loose.at
+        return _grams(at, self.symbols[at], TEXT_GRAM)
+
+    @cached_property
+    def tokens(self) -> Grams:
+        """Grams of the body's ids."""
+        return _grams(np.arange(len(self.body)), self.body, TOKEN_GRAM)
+
+    def characters(self, start: int, end: int) -> tuple[int | None, int | None]:
+        """Where tokens ``start`` to ``end`` stand in the text; None without a vocabulary."""
+        ids = self.rollout.completion_ids
+        if self.vocabulary is None or ids is None:
+            return None, None
+        first = len(self.vocabulary.decode(list(ids[:start])))
+        return min(first, len(self.text)), min(
+            first + len(self.vocabulary.decode(list(ids[start:end]))), len(self.text)
+        )
+
+
+def _grams(at: NDArray[np.intp], symbols: NDArray[np.integer], width: int) -> Grams:
+    hashes = repetition.hashes(symbols, width)
+    return Grams(at, hashes, repetition.copies_before(hashes), width)
+
+
+def quote(text: str, most: int = 80) -> str:
+    """Text for evidence: one line, control characters spelled, cut in the middle."""
+    shown = text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+    return repr(shown)

@@ -1,0 +1,96 @@
+"""Repetition without an exact period: how much of a stretch of symbols has been said before, and how often.
+
+Symbols are integers: tokens, or the code points of a text. A gram is ``width`` symbols in a row. What is
+counted is how many earlier copies a gram has in the same sequence, so code that stands there twice is told
+from a loop, and a table, whose cells differ, from both. Needs numpy only; O(n log n) for n symbols.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+"""Odd, with well mixed bits (2^64 divided by the golden ratio)."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Symbols ``start`` to ``end`` (exclusive), of which the share ``repeated`` has earlier copies."""
+
+    start: int
+    end: int
+    repeated: float
+
+
+def codes(text: str) -> NDArray[np.uint32]:
+    """The code points of a text."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+
+
+def without_digits(symbols: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Code points with every ASCII digit read as 0, so that a counter does not hide a loop."""
+    return np.where((symbols >= 48) & (symbols <= 57), np.uint32(48), symbols)
+
+
+def without_rules(symbols: NDArray[np.uint32], longest: int = 4) -> NDArray[np.intp]:
+    """Where the symbols stand that are left when a run of one symbol is cut after ``longest``.
+
+    Lines of dashes, indentation and dotted leaders repeat one symbol and mean nothing by it.
+    """
+    if len(symbols) <= longest:
+        return np.arange(len(symbols))
+    same = np.ones(len(symbols) - longest, dtype=bool)
+    for lag in range(1, longest + 1):
+        same &= symbols[longest:] == symbols[longest - lag : len(symbols) - lag]
+    return np.flatnonzero(np.concatenate([np.ones(longest, dtype=bool), ~same]))
+
+
+def hashes(symbols: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
+    """A 64-bit hash of every gram: sum of symbol times multiplier^position, computed by doubling."""
+    count = len(symbols) - width + 1
+    if count <= 0:
+        return np.empty(0, dtype=np.uint64)
+    power, length = _MULTIPLIER, 1
+    piece = symbols.astype(np.uint64) + np.uint64(1)
+    result, done = np.zeros(count, dtype=np.uint64), 0
+    with np.errstate(over="ignore"):
+        while True:
+            if width & length:
+                result = result * power + piece[done : done + count]
+                done += length
+            if done == width:
+                return (result ^ (result >> np.uint64(31))) * _MULTIPLIER
+            piece = piece[:-length] * power + piece[length:]
+            power, length = power * power, 2 * length
+
+
+def copies_before(grams: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """For every gram, how many equal ones stand before it.
+
+    Hashes give their lowest bits to the place they stand at: sorting values is faster than indices.
+    """
+    count = len(grams)
+    bits = np.uint64(count.bit_length())
+    places = np.arange(count)
+    ordered = np.sort(grams >> bits << bits | places.astype(np.uint64))
+    repeats = ordered[1:] >> bits == ordered[:-1] >> bits
+    result = np.zeros(count, dtype=np.int64)
+    if not repeats.any():
+        return result
+    order = (ordered & ((np.uint64(1) << bits) - np.uint64(1))).astype(np.intp)
+    first = np.concatenate([[True], ~repeats])
+    result[order] = places - np.maximum.accumulate(np.where(first, places, 0))
+    return result
+
+
+def densest(marked: NDArray[np.bool_], window: int) -> Stretch | None:
+    """The ``window`` symbols with the largest share of marked ones; None when there are fewer."""
+    if len(marked) < window:
+        return None
+    total = np.concatenate([[0], np.cumsum(marked)])
+    counts = total[window:] - total[:-window]
+    start = int(np.argmax(counts))
+    return Stretch(start, start + window, float(counts[start]) / window)

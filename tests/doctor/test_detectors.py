@@ -1,0 +1,274 @@
+"""Every detector on a sick answer and on a healthy one that looks like it; spans by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from holdtrue import kinds
+from holdtrue.doctor.detectors import FAMILY, Detector, Flag
+from holdtrue.doctor.reading import Reading
+from holdtrue.doctor.rollouts import every_detector
+from holdtrue.doctor.vocabulary import Vocabulary
+from holdtrue.records import Message, Rollout
+
+PROSE = (
+    "The lake lies between two hills, and in spring the meadows around it are yellow. People come from the "
+    "town to swim, to row and to sit under the old willow, which a storm split years ago. Nobody cut it."
+)
+WORDS = ["harbour", "garden", "winter", "letter", "orchard", "mirror", "station", "compass", "island", "lamp"]
+TABLE = "| year | title | pages |\n|---|---|---|\n" + "".join(
+    f"| {1950 + i} | {word} of the {word[::-1]} | {(i * 7919) % 800} |\n" for i, word in enumerate(WORDS * 3)
+)
+CODE = "".join(
+    f"    def {name}(self, value):\n        self.{name}_seen += {i}\n        return self._{name}[value]\n\n"
+    for i, name in enumerate(WORDS)
+)
+REFRAIN = "Oh, the river, the river runs on,\nand carries us home before dawn.\n"
+LINES = ["the lamps are lit", "the boats are late", "the bells have rung", "the hay is in"]
+SONG = "\n".join(f"Verse {i}: {line}\n{REFRAIN}" for i, line in enumerate(LINES))
+
+
+def found(detector: str, text: str = "", prompt: Any = "Tell me of the lake.", **columns: Any) -> list[Flag]:
+    vocabulary = columns.pop("vocabulary", None)
+    one = kinds.load(FAMILY, detector)()
+    assert isinstance(one, Detector)
+    return list(one.check(Reading(Rollout(prompt, text, **columns), vocabulary)))
+
+
+def only(detector: str, text: str = "", **columns: Any) -> Flag:
+    flags = found(detector, text, **columns)
+    assert len(flags) == 1
+    assert flags[0].detector == detector
+    return flags[0]
+
+
+def vocabulary() -> Vocabulary:
+    """Id i is the letter i of the alphabet; 26 is <|im_start|>, 27 the end."""
+    control = {26: "<|im_start|>", 27: "<|im_end|>"}
+    decode = lambda ids: "".join(control.get(i, chr(97 + i % 26)) for i in ids if i < 28)  # noqa: E731
+    return Vocabulary(28, control, frozenset({27}), decode)
+
+
+@pytest.mark.parametrize("text", [PROSE, TABLE, CODE, SONG, PROSE * 2, '{"a": [1, 2, 3]}', "`x`"])
+def test_healthy_answers_are_left_alone(text):
+    reading = Reading(Rollout("Write about the lake.", text, finish="stop"))
+    flags = [flag for detector in every_detector() if not detector.needs for flag in detector.check(reading)]
+    assert flags == []
+
+
+# 200 characters are enough for a word; a block of 230 characters needs only three copies.
+@pytest.mark.parametrize(
+    ("piece", "copies"), [("na ", 70), ("the willow again, ", 12), (PROSE[:150] + "\n", 3), ("x", 200)]
+)
+def test_a_cycle_at_the_end_is_found_where_it_begins(piece, copies):
+    text = PROSE + "\n\n" + piece * copies
+    flag = only("tail_cycle", text)
+    assert flag.severity == "fail"
+    assert abs((flag.start or 0) - len(PROSE) - 2) <= 2
+    assert len(text) - (flag.end or 0) <= 2
+    assert flag.values["period"] == len(piece)
+
+
+def test_a_cycle_that_goes_on_in_prose_is_none():
+    assert found("tail_cycle", "na na na na " * 20 + PROSE) == []
+
+
+def test_a_few_characters_may_stand_behind_a_cycle_and_end_tokens_do_not_count():
+    assert only("tail_cycle", PROSE + " again and again" * 20 + "!!").severity == "fail"
+    assert only("tail_cycle", PROSE + " again and again" * 20 + "<|im_end|>\n").severity == "fail"
+
+
+def test_a_cycle_of_ids_is_found_without_text():
+    flag = only("tail_cycle", completion_ids=[*range(50), *[7, 8, 9] * 30])
+    assert (flag.tokens, flag.start, flag.values["period"]) == ((50, 140), None, 3)
+
+
+def test_a_counter_does_not_hide_a_loop():
+    steps = "\n".join(
+        f"Step {i}: check that the valve is open and go on to the next valve." for i in range(60)
+    )
+    flag = only("near_loop", PROSE + "\n" + steps)
+    assert flag.severity == "fail"
+    assert abs((flag.start or 0) - len(PROSE)) <= 64
+    assert found("tail_cycle", PROSE + "\n" + steps) == []
+
+
+def test_code_that_stands_there_twice_is_no_loop():
+    assert found("near_loop", CODE * 2 + PROSE) == []
+    assert only("near_loop", CODE * 4 + PROSE).severity == "fail"
+
+
+def test_dashes_of_a_wide_table_are_no_loop():
+    rows = f"|{'-' * 400}|{'-' * 400}|\n| a | b |\n" * 2
+    assert found("near_loop", rows + PROSE) == []
+
+
+def test_control_tokens_are_decided_on_ids_and_their_characters_found():
+    flag = only("ctrl_token_in_body", completion_ids=[0, 1, 26, 2, 26, 3, 27], vocabulary=vocabulary())
+    # "ab" stands before; <|im_start|> c <|im_start|> has 12 + 1 + 12 characters
+    assert (flag.tokens, flag.start, flag.end) == ((2, 5), 2, 27)
+    assert flag.values["counts"] == {"26": 2}
+    assert "26 <|im_start|> x 2 among 6 tokens" in flag.evidence
+
+
+def test_a_quoted_control_token_is_no_control_token_where_ids_are_known():
+    text = "write <|im_start|> first"
+    assert found("ctrl_token_in_body", text, completion_ids=[1, 2, 3, 27], vocabulary=vocabulary()) == []
+    assert only("ctrl_token_in_body", text).severity == "fail"
+
+
+def test_tokens_that_tools_wrote_are_not_the_policys():
+    rollout = {"completion_ids": [0, 26, 1, 27], "loss_mask": [1, 0, 1, 1], "vocabulary": vocabulary()}
+    assert found("ctrl_token_in_body", **rollout) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "severity"),
+    [
+        ("fine.<|im_end|>", None),
+        ("fine.</s>\n", None),
+        ("fine.</s> Next question?</s> Next answer.", "fail"),
+        ("fine. [/INST] more", "fail"),
+        ("<｜begin▁of▁sentence｜> hello", "fail"),
+        ("The mark `<|im_start|>` opens a turn.", "warn"),
+        ("Use <s>this</s> that.", None),
+        ("Use a <think>thought</think> and a <tool_call>{}</tool_call>.", None),
+    ],
+)
+def test_control_tokens_in_text(text, severity):
+    flags = found("ctrl_token_in_body", text)
+    assert [flag.severity for flag in flags] == ([severity] if severity else [])
+
+
+def test_a_control_token_that_the_prompt_names_only_warns():
+    flags = found(
+        "ctrl_token_in_body", "It is <|im_start|> of ChatML.", prompt="What does <|im_start|> mean?"
+    )
+    assert [flag.severity for flag in flags] == ["warn"]
+
+
+def test_a_tools_turn_inside_one_text_is_legal_and_a_users_is_not():
+    tool = (
+        'Look.<tool_call>{"name": "zoom"}</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>ok'
+        "</tool_response><|im_end|>\n<|im_start|>assistant\n<answer>a cat</answer><|im_end|>"
+    )
+    assert found("ctrl_token_in_body", tool) == []
+    assert found("reward_blind_suffix", tool) == []
+    user = "Yes.<|im_end|>\n<|im_start|>user\nAnd then?<|im_end|>\n<|im_start|>assistant\nNo."
+    assert only("ctrl_token_in_body", user).start == 4
+
+
+def test_ids_beyond_the_tokenizer_are_phantoms():
+    flag = only("phantom_token", completion_ids=[0, 1, 30, 2], vocabulary=vocabulary())
+    assert (flag.tokens, flag.values["ids"]) == ((2, 3), [30])
+    assert found("phantom_token", completion_ids=[0, 1, 27], vocabulary=vocabulary()) == []
+
+
+def test_attractors_are_found_but_not_in_code():
+    assert only("attractor_token", "the dog\n addCriterion\n runs").severity == "warn"
+    assert found("attractor_token", "protected void addCriterion(String condition) { }") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        (PROSE + "\n\n### Human: And in winter?", len(PROSE) + 2),
+        (PROSE + "### Assistant: It freezes.", len(PROSE)),
+        (PROSE + "\n\nUser: And in winter?\n\nAssistant: It freezes.", len(PROSE) + 2),
+        ("Human: Hello\n\nAssistant: Hello\n\nHuman: Bye", None),
+        ("Here is a dialogue.\n\nAnna: Hello\n\nUser: Hello", None),
+        ("### Response times\n\nThey vary: a lot.", None),
+    ],
+)
+def test_the_users_next_turn(text, begins):
+    flags = found("role_continuation", text)
+    assert [flag.start for flag in flags] == ([] if begins is None else [begins])
+
+
+def test_dialogues_that_are_asked_for_are_fine():
+    prompt = "Continue:\nUser: Hi\nBot: Hello"
+    assert found("role_continuation", PROSE + "\n\nUser: And in winter?", prompt=prompt) == []
+
+
+def test_text_after_the_last_tag_is_a_suffix_no_reward_sees():
+    text = "<answer>4</answer> and so on"
+    flag = only("reward_blind_suffix", text)
+    assert (flag.severity, flag.start, flag.end) == ("warn", 19, len(text))
+    assert only("reward_blind_suffix", "<answer>4</answer><|im_start|>\n addCriterion").severity == "fail"
+    assert found("reward_blind_suffix", "so <answer>4</answer>\n<|im_end|>") == []
+
+
+def test_an_end_inside_a_thought():
+    assert only("eos_in_think", "<think>let me see", finish="stop").severity == "fail"
+    assert only("eos_in_think", "<think>let me see", finish="length").severity == "warn"
+    assert only("eos_in_think", "let me see", prompt="2 + 2? <think>").start == 0
+    assert found("eos_in_think", "<think>let me see</think> 4") == []
+
+
+@pytest.mark.parametrize(("calls", "severity"), [(1, None), (2, "warn"), (3, "fail"), (5, "fail")])
+def test_the_same_call_again(calls, severity):
+    text = ""
+    for turn in range(calls):
+        box = '"b": [1, 2], "a": 3' if turn % 2 else '"a": 3,  "b": [1, 2]'
+        text += f"<tool_call>{{{box}}}</tool_call>\nERROR: arguments are invalid\n"
+    flags = found("tool_error_loop", text)
+    assert [flag.severity for flag in flags] == ([severity] if severity else [])
+
+
+def test_calls_with_other_arguments_are_no_loop():
+    text = "".join(f'<tool_call>{{"box": {i}}}</tool_call>' for i in range(5))
+    assert found("tool_error_loop", text) == []
+
+
+def test_broken_characters():
+    assert only("mojibake", "a ��� b").start == 2
+    assert only("mojibake", "caf\u00c3\u00a9, th\u00c3\u00a9, d\u00c3\u00a9j").severity == "fail"
+    assert found("mojibake", "naïve café, Łódź, 東京, 🙂, cut off �") == []
+    assert found("mojibake", "���", prompt="What is ��� ?") == []
+
+
+@pytest.mark.parametrize("text", ["", " \n", "<|im_end|>", "<think>hm</think>\n"])
+def test_nothing_said(text):
+    assert only("empty_answer", text).severity == "fail"
+
+
+def test_something_said_is_not_empty():
+    assert found("empty_answer", "<think>hm</think> 4") == []
+    assert found("empty_answer", completion_ids=[3, 4]) == []
+
+
+def test_log_probabilities_that_are_no_numbers():
+    assert only("nan_logits", "abc", completion_ids=[1, 2, 3], logprobs=[-1.0, None, -2.0]).tokens == (1, 2)
+    assert only("nan_logits", completion_ids=[5] + [0] * 40).tokens == (1, 41)
+    assert only("nan_logits", "Well" + "!" * 40).severity == "warn"
+    assert found("nan_logits", "Well!!!", completion_ids=[1, 0, 0, 2], logprobs=[-1.0] * 4) == []
+
+
+def test_only_the_policys_turns_are_its_own():
+    turns = (
+        Message("assistant", "Look."),
+        Message("tool", "��� <|im_start|>"),
+        Message("assistant", "A cat."),
+    )
+    assert [
+        flag for name in ("mojibake", "ctrl_token_in_body") for flag in found(name, prompt="?", text=turns)
+    ] == []
+
+
+def test_turns_of_a_conversation_are_read_as_one_text():
+    turns = (
+        Message("assistant", "Look."),
+        Message("tool", "ok"),
+        Message("assistant", "A cat. " + "meow " * 40),
+    )
+    flag = only("tail_cycle", prompt="?", text=turns)
+    assert Rollout("?", turns).text[flag.start or 0 :].strip().startswith("meow")
+
+
+@pytest.mark.parametrize("name", kinds.names(FAMILY))
+def test_every_detector_says_why_and_what_to_do(name):
+    detector = kinds.load(FAMILY, name)
+    assert issubclass(detector, Detector)
+    assert detector.why and detector.fix and detector.__doc__
