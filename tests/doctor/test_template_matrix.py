@@ -98,7 +98,7 @@ def measured(folder: Path) -> dict[str, Any]:
         "past_think": "an earlier turn's thought" not in lost,
         "last_think": "last turn's thought" not in lost,
         "default_system": by_id["C10"].severity == "warn",
-        "double_bos": by_id["T03"].severity == "fail",
+        "double_bos": by_id["T03"].severity != "ok",
         "eos_is_end": tokenizer.eos_token_id in end[:1],
         "end": True if end else None,
         "pad": pads.get(tokenizer.pad_token_id, "other"),

@@ -22,6 +22,7 @@ class Family:
         fp16: what is known of float16, empty when nothing is.
         eager: what is known of eager attention, empty when nothing is.
         needs_bos: True when it degrades without BOS.
+        ships_two_bos: True when template and tokenizer write BOS as published, and engines know of it.
         sampling: temperature, top_p and top_k its makers advise for thinking, where they do.
         sources: of the above.
     """
@@ -34,6 +35,7 @@ class Family:
     fp16: str = ""
     eager: str = ""
     needs_bos: bool = False
+    ships_two_bos: bool = False
     sampling: Mapping[str, float] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
 
@@ -48,6 +50,7 @@ FAMILIES = (
         ("deepseek_v2", "deepseek_v3", "deepseek_v32"),
         "<｜end▁of▁sentence｜>",
         ("<｜end▁of▁sentence｜>",),
+        ships_two_bos=True,
         sampling={"temperature": 0.6, "top_p": 0.95},
         sources=("sgl-project/sglang#12824", "the model card of DeepSeek-R1"),
     ),
@@ -85,6 +88,7 @@ FAMILIES = (
         ("llama", "mllama"),
         "<|eot_id|>",
         ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+        ships_two_bos=True,
         sources=("vllm-project/vllm#4180", "unslothai/unsloth#1072"),
     ),
     Family(

@@ -49,7 +49,9 @@ def test_a_template_that_renders_nothing_fails_once_and_skips_the_rest(tmp_path:
 
 def test_a_prompt_that_training_does_not_show_fails_with_the_place(tmp_path: Path):
     template = CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
-    seen = finding(Subject(chatml_folder(tmp_path, chat_template=template)), "C02")
+    folder = chatml_folder(tmp_path, chat_template=template)
+    assert finding(Subject(folder), "C02").severity == "warn"
+    seen = finding(Subject(folder, settings={}), "C02")
     assert seen.severity == "fail"
     # "<|im_start|>user\n" 17, the question 19, "<|im_end|>\n" 11, "<|im_start|>assistant\n" 22
     assert seen.values["offset"] == 17 + 19 + 11 + 22

@@ -64,8 +64,8 @@ def turn_end_rendered(subject: Subject) -> Results:
 
 @check("C02")
 def generation_prompt_is_a_prefix(subject: Subject) -> Results:
-    """What the model is asked with must begin what it is trained on; fails when it does not and training data or
-    settings are given, else warns.
+    """What the model is asked with must begin what it is trained on; fails when it does not and training
+    data or settings are given, else warns.
     """
     template = subject.template
     asked = template.plain(1, prompt=True)

@@ -89,8 +89,8 @@ def _doubts(
 
 @check("T02")
 def pad_is_eos(subject: Subject) -> Results:
-    """Padding that is also an EOS. Fails when, on the given data, the usual collator's labels (ids, the padding
-    id masked) hold no end of the answer any more; warns when dummy conversations lose theirs.
+    """Padding that is also an EOS. Fails when, on the given data, the usual collator's labels (ids, the
+    padding id masked) hold no end of the answer any more; warns when dummy conversations lose theirs.
     """
     tokenizer, template = subject.tokenizer, subject.template
     pad, end = tokenizer.pad_token_id, set(template.turn_end)
@@ -156,8 +156,8 @@ def _trained_ends(
 
 @check("T03")
 def bos_double(subject: Subject) -> Results:
-    """A rendered conversation, tokenized as any text: fails when it begins with two BOS and the tokenizer is
-    told to add one (add_bos_token), warns when it just does. Also BOS that the template leaves out.
+    """A rendered conversation, tokenized as any text: fails when it begins with two BOS, and warns where the
+    family ships so. Also BOS that the tokenizer adds and the template leaves out.
     """
     template, bos = subject.template, subject.tokenizer.bos_token_id
     if bos is None:
@@ -171,7 +171,7 @@ def bos_double(subject: Subject) -> Results:
     if again[:2] == [bos, bos]:
         yield Finding(
             "T03",
-            "fail" if getattr(subject.tokenizer, "add_bos_token", False) else "warn",
+            "warn" if subject.family and subject.family.ships_two_bos else "fail",
             f"{seen}: ids {again[:3]}",
             "the template writes BOS and the tokenizer adds another; the model has never seen two",
             "tokenize rendered text with add_special_tokens=False, or set add_bos_token to false",
