@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
 from holdtrue.doctor.rendering import Template
-from holdtrue.doctor.weights import Weights
+from holdtrue.doctor.weights import Pickled, Weights
 from holdtrue.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -200,7 +200,11 @@ class Subject:
     @cached_property
     def weights(self) -> Weights:
         """The model's tensors, read when asked for."""
-        if (weights := Weights.of(self.folder)) is None:
+        try:
+            weights = Weights.of(self.folder)
+        except Pickled as error:  # the rest of the folder can be checked
+            raise Missing(str(error)) from error
+        if weights is None:
             raise Missing("no weights in the folder")
         return weights
 

@@ -47,6 +47,10 @@ _STORED: Mapping[str, np.dtype[Any]] = {
 _MOST_HEADER = 100_000_000  # bytes, as safetensors itself limits it
 
 
+class Pickled(ModelError):
+    """The weights are pickles, which can run code when they are loaded, so they are not."""
+
+
 @dataclass(frozen=True)
 class Tensor:
     """Where a tensor lies: bytes ``start`` to ``end`` of ``file``."""
@@ -140,15 +144,14 @@ class Weights:
         """Read the headers; None when the folder holds no weights.
 
         Raises:
-            ModelError: a file is damaged, a shard is missing, or the weights are pickles (which can run
-                code when they are loaded, so they are not).
+            ModelError: a file is damaged, or a shard is missing. Pickled: there are weights, but as pickles.
         """
         index = folder / "model.safetensors.index.json"
         files = [folder / name for name in _shards(index)] if index.is_file() else _single(folder)
         if not files:
             pickles = sorted(p.name for p in (*folder.glob("*model*.bin"), *folder.glob("*model*.pt*")))
             if pickles:
-                raise ModelError(
+                raise Pickled(
                     f"{folder / pickles[0]} is a pickle, which can run code and is not loaded; "
                     "save the model as safetensors"
                 )

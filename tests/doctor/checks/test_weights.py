@@ -202,3 +202,19 @@ def test_the_bytes_a_real_small_model_never_met_are_found_untrained(shared):
     assert not any(token.lstrip("▁").isalpha() and token.isascii() for token in tokens)
     example = Example((), "data:1", text="A trade mark: ™")
     assert "™" in only(Subject(folder, examples=[example]), "W01").evidence
+
+
+def test_rows_beyond_the_tokenizer_are_counted_in_the_weights(folder):
+    found = only(Subject(folder(rows=512)), "T04")  # config.json says nothing of vocab_size
+    assert found.severity == "warn" and found.values["rows"] == 512
+    tokens = len(Subject(folder()).tokenizer)
+    assert only(Subject(folder(rows=tokens)), "T04").severity == "ok"
+
+
+def test_pickled_weights_are_skipped_and_the_rest_is_checked(folder):
+    model = folder()
+    (model / "model.safetensors").unlink()
+    (model / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    diagnosis = examine(Subject(model))
+    assert "is a pickle" in next(one.why for one in diagnosis.skipped if one.id == "W01")
+    assert any(one.id == "T01" for one in diagnosis.findings)
