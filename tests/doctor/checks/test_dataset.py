@@ -174,7 +174,7 @@ def test_loss_on_what_tools_say_fails_until_it_is_masked(tokenizer):
     assert worst(run(folder, examples), "X05").severity == "warn"
     found = worst(run(folder, examples, settings={"learning_rate": 1e-5}), "X05")
     assert found.severity == "fail" and "tools:4" in found.evidence
-    assert worst(run(folder, examples, settings=found.values["fix"]), "X05").severity == "ok"
+    assert worst(run(folder, examples, settings=found.values["fix"]["settings"]), "X05").severity == "ok"
 
 
 def test_empty_answers_fail_and_turns_of_one_role_in_a_row_warn(tokenizer):

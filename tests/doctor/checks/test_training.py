@@ -39,6 +39,7 @@ def prompts(count: int) -> list[Example]:
 def test_the_founding_case_warns_and_says_what_to_change(check, id):
     found = check(id, FOUNDING)
     assert found.severity == "warn" and found.fix and found.why and found.source
+    assert check(id, FOUNDING | found.values["fix"]["settings"]).severity == "ok"
 
 
 @pytest.mark.parametrize(
@@ -73,7 +74,9 @@ def test_many_epochs_over_many_prompts_do_not_warn(check):
 
 def test_masked_truncation_under_a_short_cap_warns(check):
     masked = FOUNDING | {"mask_truncated_completions": True}
-    assert check("K04", masked | {"max_completion_length": 256}).severity == "warn"
+    found = check("K04", masked | {"max_completion_length": 256})
+    assert found.severity == "warn"
+    assert check("K04", masked | found.values["fix"]["settings"]).severity == "ok"
     assert check("K04", masked).severity == "ok"
     assert check("K04", FOUNDING | {"max_completion_length": 256}).severity == "ok"
 

@@ -69,7 +69,10 @@ def test_chatml_on_a_base_model_fails_until_the_adapter_trains_its_rows(folder, 
     assert "<|im_start|> (0)" in rows.evidence and "small" in rows.evidence
     assert "trainable_token_indices" in training.fix and "modules_to_save" in training.fix
     assert training.values["frozen"] == {"embedding": [0, 1], "head": [0, 1]}
-    for fix in (training.values["fix"], {"modules_to_save": ["embed_tokens", "lm_head"]}):
+    for fix in (
+        training.values["fix"]["adapter_config.json"],
+        {"modules_to_save": ["embed_tokens", "lm_head"]},
+    ):
         mended = Subject(model, adapter(tmp_path / "lora", **fix))
         assert only(mended, "W01").severity == only(mended, "W02").severity == "ok"
 
@@ -100,7 +103,12 @@ def test_saving_both_matrices_of_a_tied_model_fails(folder, tmp_path):
     both = {"modules_to_save": ["embed_tokens", "lm_head"]}
     found = only(Subject(model, adapter(tmp_path / "lora", **both)), "W03")
     assert found.severity == "fail" and "embed_tokens" in found.evidence and "lm_head" in found.evidence
-    assert only(Subject(model, adapter(tmp_path / "lora", **found.values["fix"])), "W03").severity == "ok"
+    assert (
+        only(
+            Subject(model, adapter(tmp_path / "lora", **found.values["fix"]["adapter_config.json"])), "W03"
+        ).severity
+        == "ok"
+    )
     assert only(Subject(folder(), adapter(tmp_path / "lora", **both)), "W03").severity == "ok"  # untied
 
 
@@ -149,7 +157,7 @@ def test_without_a_tokenizer_untrained_rows_warn(folder):
 def test_a_tie_flag_over_unequal_matrices_fails(folder):
     found = only(Subject(folder(tie_word_embeddings=True)), "W04")
     assert found.severity == "fail" and found.values["different_rows"] == 259
-    assert only(Subject(folder(**found.values["fix"])), "W04").severity == "ok"
+    assert only(Subject(folder(**found.values["fix"]["config.json"])), "W04").severity == "ok"
 
     def equal(values: dict[str, Any]) -> None:
         values[HEAD] = values[EMBEDDING]

@@ -115,6 +115,7 @@ def repeated_data(subject: Subject) -> Results:
         "looped_targets": len(loops),
         "gopher": gopher,
         "looped_at": [one.at for one in loops],
+        "fix": {"drop": [one.at for one in loops]},
     }
     seen = (
         f"{twice} of {total} examples are exact copies of an earlier one, {near} targets nearly equal an "
@@ -163,7 +164,12 @@ def cut_targets(subject: Subject) -> Results:
                 "what is cut has no end, and the model learns that answers do not end",
                 f"set max_length to {longest}, or drop these examples",
                 "huggingface/trl#5697",
-                {"max_length": most, "cut": len(cut), "longest": longest},
+                {
+                    "max_length": most,
+                    "cut": len(cut),
+                    "longest": longest,
+                    "fix": {"settings": {"max_length": longest}},
+                },
             )
             return
     lengths = np.array([one.target.end - one.target.start for one in encoded if one.target])
@@ -215,7 +221,7 @@ def loss_on_tools(subject: Subject) -> Results:
         "the model learns to write what tools answer, and then answers in their place",
         "set assistant_only_loss to true (the template needs generation markers)",
         "verl-project/verl PR 1668; modelscope/ms-swift#5998",
-        values | {"fix": {"assistant_only_loss": True}},
+        values | {"fix": {"settings": {"assistant_only_loss": True}}},
     )
 
 
@@ -234,7 +240,7 @@ def broken_turns(subject: Subject) -> Results:
             "the model learns to end at once",
             "drop these examples",
             "QwenLM/Qwen3.8#216",
-            values | {"at": [one.at for one in empty]},
+            values | {"at": [one.at for one in empty], "fix": {"drop": [one.at for one in empty]}},
         )
     if twice:
         yield Finding(

@@ -61,7 +61,7 @@ def nothing_holds_the_policy(subject: Subject) -> Results:
         "make the reward see junk after the answer, set beta to 0.001-0.01, or add a repetition penalty to "
         "the rewards; beta alone does not cure a start checkpoint that already has the habit",
         DEEPEYES,
-        seen | {"held_by": []},
+        seen | {"held_by": [], "fix": {"settings": {"beta": 0.001}}},
     )
 
 
@@ -75,15 +75,16 @@ def learning_rate(subject: Subject) -> Results:
     adapter = subject.adapter is not None or bool(settings.get("lora_r") or settings.get("use_peft"))
     most = LORA if adapter else FULL
     values = {"learning_rate": rate, "lr_scheduler_type": schedule, "adapter": adapter, "most": most}
-    faults, fixes = [], []
+    faults: list[str] = []
+    changes: dict[str, Any] = {}
     if isinstance(rate, int | float) and rate > most:
         faults.append(
             f"learning_rate {rate:g} is above {most:g} for {'an adapter' if adapter else 'all weights'}"
         )
-        fixes.append(f"set learning_rate to {most / 10:g}")
+        changes["learning_rate"] = most / 10
     if schedule in CONSTANT:
         faults.append(f"lr_scheduler_type is {schedule}")
-        fixes.append("set lr_scheduler_type to cosine or linear")
+        changes["lr_scheduler_type"] = "cosine"
     if not faults:
         yield Finding(
             "K02", "ok", f"learning_rate {rate}, lr_scheduler_type {schedule or 'by default'}", values=values
@@ -94,9 +95,9 @@ def learning_rate(subject: Subject) -> Results:
         "warn",
         "; ".join(faults),
         "late in a run large steps keep drifting where the reward is flat",
-        "; ".join(fixes),
+        "set " + ", ".join(f"{name} to {value}" for name, value in changes.items()),
         DEEPEYES,
-        values,
+        values | {"fix": {"settings": changes}},
     )
 
 
@@ -120,7 +121,7 @@ def many_epochs(subject: Subject) -> Results:
         "the prompts are known by heart, their rewards stop differing, and what is left is drift",
         f"set num_train_epochs to {EPOCHS} at most, and take the step with the best text, not the last one",
         "Visual-Agent/DeepEyes#46",
-        values,
+        values | {"fix": {"settings": {"num_train_epochs": EPOCHS}}},
     )
 
 
@@ -140,14 +141,15 @@ def masked_truncation(subject: Subject) -> Results:
     if not masked or (share is not None and share <= CUT) or (share is None and cap > SHORT):
         yield Finding("K04", "ok", seen, values=values)
         return
+    enough = max((p95 or 0) + 1, 2 * cap)
     yield Finding(
         "K04",
         "warn",
         seen,
         "an answer that is cut gives no gradient: where most are, nothing is learned at all",
-        f"set max_completion_length to {max(p95 or 0, 2 * cap)} and watch the share of cut answers",
+        f"set max_completion_length to {enough} and watch the share of cut answers",
         "huggingface/trl#5697; greyhaven-ai/autocontext PR 1067",
-        values,
+        values | {"fix": {"settings": {"max_completion_length": enough}}},
     )
 
 
@@ -174,7 +176,7 @@ def token_mean(subject: Subject) -> Results:
         "a sample counts by its length: 5,000 tokens of junk move the policy as much as ten whole answers",
         "set mask_truncated_completions to true, or add TRL's overlong or repetition reward to reward_funcs",
         DEEPEYES,
-        values,
+        values | {"fix": {"settings": {"mask_truncated_completions": True}}},
     )
 
 

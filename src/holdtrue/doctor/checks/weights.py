@@ -115,7 +115,7 @@ def untrained_rows(subject: Subject) -> Results:
         f"start from the chat model, or set rows {show_ranges(sorted(frozen))} to the mean of the trained "
         "rows and train embedding and head (with LoRA: trainable_token_indices, or modules_to_save)",
         BASE_WITH_CHATML,
-        values,
+        values | {"fix": {"mean_rows": sorted(frozen)}},
     )
 
 
@@ -146,10 +146,10 @@ def frozen_new_tokens(subject: Subject) -> Results:
         "fail",
         f"{len(ids)} untrained ids are used ({named}) and their rows stay frozen in {' and '.join(missing)}",
         "the adapter cannot teach the model a token whose rows it does not train: it will not stop",
-        f"set trainable_token_indices to {{{', '.join(f'{name!r}: {ids[:8]}' for name in wanted)}}}"
-        f"{' (all ' + str(len(ids)) + ' ids)' if len(ids) > 8 else ''}, or modules_to_save to {wanted}",
+        f"set the adapter's trainable_token_indices to ids {show_ranges(ids)} of {' and '.join(wanted)}, or its "
+        f"modules_to_save to {wanted}",
         "QwenLM/Qwen3#1064; modelscope/ms-swift#5998",
-        values | {"fix": {"trainable_token_indices": dict.fromkeys(wanted, ids)}},
+        values | {"fix": {"adapter_config.json": {"trainable_token_indices": dict.fromkeys(wanted, ids)}}},
     )
 
 
@@ -174,7 +174,15 @@ def tied_both_trained(subject: Subject) -> Results:
         "two copies of one matrix are trained apart: merging keeps only one of them, or training diverges",
         f"set modules_to_save to {[_module(subject, 'embedding')]} and ensure_weight_tying to true",
         "hiyouga/LlamaFactory#6446",
-        values | {"fix": {"modules_to_save": [_module(subject, "embedding")], "ensure_weight_tying": True}},
+        values
+        | {
+            "fix": {
+                "adapter_config.json": {
+                    "modules_to_save": [_module(subject, "embedding")],
+                    "ensure_weight_tying": True,
+                }
+            }
+        },
     )
 
 
@@ -203,7 +211,7 @@ def tie_flag(subject: Subject) -> Results:
         "a program that believes the flag drops one of the two matrices, and the model becomes another one",
         "set tie_word_embeddings to false in config.json, or merge the adapter again with the matrices tied",
         "hiyouga/LlamaFactory#6446",
-        values | {"fix": {"tie_word_embeddings": False}},
+        values | {"fix": {"config.json": {"tie_word_embeddings": False}}},
     )
 
 
@@ -253,7 +261,7 @@ def numerics(subject: Subject) -> Results:
             "its activations exceed what float16 holds (65,504): logits become NaN, the first id is written",
             "use bfloat16 (bf16: true, dtype: bfloat16)",
             "huggingface/transformers#39972; huggingface/transformers PR 33312",
-            values | {"fix": {"dtype": "bfloat16"}},
+            values | {"fix": {"settings": {"dtype": "bfloat16"}}},
         )
     elif attention == "eager" and family in EAGER:
         yield Finding(
@@ -264,7 +272,7 @@ def numerics(subject: Subject) -> Results:
             "and is one cause of stray tokens such as addCriterion",
             "set attn_implementation to sdpa or flash_attention_2",
             "huggingface/transformers PR 33317; QwenLM/Qwen3-VL#759",
-            values | {"fix": {"attn_implementation": "sdpa"}},
+            values | {"fix": {"settings": {"attn_implementation": "sdpa"}}},
         )
     else:
         good.append(f"{family} in {'float16' if half else dtype}, attention {attention or 'by default'}")
