@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from holdtrue.doctor.findings import Diagnosis, Finding
 
+REPORTS = ("X01", "X08")
+"""Checks that answer questions: shown in full also where nothing is wrong."""
 STYLES = {"fail": "bold red", "warn": "yellow", "ok": "green"}
 
 
@@ -109,14 +111,14 @@ def asked(uses: str) -> frozenset[str]:
 
 
 def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
-    """The worst first, each with its reason and fix; then what is well in one line, and what was skipped."""
+    """The worst first, each with its reason and fix; reports; what is well in one line; what was skipped."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
 
     parts: list[Any] = []
     for one in diagnosis.findings:
-        if one.severity != "ok":
+        if one.severity != "ok" or one.id in REPORTS:
             parts += [_heading(one), Padding(_body(one), (0, 0, 1, 2), expand=False)]
     fine = list(dict.fromkeys(one.id for one in diagnosis.findings if one.severity == "ok"))
     if fine:
