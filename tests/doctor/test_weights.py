@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from doctor.folders import bfloat16, matrix, write_json, write_tensors
+from doctor_folders import bfloat16, matrix, write_json, write_tensors
 from holdtrue.doctor.untrained import ranges, show_ranges, untrained
 from holdtrue.doctor.weights import Weights, row_statistics
 from holdtrue.errors import ModelError

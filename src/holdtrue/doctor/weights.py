@@ -88,11 +88,29 @@ class Tensor:
             raise ModelError(f"{self.file} ends inside tensor {self.name}; copy the file again")
         return _decoded(raw, self.dtype).reshape(last - first, self.width)
 
+    def write(self, row: int, values: Array) -> None:
+        """Put float32 values into one row of the file, rounded to the stored type (16 or 32 bits)."""
+        stored = _STORED[self.dtype]
+        if stored.itemsize == 1:
+            raise ModelError(f"{self.file}: rows of {self.dtype} are scaled and cannot be set one by one")
+        raw = _encoded(values, self.dtype)
+        with open(self.file, "r+b") as file:
+            file.seek(self.start + row * self.width * stored.itemsize)
+            file.write(raw.tobytes())
+
     def chunks(self) -> Iterator[tuple[int, Array]]:
         """Its rows in order, each piece with the index of its first row."""
         step = max(1, CHUNK // max(1, self.width))
         for first in range(0, self.rows, step):
             yield first, self.read(first, min(first + step, self.rows))
+
+
+def _encoded(values: Array, dtype: str) -> NDArray[Any]:
+    if dtype != "BF16":
+        return values.astype(_STORED[dtype])
+    bits = np.asarray(values, dtype="<f4").view("<u4")
+    rounded = bits + 0x7FFF + ((bits >> 16) & 1)  # to the nearest, ties to even
+    return np.asarray(rounded >> 16, dtype="<u2")
 
 
 def _decoded(raw: NDArray[Any], dtype: str) -> Array:

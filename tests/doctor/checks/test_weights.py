@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from doctor.folders import bfloat16, matrix, write_json, write_tensors
+from doctor_folders import bfloat16, matrix, write_json, write_tensors
 from holdtrue.doctor.checks import examine
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Example, Subject

@@ -190,7 +190,13 @@ def bos_double(subject: Subject) -> Results:
             "as rendered text is tokenized without special tokens",
             "begin the template with {{ bos_token }}",
             "vllm-project/vllm#27515",
-            {**values, "fix": {"chat_template": {"prepend": "{{ bos_token }}"}}},
+            {
+                **values,
+                "fix": {
+                    "chat_template": {"prepend": "{{ bos_token }}"},
+                    "tokenizer_config.json": {"add_bos_token": False},
+                },
+            },
         )
     else:
         yield Finding("T03", "ok", seen, values=values)
