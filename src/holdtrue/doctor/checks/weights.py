@@ -146,7 +146,7 @@ def frozen_new_tokens(subject: Subject) -> Results:
         "fail",
         f"{len(ids)} untrained ids are used ({named}) and their rows stay frozen in {' and '.join(missing)}",
         "the adapter cannot teach the model a token whose rows it does not train: it will not stop",
-        f"set the adapter's trainable_token_indices to ids {show_ranges(ids)} of {' and '.join(wanted)}, or its "
+        f"set trainable_token_indices to ids {show_ranges(ids)} of {' and '.join(wanted)}, or "
         f"modules_to_save to {wanted}",
         "QwenLM/Qwen3#1064; modelscope/ms-swift#5998",
         values | {"fix": {"adapter_config.json": {"trainable_token_indices": dict.fromkeys(wanted, ids)}}},
