@@ -77,7 +77,7 @@ def offline(rounds: int, tokens: int) -> dict[str, Any]:
 
 
 def step(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
-    """Seconds of sampling alone, of the guard's part in it, and of a Monitor's update with everything given."""
+    """Seconds of sampling, of the guard in it, and of an update of the Monitor with everything given."""
     folder = SHARED / "models" / "stories260K"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output")
     options = parser.parse_args()
-    rows, tokens, rounds = (8, 16, 1) if options.quick else (ROWS, TOKENS, options.rounds)
+    rows, tokens, rounds = (64, 16, 1) if options.quick else (ROWS, TOKENS, options.rounds)
 
     found = {
         "machine": machine(),
