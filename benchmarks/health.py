@@ -9,6 +9,7 @@ other the shares are smaller. 256 rows of 128 new tokens, sampled. Every round t
 from __future__ import annotations
 
 import argparse
+import copy
 from typing import Any
 
 from measurement import Sample, Stopwatch, alternate, machine, middle, show, write
@@ -77,7 +78,7 @@ def offline(rounds: int, tokens: int) -> dict[str, Any]:
 
 
 def step(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
-    """Seconds of sampling, of the guard in it, and of an update of the Monitor with everything given."""
+    """Seconds of sampling and training, of the guard, and of the Monitor with everything given."""
     folder = SHARED / "models" / "stories260K"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -103,6 +104,20 @@ def step(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
         return Sample(watch.cpu, watch.wall)
 
     written = {seed: generate(seed) for seed in range(rounds)}
+
+    trained = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(trained.parameters())
+
+    def training(seed: int) -> Sample:
+        """One pass of policy gradient over the rollouts, in 8 micro-batches."""
+        with Stopwatch() as watch:
+            for ids in torch.cat([prompt, written[seed]], dim=1).chunk(8):
+                logits = trained(ids[:, :-1]).logits
+                chosen = logits.log_softmax(-1).gather(-1, ids[:, 1:, None])
+                (-chosen.mean()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return Sample(watch.cpu, watch.wall)
 
     def guarding(seed: int) -> Sample:
         guard = LoopGuard(vocabulary)
@@ -133,12 +148,13 @@ def step(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
 
     monitor = Monitor(vocabulary)
     monitor.calibrate(Batch(ids=written[0], step=0))
-    samples = alternate({"sampling": sampling, "guard": guarding, "monitor": monitoring}, rounds)
-    seconds = {name: middle(found) for name, found in samples.items()}
-    shares = {
-        f"{name}, share of sampling": seconds[name] / seconds["sampling"] for name in ("guard", "monitor")
+    parts = {"sampling": sampling, "training": training, "guard": guarding, "monitor": monitoring}
+    seconds = {name: middle(found) for name, found in alternate(parts, rounds).items()}
+    return {
+        **seconds,
+        "guard, share of sampling": seconds["guard"] / seconds["sampling"],
+        "monitor, share of a step": seconds["monitor"] / (seconds["sampling"] + seconds["training"]),
     }
-    return {**seconds, **shares}
 
 
 def main() -> None:

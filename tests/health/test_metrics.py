@@ -79,5 +79,5 @@ def test_the_longest_run_of_certain_tokens():
 
 def test_entropy_of_ten_tokens():
     summary = entropy_summary(np.array([0.0, *range(1, 10), np.nan], dtype=float))
-    assert (summary.mean, summary.p10, summary.certain) == (4.5, 0.9, 0.1)
+    assert (summary.mean, summary.p10, summary.certain) == (4.5, 1.0, 0.1)
     assert math.isnan(entropy_summary(np.array([])).mean)
