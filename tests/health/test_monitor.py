@@ -59,6 +59,26 @@ def test_healthy_rollouts_of_a_hundred_steps_raise_no_alarm(rng):
     assert monitor.healthy_step == 99
 
 
+def test_noisy_rollouts_that_stay_as_they_were_hardly_alarm_while_the_reward_rises(rng):
+    def noisy(rows):
+        batch = healthy(rng, rows)
+        for row, luck in enumerate(rng.random(rows)):
+            if luck < 0.02:
+                batch["ids"][row], batch["finish"][row] = looping(rng), "length"
+            elif luck < 0.12:
+                batch["ids"][row], batch["finish"][row] = batch["ids"][row][:-1], "length"
+        return batch
+
+    monitor = Monitor(VOCABULARY)
+    monitor.calibrate(Batch(step=0, **noisy(256)))
+    groups = np.repeat(np.arange(16), 4)
+    alarms = []
+    for step in range(150):
+        rewards = rng.normal(0.02 * step, 0.5, 64)
+        alarms += monitor.update(Batch(step=step, rewards=rewards, groups=groups, **noisy(64)))
+    assert len(alarms) <= 1  # over ten seeds of 100 steps there was one
+
+
 def test_loops_that_become_frequent_are_found_with_rows_onset_and_step(rng):
     monitor = calibrated(rng)
     for step in range(5):

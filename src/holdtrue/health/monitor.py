@@ -24,7 +24,7 @@ HISTORY = 64
 """Steps that are kept for trends."""
 TREND = 10
 """Steps over which a reward must rise while the text gets worse."""
-SURE = 3.0
+SURE = 4.0
 """t value of a trend that is believed; it is looked for at every step and in every metric."""
 
 
@@ -81,7 +81,8 @@ class Monitor:
         self._usual_length: float | None = None
         self._changes: dict[str, State] = {name: start() for name in SYMPTOMS}
         self._history: list[dict[str, float]] = []
-        self._trends: dict[str, bool] = {}
+        # Metric -> the last step at which its trend was bad.
+        self._trends: dict[str, int] = {}
         self._reset_seen = False
 
     def calibrate(self, *batches: Batch) -> None:
@@ -121,7 +122,10 @@ class Monitor:
             if alarms:
                 since = self._changes[name]["since"]
                 severity: Severity = "fail" if symptom.limit.beyond(value) else "warn"
-                self._raise(name, self._explain(name, symptom, seen), severity, batch.step, since)
+                told = self._explain(name, symptom, seen)
+                if told.cause != symptom.cause and severity == "warn" and self._stands(told.cause):
+                    continue
+                self._raise(name, told, severity, batch.step, since)
         self._watch_gap(batch.step)
         self._watch_reward(batch.step)
         # One alarm for each cause: a loop shows in several metrics. "fail" sorts before "warn".
@@ -178,6 +182,14 @@ class Monitor:
             now["reset"] = 1.0
             self._changes["gap"] = start()
         self._history = [*self._history[1 - HISTORY :], {**now, "step": batch.step}]
+
+    def _stands(self, cause: str) -> bool:
+        """Whether a metric that names this cause itself has alarmed already."""
+        return any(
+            self._changes[name]["alarmed"]
+            for name, symptom in self.symptoms.items()
+            if symptom.cause == cause
+        )
 
     def _series(self, name: str, steps: Iterable[dict[str, float]]) -> Floats:
         return np.array([past.get(name, np.nan) for past in steps])
@@ -242,11 +254,11 @@ class Monitor:
         change, t = trend(self._series("gap", recent))
         rises = len(recent) >= TREND // 2 and change >= self.symptoms["gap"].limit.floor and t >= SURE
         if len(recent) == 1:
-            self._trends["gap"] = False
-        if not rises and not self._trends.get("gap"):
+            self._trends.pop("gap", None)
+        if not rises and "gap" not in self._trends:
             return
         self._alarms = [alarm for alarm in self._alarms if alarm.metric != "gap"]
-        if not self._trends.get("gap"):
+        if "gap" not in self._trends:
             since = self._changes["gap"]["since"]
             again = ", and it fell back when the engine started anew" if self._reset_seen else ""
             self._raise(
@@ -256,7 +268,7 @@ class Monitor:
                 step,
                 int(recent[0]["step"]) if since is None else since,
             )
-            self._trends["gap"] = True
+            self._trends["gap"] = step
 
     def _watch_reward(self, step: int) -> None:
         """The reward may rise while the text becomes worse (Visual-Agent/DeepEyes#24)."""
@@ -269,10 +281,12 @@ class Monitor:
                 continue
             change, t = trend(symptom.limit.sign * self._series(symptom.metric or name, recent))
             worse = paid and t >= SURE and change >= max(symptom.limit.floor, 0.01)
-            if worse and not self._trends.get(name):
+            said = self._trends.get(name)
+            if worse and (said is None or step - said > TREND):
                 told = replace(SCORE_UP_TEXT_DOWN, limit=symptom.limit, metric=symptom.metric)
                 self._raise(name, told, "fail", step, int(recent[0]["step"]))
-            self._trends[name] = worse
+            if worse:
+                self._trends[name] = step
 
 
 def _units(batch: Batch, seen: Seen, name: str) -> Floats:
