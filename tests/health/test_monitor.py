@@ -366,3 +366,42 @@ def test_what_cannot_be_used_is_refused(rng):
         monitor.load_state_dict(
             {"reference": {}, "usual_length": None, "history": [], "trends": {}, "reset_seen": False}
         )
+
+
+def test_answers_that_become_the_same_and_a_policy_that_becomes_certain(rng):
+    def batch(same, nats):
+        made = healthy(rng)
+        if same:
+            made["ids"] = [made["ids"][row // 4 * 4] for row in range(64)]
+        entropies = [rng.exponential(nats, len(row)) for row in made["ids"]]
+        return {**made, "entropies": entropies, "groups": np.repeat(np.arange(16), 4)}
+
+    monitor = Monitor(VOCABULARY)
+    monitor.calibrate(Batch(step=0, **batch(False, 1.0)))
+    assert monitor.update(Batch(step=1, **batch(False, 1.0))) == []
+    found = [one for step in (2, 3) for one in monitor.update(Batch(step=step, **batch(True, 0.2)))]
+    assert causes(found) == {"MODE_COLLAPSE", "ENTROPY_COLLAPSE"}
+    assert monitor.values["distinct_4"] == pytest.approx(0.25)
+    found = [one for step in (4, 5, 6) for one in monitor.update(Batch(step=step, **batch(False, 2.5)))]
+    assert causes(found) == {"ENTROPY_RISE"}
+
+
+def test_groups_that_all_score_alike_teach_nothing(rng):
+    groups = np.repeat(np.arange(16), 4)
+    alarms = calibrated(rng).update(Batch(step=1, rewards=[1.0] * 64, groups=groups, **healthy(rng)))
+    assert causes(alarms) == {"NO_SIGNAL"}
+
+
+def test_limits_can_be_set(rng):
+    batch = healthy(rng)
+    batch["ids"][0] = looping(rng)
+    monitor = calibrated(rng, limits={"loop": Limit(limit=0.01, share=True)})
+    assert [one.severity for one in monitor.update(Batch(step=1, **batch))] == ["fail"]
+
+
+def test_an_engine_that_stopped_a_loop_said_so(rng):
+    batch = healthy(rng)
+    batch["ids"][3], batch["finish"][3] = batch["ids"][3][:-1], "repetition"
+    monitor = calibrated(rng)
+    monitor.update(Batch(step=1, **batch))
+    assert monitor.values["loop"] == 1 / 64 and monitor.advise().reasons[3] == "loop"

@@ -35,15 +35,15 @@ class Vocabulary:
     digits: frozenset[int] = frozenset()
 
     @classmethod
-    def of(cls, tokenizer: Any, eos: Iterable[int] = ()) -> Vocabulary:
+    def of(cls, tokenizer: Any, eos: int | Iterable[int] | None = None) -> Vocabulary:
         """Read from a transformers tokenizer.
 
         Args:
             tokenizer: its added tokens marked special are control ids, unless they may end an answer.
-            eos: ids that end an answer beside the tokenizer's own; give those of ``generation_config.json``.
+            eos: what ends an answer beside the tokenizer's own end: ``generation_config.eos_token_id``.
         """
-        own = tokenizer.eos_token_id
-        ends = frozenset([*eos, *([] if own is None else [own])])
+        declared = [eos] if isinstance(eos, int) else list(eos or ())
+        ends = frozenset(one for one in [*declared, tokenizer.eos_token_id] if one is not None)
         special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
         words = {token.lstrip("Ġ▁ "): i for token, i in tokenizer.get_vocab().items()}
         return cls(
