@@ -188,7 +188,11 @@ def observe(
     rule: RepetitionDetection | None = None,
     near: RepetitionDetection | None = None,
 ) -> Seen:
-    """Measure every row of a batch; ``near`` is the rule for loops with their numbers made equal."""
+    """Measure every row of a batch; ``near`` is the rule for loops with their numbers made equal.
+
+    Raises:
+        DataError: columns and rows do not fit together.
+    """
     rows = rows_of(batch, vocabulary)
     values: dict[str, Floats] = {}
     onsets: dict[str, NDArray[np.int64]] = {}
@@ -231,12 +235,14 @@ def observe(
     _probabilities(rows, values)
     _rewards(batch, values)
     _groups(batch, body, values)
-    junk = _junk(rows, vocabulary, loops.onset)
     if batch.advantages is not None:
-        weight = np.abs(np.array([np.nan if a is None else float(a) for a in batch.advantages]))
+        weight = np.abs(
+            np.array([np.nan if a is None else float(a) for a in batch.advantages], dtype=np.float64)
+        )
         weight[~np.isfinite(weight)] = 0
         whole = float(weight @ values["length"])
-        values["advantage_on_junk"] = np.array([float(weight @ junk) / whole if whole else np.nan])
+        junk = float(weight @ _junk(rows, vocabulary, loops.onset))
+        values["advantage_on_junk"] = np.array([junk / whole if whole else np.nan])
     tokens = [int(ids[at]) if at >= 0 else -1 for ids, at in zip(body, loops.onset, strict=True)]
     return Seen(values, onsets, ended_on, loops.period, np.array(tokens, dtype=np.int64))
 
