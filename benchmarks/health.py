@@ -52,8 +52,8 @@ def streaming(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
         return once
 
     systems = {
-        "period up to 32": run(32, None),
-        "period up to 128 (default)": run(128, None),
+        "period up to 128": run(128, None),
+        "period up to 256 (default)": run(256, None),
         "period up to 64, numbers alike": run(64, numbers),
     }
     samples = alternate(systems, rounds)

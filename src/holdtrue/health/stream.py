@@ -32,8 +32,9 @@ NEVER = 2**16 - 1
 class RepetitionDetection:
     """When a row of tokens counts as looping."""
 
-    max_pattern_size: int = 128
-    """Longest period, in tokens. 128 tokens hold a paragraph; longer loops are caught when all is written."""
+    max_pattern_size: int = 256
+    """Longest period, in tokens: whole paragraphs are repeated too. vLLM compares pattern sizes one by one in
+    Python, for every token of every request; with many requests a lower value may be worth its misses."""
     min_pattern_size: int = 1
     """Shortest period. A loop of period 1 is one of period 2, 3, ... as well, here and in vLLM."""
     min_count: int = 4
