@@ -14,13 +14,18 @@ ATTRACTORS = ("addCriterion", "matchCondition", "_marker", "bezpo")
 """Rare tokens Qwen models fall into when attention or precision is wrong (QwenLM/Qwen3-VL#759)."""
 
 
+def is_tag(token: str) -> bool:
+    """Whether a token is one that models write on purpose: ``<think>``, ``</tool_call>`` and the like."""
+    return any(word in token for word in ("think", "tool_call", "tool▁call", "tool_response"))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """Ids by their meaning.
 
     Attributes:
         eos: every id that may end an answer: all the generation config declares, not the first alone.
-        control: special ids that must not stand inside an answer.
+        control: special ids that must not stand inside an answer; tags of thinking and tools are none.
         size: ids from here on have a row in the model but no token (phantom ids); None: unknown.
         pad: fills rows up; stripped from their ends.
         attractors: ids of tokens that broken numerics fall into.
@@ -44,11 +49,12 @@ class Vocabulary:
         """
         declared = [eos] if isinstance(eos, int) else list(eos or ())
         ends = frozenset(one for one in [*declared, tokenizer.eos_token_id] if one is not None)
-        special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+        added = tokenizer.added_tokens_decoder.items()
+        special = {i for i, token in added if token.special and not is_tag(token.content)}
         words = {token.lstrip("Ġ▁ "): i for token, i in tokenizer.get_vocab().items()}
         return cls(
             eos=ends,
-            control=frozenset(special | set(tokenizer.all_special_ids)) - ends,
+            control=frozenset(special) - ends,
             size=max(tokenizer.get_vocab().values(), default=-1) + 1,
             pad=tokenizer.pad_token_id,
             attractors=frozenset(words[word] for word in ATTRACTORS if word in words),
