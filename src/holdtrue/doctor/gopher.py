@@ -16,9 +16,6 @@ DUPLICATE = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _PARAGRAPH = re.compile(r"\n{2,}")
-LOOPED = 0.5
-"""Ours: such a text is a loop. Of good answers 0 to 0.2 % exceed it, of songs and tables on demand 7 %, of
-loops 86 to 96 %; Gopher's own limits, made for web pages, call 5 to 15 % of good answers repetitive."""
 MIN_WORDS = 50
 """Shorter texts are not judged: of five words, two that are equal are 40 %."""
 
@@ -79,8 +76,3 @@ def repetition(text: str, n: int = 4) -> float:
     words = _WORD.findall(text)
     runs = list(zip(*(words[i:] for i in range(n)), strict=False))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def looped(text: str) -> bool:
-    """Whether more than half of a text's characters are in repeated runs of ten words (or marks)."""
-    return _duplicate_characters(_WORD.findall(text), 10) > LOOPED * len(text)

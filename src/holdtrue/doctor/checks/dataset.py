@@ -14,7 +14,8 @@ from holdtrue.data.near import RUN, near_classes
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.encoding import Encoded, examples_of, places, readable
 from holdtrue.doctor.findings import Finding
-from holdtrue.doctor.gopher import looped, repeats, repetition
+from holdtrue.doctor.gopher import repeats, repetition
+from holdtrue.doctor.loops import looped
 from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Example, Missing, Subject, content_of
 from holdtrue.intervals import wilson
@@ -119,7 +120,7 @@ def repeated_data(subject: Subject) -> Results:
     }
     seen = (
         f"{twice} of {total} examples are exact copies of an earlier one, {near} targets nearly equal an "
-        f"earlier one; {len(loops)} targets repeat themselves for more than half of their length; {gopher} "
+        f"earlier one; {len(loops)} targets loop; {gopher} "
         "exceed a limit of Gopher's filter of web text (which good answers with lists do too)"
     )
     faults: list[tuple[str, str]] = []
