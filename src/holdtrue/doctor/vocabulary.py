@@ -20,12 +20,14 @@ class Vocabulary:
         control: text of every special token that is no tag of thinking or tools.
         ends: ids that may end an answer: the tokenizer's and the generation config's EOS and pad.
         decode: text of ids, special tokens kept.
+        width: rows of the logits, where the model's config says it.
     """
 
     size: int
     control: Mapping[int, str]
     ends: frozenset[int]
     decode: Callable[[Sequence[int]], str]
+    width: int | None = None
 
     @classmethod
     def of(cls, folder: str | Path) -> Vocabulary:
@@ -45,7 +47,7 @@ class Vocabulary:
             for id, token in tokenizer.added_tokens_decoder.items()
             if token.special and not is_tag(token.content)
         }
-        return cls(len(tokenizer), control, frozenset(ends - {None}), _decoder(tokenizer))
+        return cls(len(tokenizer), control, frozenset(ends - {None}), _decoder(tokenizer), _width(subject))
 
     def names(self, ids: Sequence[int]) -> str:
         """Ids with their text, for people."""
@@ -63,6 +65,15 @@ def _declared(subject: Subject) -> set[int]:
     except Missing:
         return set()
     return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
+
+
+def _width(subject: Subject) -> int | None:
+    try:
+        config = subject.config
+    except Missing:
+        return None
+    rows = config.get("vocab_size", dict(config.get("text_config") or {}).get("vocab_size"))
+    return rows if isinstance(rows, int) else None
 
 
 def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
