@@ -31,9 +31,9 @@ class BanControl(DecodingRemedy):
 
     grade = "A"
     evidence = (
-        "certain for the ids themselves; on a GRU-64 loops of 0.10 became 0.00 to 0.01 while drawn so: it "
-        "hides the "
-        "habit and does not unlearn it, so mend the reward or the data too"
+        "certain for the ids themselves. It hides a habit and does not unlearn it: after 120 GRPO steps "
+        "with the ban, loops without it were 0.099 where 0.107 had been, so mend the reward or the data "
+        "too"
     )
     source = "vllm-project/vllm#13175; verl-project/verl PR 7882; hiyouga/EasyR1#110; lcqysl/FrameThinker#5"
     mends = frozenset({"control_tokens_can_be_sampled", "phantom_ids_unmasked"})

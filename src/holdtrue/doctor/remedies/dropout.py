@@ -16,7 +16,7 @@ class Dropout(TrainingRemedy):
     )
     source = "the advice most often given; TRL's disable_dropout says what it does to log-probabilities"
     mends = frozenset({"loops_taught_or_unpunished"})
-    harms = "RL: the same tokens get other log-probabilities each time, so that ratios and KL are noise"
+    harms = "in RL: the same tokens get other log-probabilities each time, so that ratios and KL are noise"
     not_in_rl = (
         "with dropout the same tokens get other log-probabilities each time: ratios of old and new, and the "
         "KL, are noise"

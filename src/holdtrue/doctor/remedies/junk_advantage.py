@@ -22,11 +22,15 @@ class JunkAdvantage(TrainingRemedy):
     """Tokens of junk (control and phantom ids, text behind the last tag) get a negative advantage, always."""
 
     grade = "C"
-    evidence = "TO BE MEASURED"
-    source = "benchmarks/remedies.py; holdtrue's own, no publication"
+    evidence = (
+        "GRPO on a table with a blind reward, 8 seeds: loops 0.107 became 0.005 (bound 0.5) or 0.037 "
+        "(bound 0), with a veto 0.001 and without either 0.109; same task reward. Not shown on a large "
+        "model"
+    )
+    source = "benchmarks/remedies.py; published nowhere"
     mends = frozenset({"blind_reward", "control_tokens_can_be_sampled"})
     harms = (
-        "supervised training; and engine and trainer differ (GAP_TREND, nan_logits): the junk is not the "
+        "in supervised training; where engine and trainer differ (GAP_TREND, nan_logits): the junk is not the "
         "policy's"
     )
     not_in_sft = "supervised training has no advantages; mask or drop such targets"

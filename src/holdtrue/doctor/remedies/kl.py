@@ -12,11 +12,11 @@ class Kl(TrainingRemedy):
 
     grade = "B"
     evidence = (
-        "limits drift (standard since 1909.08593); measured on a GRU-64 whose reference has the habit: "
-        "with KL "
-        "0.05 the share of loops went 0.105 to 0.263 on one seed and stayed at 0.13 on another"
+        "limits drift. Where the reference has the habit it keeps it: GRPO on a table, 8 seeds, loops "
+        "0.107 became 0.089 (range 0.076 to 0.100); on a GRU-64 0.105 became 0.263 on one seed and 0.128 "
+        "on another"
     )
-    source = "arXiv 1909.08593, 2402.03300 (eq. 4: the k3 estimate)"
+    source = "arXiv 1909.08593, 2402.03300 (equation 4, the k3 estimate); benchmarks/remedies.py"
     mends = frozenset({"blind_reward", "loops_taught_or_unpunished"})
     harms = "the reference has the habit itself (1 % of its answers or more): KL preserves it"
     not_in_sft = "there is no policy that drifts from a reference; lower the learning rate"

@@ -17,11 +17,10 @@ class Masks(TrainingRemedy):
 
     grade = "B"
     evidence = (
-        "standard for tool tokens (Search-R1, TRL, verl); DAPO's overlong filtering steadied training; cut "
-        "answers "
-        "punished as failures teach that long thoughts are wrong"
+        "standard for tool tokens (Search-R1, TRL, verl); filtering cut answers is a part of DAPO; not "
+        "measured on loops"
     )
-    source = "arXiv 2503.09516, 2503.14476 section 3.4; huggingface/trl#5697"
+    source = "arXiv 2503.09516, 2503.14476 (section 3.4)"
     mends = frozenset({"limit_too_short", "tool_says_too_little"})
     harms = "more than half of the answers are cut: nothing would be left to learn from"
 

@@ -30,10 +30,10 @@ class Neutralise(DataRemedy):
 
     grade = "A"
     evidence = (
-        "Qwen2.5, Qwen3 and Phi-3 tokenizers: every one of 57 added tokens pasted into user text became its "
-        "id in 5 of 5 surroundings before, and none in any after; texts without one keep all ids"
+        "tokenizers of Qwen2.5, Qwen3 and Phi-3: of 310 user texts with one of their 62 added tokens all "
+        "became control ids before and none after; texts without one are not touched"
     )
-    source = "benchmarks/remedies.py; all 11 templates of check C07 let it through"
+    source = "benchmarks/remedies.py; check C07: all 11 families of templates let it through"
     mends = frozenset({"control_tokens_can_be_sampled"})
     harms = "the template has been applied to the texts already (C06)"
     reads_targets = False

@@ -23,12 +23,13 @@ class NgramPenalty(TrainingRemedy):
 
     grade = "B"
     evidence = (
-        "such a reward ended repetition after 150 steps (Seg-Zero). At a limit that 1 % of 365 healthy answers "
-        "exceed, the last 128 grams catch 0.97 of 158 loops, TRL's share of the whole answer 0.87"
+        "such a reward ended repetition after 150 steps (Seg-Zero). At a limit that 1 % of 365 healthy "
+        "answers exceed, the last 128 grams tell 0.97 of 158 loops, TRL's share over the whole answer "
+        "0.87"
     )
     source = "JIA-Lab-research/Seg-Zero#90; TRL's get_repetition_penalty_reward; benchmarks/remedies.py"
     mends = frozenset({"loops_taught_or_unpunished"})
-    harms = "supervised training, which has no reward"
+    harms = "in supervised training, which has no reward"
     not_in_sft = "supervised training has no reward"
 
     n: int = Field(4, ge=1)

@@ -22,9 +22,10 @@ class Overlong(TrainingRemedy):
 
     grade = "B"
     evidence = (
-        "part of DAPO (50 points on AIME24 with Qwen2.5-32B): ablated from 36 with overlong filtering to 41"
+        "part of DAPO, whose parts together took AIME24 from 30 to 50 points (Qwen2.5-32B); it sees length "
+        "alone, no loop"
     )
-    source = "arXiv 2503.14476, equation 13 and table 1"
+    source = "arXiv 2503.14476, equation 13"
     mends = frozenset({"limit_too_short", "loops_taught_or_unpunished"})
     harms = "more than half of the answers are cut and do not loop: the limit is wrong, not the answers"
     not_in_sft = "supervised training has no reward"

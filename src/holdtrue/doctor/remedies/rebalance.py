@@ -32,10 +32,11 @@ class Rebalance(DataRemedy):
     ``weight`` needs a trainer that reads the column ``weight``; those of TRL do not.
     """
 
-    grade = "A"
+    grade = "B"
     evidence = (
-        "count model of a habit in 10 % of the rows: it begins in 10.0 % of answers before and 0.5 % after; "
-        "once begun it goes on as before (0.71 a step); in a policy under RL not shown"
+        "a bigram model counted from rows with a habit in 10 %: it begins in 10.2 % of answers before and "
+        "0.5 % after; once begun it goes on as before (0.72 a step). GRPO on a table from such starts: "
+        "loops 0.011 and 0.007 after 120 steps, against 0.107 and 0.109"
     )
     source = "benchmarks/remedies.py; the advice most often given"
     mends = frozenset({"control_tokens_can_be_sampled", "loops_taught_or_unpunished"})

@@ -34,8 +34,9 @@ class Recovery(DataRemedy):
 
     grade = "C"
     evidence = (
-        "count model of the habit: 2 % recovery rows take a loop's way on from 0.71 to 0.58 a step, while "
-        "rebalancing leaves it at 0.71; penalising pseudo-repetitions cut loops of GPT-2 (DITTO, 2206.02369)"
+        "2 % such rows take the way on in a begun loop from 0.72 to 0.68 a step in the bigram model, with "
+        "rebalancing to 0.35, which rebalancing alone leaves at 0.73; penalising made-up repetitions cut "
+        "loops of GPT-2 (DITTO)"
     )
     source = "benchmarks/remedies.py; arXiv 2206.02369"
     mends = frozenset({"loops_taught_or_unpunished", "control_tokens_can_be_sampled"})

@@ -18,7 +18,7 @@ class ServingPenalty(DecodingRemedy):
     evidence = "fewer loops when served: a reduction, not a cure; DRY and n-gram bans break tables and code"
     source = "QwenLM/Qwen3.8#216; waybarrios/vllm-mlx PR 723; OpenRLHF/OpenRLHF#1165; arXiv 1909.05858"
     mends = frozenset({"loops_taught_or_unpunished"})
-    harms = "RL: tokens are drawn from other probabilities than those that are trained"
+    harms = "in RL: tokens are drawn from other probabilities than those that are trained"
     not_in_rl = (
         "tokens would be drawn from other probabilities than those that are trained: log-probabilities are "
         "biased; ban and abort instead"

@@ -27,7 +27,7 @@ class Unlikelihood(TrainingRemedy):
     )
     source = "arXiv 1908.04319, 2206.02369"
     mends = frozenset({"loops_taught_or_unpunished"})
-    harms = "RL: sampled answers repeat names, arguments and numbers for good reason"
+    harms = "in RL: sampled answers repeat names, arguments and numbers for good reason"
     not_in_rl = (
         "sampled answers repeat names, arguments and numbers for good reason, and the term is no part of "
         "the policy gradient; use junk_advantage or a penalty in the reward"

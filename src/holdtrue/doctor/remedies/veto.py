@@ -14,13 +14,12 @@ class Veto(TrainingRemedy):
 
     grade = "A"
     evidence = (
-        "GRPO on a GRU-64: share of looping answers 0.10 to 0.000 by step 40 in both arms and both seeds, "
-        "same "
-        "task reward; blind rewards 0.02 to 0.23 after 120 steps"
+        "GRPO on a GRU-64: loops 0.10 became 0.000 by step 40, both arms and seeds; on a table, 8 seeds, "
+        "0.107 became 0.001, with a blind reward 0.109; same task reward"
     )
-    source = "knowledge of the doctor's toy run; Visual-Agent/DeepEyes#131; arXiv 2503.14476 for the form"
+    source = "benchmarks/remedies.py; Visual-Agent/DeepEyes#131"
     mends = frozenset({"blind_reward", "control_tokens_can_be_sampled"})
-    harms = "supervised training, which has no reward"
+    harms = "in supervised training, which has no reward"
     not_in_sft = "supervised training has no reward"
 
     least: float = 0.0
