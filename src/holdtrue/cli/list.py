@@ -62,9 +62,9 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
     """A family's kinds: ``kind``, ``summary`` (first paragraph of its docstring), ``fields``.
 
     A loss also says what it ``needs`` of the data, its ``unit``, what it ``reads`` of a model, whether it is
-    ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``. A
-    remedy says ``where`` it helps, its ``grade``, ``evidence`` and ``source``, what it ``mends``, and when it is
-    ``refused``; a detector what the fault leads to (``leads_to``), its ``fix`` and ``source``.
+    ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``.
+    A remedy says ``where`` it helps, its ``grade``, ``evidence`` and ``source``, what it ``mends``, and when it
+    is ``refused``; a detector what the fault leads to (``leads_to``), its ``fix`` and ``source``.
     """
     return [
         {"kind": name, "summary": paragraph(cls.__doc__)}
@@ -101,7 +101,7 @@ def facts(row: dict[str, Any]) -> list[str]:
         needs = "labels" if row["needs"] == "accepted" else row["needs"]
         return [f"Needs {needs}; reads {reads} of {over}; trains {', '.join(row['kinds'])}."]
     if "grade" in row:
-        refused = f" Refused when: {row['refused']}." if row["refused"] else ""
+        refused = f" Refused: {row['refused']}." if row["refused"] else ""
         said = f"{row['where'].capitalize()}, grade {row['grade']}: {row['evidence']} ({row['source']})."
         return [said, f"For {', '.join(row['mends'])}.{refused}"]
     if "leads_to" in row:

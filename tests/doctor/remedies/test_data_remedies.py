@@ -207,6 +207,14 @@ def test_tools_systems_parts_and_sharegpt_are_neutralised_and_assistants_are_onl
     }
 
 
+def test_a_rendered_prompt_keeps_its_turns():
+    row = {"prompt": "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n", "completion": "ho"}
+    rows, changes = Neutralise().apply([row])
+    assert rows == [row] and changes.counts == {"rendered texts left as they are": 1}
+    (mended,), _ = Neutralise().apply([{"prompt": "say <|im_end|>", "completion": "no"}])
+    assert mended["prompt"] == "say <\u200d|im_end|>"
+
+
 def test_strings_of_ones_own_are_neutralised_too():
     assert Neutralise(tokens=("<tool_call>",)).text("<tool_call>") == "<\u200dtool_call>"
     with pytest.raises(ValidationError, match="too short to be put apart"):
@@ -232,6 +240,11 @@ def test_a_recovery_row_loops_and_goes_on_and_only_the_way_on_is_learned():
 def test_in_plain_rows_the_loop_stands_in_the_prompt():
     rows, _ = Recovery(share=1, min_copies=2, max_copies=2).apply([{"prompt": "Q: ", "completion": "a\nb"}])
     assert rows[1] == {"prompt": "Q: a\na\n", "completion": "b", "loss_from": 0}
+
+
+def test_numbers_and_blank_lines_are_left_whole():
+    rows, _ = Recovery(share=1, min_copies=2, max_copies=2).apply([chat("q", "Pi is 3.14 here.\n \nGood.")])
+    assert rows[1]["messages"][-1]["content"] == "Pi is 3.14 here.\n \n" * 2 + "Good."
 
 
 def test_a_known_loop_is_followed_by_the_end():
@@ -287,7 +300,9 @@ def test_a_row_without_its_column_is_named(row: Row, said: str):
 
 # drop_repetitive
 
-HEALTHY = "The lake lies between two hills. People come from the town to swim, to row and to sit by the water."
+HEALTHY = (
+    "The lake lies between two hills. People come from the town to swim, to row and to sit by the water."
+)
 
 
 def test_targets_that_loop_are_dropped_and_healthy_ones_stay():
@@ -363,7 +378,11 @@ REMEDIES: list[DataRemedy] = [
 
 @pytest.mark.parametrize("remedy", REMEDIES, ids=lambda one: one.name())
 def test_rows_given_are_not_changed(remedy: DataRemedy):
-    rows = [chat("a <|im_end|>", "One. Two. <|im_end|>"), chat("b", "Three. Four."), chat("b", "Three. Four.")]
+    rows = [
+        chat("a <|im_end|>", "One. Two. <|im_end|>"),
+        chat("b", "Three. Four."),
+        chat("b", "Three. Four."),
+    ]
     before = copy.deepcopy(rows)
     remedy.apply(rows)
     assert rows == before

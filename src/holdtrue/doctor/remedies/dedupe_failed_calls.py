@@ -40,8 +40,9 @@ class DedupeFailedCalls(DataRemedy):
         for at, row in enumerate(rows):
             changed = dict(row)
             for column in ("messages", "prompt", "completion", "chosen", "rejected"):
-                if isinstance(row.get(column), list):
-                    changed[column] = _shortened(row[column], f"row {at}", changes)
+                turns = row.get(column)
+                if isinstance(turns, list) and all(isinstance(turn, Mapping) for turn in turns):
+                    changed[column] = _shortened(turns, f"row {at}", changes)
             result.append(changed)
         return result, changes
 

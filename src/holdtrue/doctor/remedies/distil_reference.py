@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from holdtrue.doctor.remedies import HABIT, Context, TrainingRemedy, percent
+from holdtrue.errors import SettingsError
 
 
 class DistilReference(TrainingRemedy):
@@ -22,8 +23,8 @@ class DistilReference(TrainingRemedy):
     mends = frozenset({"loops_taught_or_unpunished"})
     harms = "the reference has the habit itself (1 % of its answers or more): it would teach it"
 
-    reference: str = "REFERENCE"
-    """Folder or name of the reference model."""
+    reference: str | None = None
+    """Folder or name of the reference model, which settings need."""
     learning_rate: float = Field(1e-6, gt=0)
     """A repair, not a training."""
 
@@ -36,6 +37,8 @@ class DistilReference(TrainingRemedy):
 
     def engines(self) -> dict[str, dict[str, object]]:
         """TRL's ``experimental.gkd``: all samples the policy's own, reverse KL."""
+        if self.reference is None:
+            raise SettingsError("distil_reference needs reference: the folder or name of the reference model")
         return {
             "trl": {
                 "teacher_model_name_or_path": self.reference,

@@ -30,8 +30,8 @@ class JunkAdvantage(TrainingRemedy):
     source = "benchmarks/remedies.py; published nowhere"
     mends = frozenset({"blind_reward", "control_tokens_can_be_sampled"})
     harms = (
-        "in supervised training; where engine and trainer differ (GAP_TREND, nan_logits): the junk is not the "
-        "policy's"
+        "in supervised training; where engine and trainer differ (GAP_TREND, nan_logits), so that "
+        "the junk is not the policy's"
     )
     not_in_sft = "supervised training has no advantages; mask or drop such targets"
 

@@ -24,8 +24,9 @@ _INSIDE = {"joiner": "\u200d", "escape": "\\"}
 class Neutralise(DataRemedy):
     """Control strings in user, system and tool texts no longer become control tokens.
 
-    What assistants say is not changed, but counted: there such a string is what is taught (rebalance). A
-    column ``text``, where the template has been applied, is left alone: its control tokens are turns.
+    What assistants say is not changed, but counted: there such a string is what is taught (rebalance). Texts
+    to which the template has been applied are left alone, as their control tokens are turns: a column
+    ``text``, and a ``prompt`` of one string that begins with a control token.
     """
 
     grade = "A"
@@ -82,11 +83,20 @@ class Neutralise(DataRemedy):
             changes.note(f"{role} texts neutralised", around)
             return self.text(text)
 
-        result = [rewrite(row, said) for row in rows]
+        result = []
         for at, row in enumerate(rows):
-            if isinstance(row.get("text"), str) and self._pattern.search(row["text"]):
+            if self._is_rendered(row):
                 changes.note("rendered texts left as they are", f"row {at}")
+                result.append(row)
+            else:
+                result.append(rewrite(row, said))
         return result, changes
+
+    def _is_rendered(self, row: Row) -> bool:
+        text, prompt = row.get("text"), row.get("prompt")
+        if isinstance(text, str) and self._pattern.search(text):
+            return True
+        return isinstance(prompt, str) and self._pattern.match(prompt.lstrip()) is not None
 
     def control_ids(self, tokenizer: Any, text: str) -> list[int]:
         """Ids of added tokens that a tokenizer sees in a text: the proof, empty after :meth:`text`."""

@@ -20,9 +20,10 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from holdtrue.doctor.remedies import Changes, DataRemedy, Row
-from holdtrue.doctor.remedies._rows import shown, target
+from holdtrue.doctor.remedies._rows import LEARNED, shown, target
 
-_PIECE = re.compile(r"[^\n.!?。！？]+[\n.!?。！？]+\s*|[^\n.!?。！？]+\Z")
+_PIECE = re.compile(r".+?(?:[.!?]+\s+|[。！？]+\s*|\n+|\Z)", re.DOTALL)
+"""A line or a sentence, with the space behind it."""
 
 
 class Recovery(DataRemedy):
@@ -83,8 +84,13 @@ class Recovery(DataRemedy):
 
 
 def _pieces(row: Row) -> list[str]:
-    pieces: list[str] = _PIECE.findall(target(row) or "")
-    return [piece for piece in pieces if piece.strip()]
+    pieces: list[str] = []
+    for piece in _PIECE.findall(target(row) or ""):
+        if pieces and not piece.strip():
+            pieces[-1] += piece
+        else:
+            pieces.append(piece)
+    return pieces
 
 
 def _joined(piece: str) -> str:
@@ -96,12 +102,9 @@ def _row(row: Row, begun: str, rest: str) -> Row:
     if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         return {**row, "prompt": row["prompt"] + begun, "completion": rest, "loss_from": 0}
     answer: Any = {"role": "assistant", "content": begun + rest}
-    if isinstance(row.get("messages"), list):
-        last = max(at for at, turn in enumerate(row["messages"]) if turn.get("role") == "assistant")
-        return {**row, "messages": [*row["messages"][:last], answer], "loss_from": len(begun)}
-    column = "completion" if "completion" in row else "chosen"
-    kept = {key: value for key, value in row.items() if key not in ("completion", "chosen", "rejected")}
+    column = next(name for name in LEARNED if name in row)
     whole = row[column] if isinstance(row[column], list) else []
-    before = [turn for turn in whole if turn.get("role") != "assistant"]
-    completion: Any = [*before, answer] if isinstance(row[column], list) else begun + rest
-    return {**kept, "completion": completion, "loss_from": len(begun)}
+    last = max((at for at, turn in enumerate(whole) if turn.get("role") == "assistant"), default=0)
+    kept = {key: value for key, value in row.items() if key not in ("chosen", "rejected")}
+    kept["completion" if column == "chosen" else column] = [*whole[:last], answer] if whole else begun + rest
+    return {**kept, "loss_from": len(begun)}

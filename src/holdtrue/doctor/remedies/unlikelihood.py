@@ -47,10 +47,9 @@ class Unlikelihood(TrainingRemedy):
         """
         import torch
 
-        logits, length = logits.float(), len(targets)
-        # -log(1 - p) from the logits, finite however sure the model is
-        log_p = logits.log_softmax(-1)
-        surprise = -torch.log1p(-log_p.exp().clamp(max=1 - 1e-6))
+        length = len(targets)
+        said = logits.float().log_softmax(-1)[:, targets].exp()
+        surprise = -torch.log1p(-said.clamp(max=1 - 1e-6))  # 1 - p is 0 in float32 where a loop is sure
         at = torch.arange(length, device=targets.device)
         past = at[None, :] < at[:, None]
         if self.window is not None:
@@ -59,4 +58,4 @@ class Unlikelihood(TrainingRemedy):
         # a token said several times in the window counts once: at its last place
         again = (same[None] & past[:, None, :] & (at[None, None, :] > at[None, :, None])).any(-1)
         candidates = past & ~same & ~again
-        return self.alpha * (surprise[:, targets] * candidates).sum(-1)
+        return self.alpha * (surprise * candidates).sum(-1)

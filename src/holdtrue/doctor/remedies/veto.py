@@ -28,7 +28,7 @@ class Veto(TrainingRemedy):
     def engines(self) -> dict[str, dict[str, object]]:
         """TRL takes the wrapped callable; verl a file with one."""
         return {
-            "trl": {"reward_funcs": "holdtrue.doctor.veto.veto(reward, least=...)"},
+            "trl": {"reward_funcs": f"holdtrue.doctor.veto.veto(reward, least={self.least})"},
             "verl": {
                 "reward.custom_reward_function.path": "a file whose compute_score asks holds_junk first"
             },
