@@ -8,7 +8,8 @@
 3. GRPO on a tabular policy that begins with this habit and a reward that cannot see it: loops after 0 and 120
    steps with each remedy, 8 seeds. A table has no self-reinforcement of large models: it says what a remedy's
    gradient does, not what a run will.
-4. ngram_penalty: how well it, and the share of repeated 3-grams of the whole answer (TRL's), tell loops from
+4. drop_repetitive: which labelled answers would go, were they targets.
+5. ngram_penalty: how well it, and the share of repeated 3-grams of the whole answer (TRL's), tell loops from
    healthy answers.
 """
 
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from holdtrue.doctor.remedies.drop_repetitive import DropRepetitive
 from holdtrue.doctor.remedies.junk_advantage import JunkAdvantage
 from holdtrue.doctor.remedies.neutralise import Neutralise
 from holdtrue.doctor.remedies.ngram_penalty import NgramPenalty
@@ -208,6 +210,15 @@ def policies(seeds: int = 8) -> dict[str, dict[str, Any]]:
     return result
 
 
+def dropped(path: Path) -> dict[str, str]:
+    """By kind of answer, how many of them go."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        rows = [row for row in map(json.loads, lines) if not row["ambiguous"]]
+    kept, _ = DropRepetitive(most=1).apply(rows)
+    before, after = (Counter(row["kind"] for row in part) for part in (rows, kept))
+    return {kind: f"{count - after[kind]} of {count}" for kind, count in sorted(before.items())}
+
+
 def separated(path: Path) -> dict[str, Any]:
     """Share of loops above what 1 % of healthy answers exceed, for the whole answer and for its end; and who
     pays at the defaults. Tokens are words and marks."""
@@ -248,6 +259,7 @@ def main() -> None:
     if given.tokenizers:
         result["neutralise"] = neutralised(given.tokenizers)
     if given.answers:
+        result["drop_repetitive"] = dropped(given.answers)
         result["ngram_penalty"] = separated(given.answers)
     print(json.dumps(result, indent=1))
 

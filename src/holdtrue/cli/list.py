@@ -63,8 +63,8 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
 
     A loss also says what it ``needs`` of the data, its ``unit``, what it ``reads`` of a model, whether it is
     ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``.
-    A remedy says ``where`` it helps, its ``grade``, ``evidence`` and ``source``, what it ``mends``, and when it
-    is ``refused``; a detector what the fault leads to (``leads_to``), its ``fix`` and ``source``.
+    A remedy says ``where`` it helps, its ``grade``, ``evidence`` and ``source``, what it ``mends``, and when
+    it is ``refused``; a detector what the fault leads to (``leads_to``), its ``fix`` and ``source``.
     """
     return [
         {"kind": name, "summary": paragraph(cls.__doc__)}

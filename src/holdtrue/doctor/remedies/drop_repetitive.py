@@ -21,10 +21,10 @@ class DropRepetitive(DataRemedy):
 
     grade = "B"
     evidence = (
-        "repetition in the training data correlates with degeneration, and hiding repeated words from "
-        "attention cuts it (2310.10226); Gopher and its successors filter for it (2112.11446)"
+        "repetition in the training data correlates with degeneration (2310.10226). As targets, 158 of 158 "
+        "labelled loops go, 2 of 96 healthy lists and songs, 0 of 307 others (limits chosen on part of it)"
     )
-    source = "arXiv 2310.10226, 2112.11446"
+    source = "arXiv 2310.10226, 2112.11446 (Gopher's filter); benchmarks/remedies.py"
     mends = frozenset({"loops_taught_or_unpunished"})
     harms = "rows are prompts alone"
 
