@@ -248,11 +248,22 @@ def test_numbers_and_blank_lines_are_left_whole():
 
 
 def test_a_known_loop_is_followed_by_the_end():
-    row = {"prompt": [{"role": "user", "content": "q"}], "chosen": [{"role": "assistant", "content": "Yes."}]}
-    rows, _ = Recovery(loop="<|im_start|>\n", min_copies=2, max_copies=2).apply([{**row, "rejected": "No."}])
-    answer = rows[1]["completion"][0]["content"]
+    rows, _ = Recovery(loop="<|im_start|>\n", min_copies=2, max_copies=2).apply([chat("q", "Yes.")])
+    answer = rows[1]["messages"][-1]["content"]
     assert answer == "Yes.<|im_start|>\n<|im_start|>\n" and rows[1]["loss_from"] == len(answer)
-    assert "rejected" not in rows[1]
+
+
+def test_of_a_preference_the_rejected_side_loops_on():
+    prompt = [{"role": "user", "content": "q"}]
+    row = {"prompt": prompt, "chosen": [{"role": "assistant", "content": "One. Two."}], "rejected": "No."}
+    rows, _ = Recovery(share=1, min_copies=2, max_copies=2).apply([row])
+    begun = "One. One. "
+    assert rows[1] == {
+        "prompt": prompt,
+        "chosen": [{"role": "assistant", "content": begun + "Two."}],
+        "rejected": [{"role": "assistant", "content": begun + "One. One. "}],
+        "loss_from": len(begun),
+    }
 
 
 def test_rows_of_one_piece_have_no_way_on():

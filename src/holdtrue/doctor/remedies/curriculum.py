@@ -27,7 +27,7 @@ class Curriculum(DataRemedy):
     )
     source = "TRL's frac_reward_zero_std; DAPO's dynamic sampling (arXiv 2503.14476, section 3.2)"
     mends = frozenset({"exploration_ended"})
-    harms = "the longest targets are cut (X04): they would be learned last, and stick"
+    harms = "ordered by length, and the longest targets are cut (X04): they would be learned last, and stick"
     reads_targets = False
 
     by: Literal["length", "difficulty", "spread"] = "spread"

@@ -31,6 +31,8 @@ class Recovery(DataRemedy):
 
     Plain text rows get the loop at the end of ``prompt``, so that any trainer of completions leaves it out.
     Conversations keep it in the answer, with ``loss_from``: the trainer must mask the characters before.
+    In preferences both sides begin to loop, and the rejected one goes on: what they share cancels in the
+    difference of their log-probabilities, so DPO learns the way out alone.
     """
 
     grade = "C"
@@ -41,7 +43,7 @@ class Recovery(DataRemedy):
     )
     source = "benchmarks/remedies.py; arXiv 2206.02369"
     mends = frozenset({"loops_taught_or_unpunished", "control_tokens_can_be_sampled"})
-    harms = "rows are prompts alone; and with a trainer that learns the whole answer"
+    harms = "rows are prompts alone"
 
     share: float = Field(0.02, gt=0, le=1)
     """Rows added, as a share of the rows they can be made of."""
@@ -78,7 +80,7 @@ class Recovery(DataRemedy):
                 which = int(draw.integers(len(pieces) - 1))
                 piece, rest = pieces[which], "".join(pieces[which + 1 :])
                 begun = "".join(pieces[:which]) + _joined(piece) * (copies - 1) + piece
-            added.append(_row(rows[at], begun, rest))
+            added.append(_row(rows[at], begun, rest, _joined(piece) * copies))
             changes.note("recovery rows added", f"of row {at}: {shown(piece, 40)} x {copies}")
         return [*rows, *added], changes
 
@@ -98,13 +100,19 @@ def _joined(piece: str) -> str:
     return piece if piece[-1].isspace() else piece + " "
 
 
-def _row(row: Row, begun: str, rest: str) -> Row:
+def _row(row: Row, begun: str, rest: str, worse: str) -> Row:
     if isinstance(row.get("prompt"), str) and isinstance(row.get("completion"), str):
         return {**row, "prompt": row["prompt"] + begun, "completion": rest, "loss_from": 0}
-    answer: Any = {"role": "assistant", "content": begun + rest}
     column = next(name for name in LEARNED if name in row)
-    whole = row[column] if isinstance(row[column], list) else []
-    last = max((at for at, turn in enumerate(whole) if turn.get("role") == "assistant"), default=0)
-    kept = {key: value for key, value in row.items() if key not in ("chosen", "rejected")}
-    kept["completion" if column == "chosen" else column] = [*whole[:last], answer] if whole else begun + rest
-    return {**kept, "loss_from": len(begun)}
+    changed = {**row, column: _said(row[column], begun + rest), "loss_from": len(begun)}
+    if column == "chosen":
+        changed["rejected"] = _said(row[column], begun + worse)
+    return changed
+
+
+def _said(value: Any, text: str) -> Any:
+    """A column with another last answer: text, or turns."""
+    if isinstance(value, str):
+        return text
+    last = max(at for at, turn in enumerate(value) if turn.get("role") == "assistant")
+    return [*value[:last], {"role": "assistant", "content": text}]
