@@ -23,6 +23,8 @@ FAMILIES = {
     "formats": "holdtrue.data.formats",
     "transforms": "holdtrue.data.transforms",
     "benchmarks": "holdtrue.evaluation.benchmarks",
+    "detectors": "holdtrue.doctor.detectors",
+    "remedies": "holdtrue.doctor.remedies",
 }
 SETTINGS = "settings"
 
@@ -32,7 +34,8 @@ def command(
 ) -> Result:
     """List what there is to choose from, each with its defaults and meaning.
 
-    The families are kinds (of reward models), losses, formats and transforms (of data) and benchmarks.
+    The families are kinds (of reward models), losses, formats and transforms (of data), benchmarks, and of
+    the doctor detectors (of faults in rollouts) and remedies, with the evidence for each.
     Ensembles, averaged weights and implicit (DPO) rewards are made of models by "holdtrue combine".
     Without an argument the names in all of them are listed.
     """
@@ -60,6 +63,8 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
 
     A loss also says what it ``needs`` of the data, its ``unit``, what it ``reads`` of a model, whether it is
     ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``.
+    A remedy says ``where`` it helps, its ``grade``, ``evidence`` and ``source``, what it ``mends``, and when
+    it is ``refused``; a detector what the fault leads to (``leads_to``), its ``fix`` and ``source``.
     """
     return [
         {"kind": name, "summary": paragraph(cls.__doc__)}
@@ -70,6 +75,8 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
 
 
 def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
+    from holdtrue.doctor.detectors import Detector
+    from holdtrue.doctor.remedies import Remedy
     from holdtrue.losses import Loss, kinds_of, losses_of
     from holdtrue.reward.kinds import RewardKind
 
@@ -78,16 +85,27 @@ def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
         return read | {"coupled": cls.coupled, "kinds": kinds_of(cls())}
     if issubclass(cls, RewardKind):
         return {"gives": sorted(cls.gives), "losses": losses_of(cls())}
+    if issubclass(cls, Remedy):
+        shown = {"where": cls.where, "grade": cls.grade, "evidence": cls.evidence, "source": cls.source}
+        return shown | {"mends": sorted(cls.mends), "refused": cls.harms}
+    if issubclass(cls, Detector):
+        return {"leads_to": cls.why, "fix": cls.fix, "source": cls.source}
     return {}
 
 
 def facts(row: dict[str, Any]) -> list[str]:
-    """What a row of :func:`kind_rows` says of how losses and kinds of models fit together, as a sentence."""
+    """What a row of :func:`kind_rows` says beyond its summary and fields, as sentences."""
     if "needs" in row:
         over = "the whole step at once" if row["coupled"] else f"each {row['unit']} by itself"
         reads = " and ".join(row["reads"])
         needs = "labels" if row["needs"] == "accepted" else row["needs"]
         return [f"Needs {needs}; reads {reads} of {over}; trains {', '.join(row['kinds'])}."]
+    if "grade" in row:
+        refused = f" Refused: {row['refused']}." if row["refused"] else ""
+        said = f"{row['where'].capitalize()}, grade {row['grade']}: {row['evidence']} ({row['source']})."
+        return [said, f"For {', '.join(row['mends'])}.{refused}"]
+    if "leads_to" in row:
+        return [row["leads_to"], *([f"Seen in {row['source']}."] if row["source"] else []), row["fix"]]
     return [f"Trained by {', '.join(row['losses'])}."] if "losses" in row else []
 
 

@@ -21,12 +21,14 @@ class Vocabulary:
         control: text of every control token, those that end an answer among them.
         ends: ids that may end an answer: the tokenizer's and the generation config's EOS and pad.
         decode: text of ids, special tokens kept.
+        width: rows of the logits, where the model's config says it.
     """
 
     size: int
     control: Mapping[int, str]
     ends: frozenset[int]
     decode: Callable[[Sequence[int]], str]
+    width: int | None = None
 
     @classmethod
     def of(cls, folder: str | Path) -> Vocabulary:
@@ -44,7 +46,8 @@ class Vocabulary:
         ends = known.eos | ({known.pad} if known.pad is not None else set())
         texts = {id: str(token.content) for id, token in tokenizer.added_tokens_decoder.items()}
         control = {id: texts[id] for id in sorted(known.control | ends) if id in texts}
-        return cls(known.size or len(tokenizer), control, frozenset(ends), _decoder(tokenizer))
+        size = known.size or len(tokenizer)
+        return cls(size, control, frozenset(ends), _decoder(tokenizer), _width(subject))
 
     def names(self, ids: Sequence[int]) -> str:
         """Ids with their text, for people."""
@@ -57,6 +60,15 @@ def _declared(subject: Subject) -> set[int]:
     except Missing:
         return set()
     return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}
+
+
+def _width(subject: Subject) -> int | None:
+    try:
+        config = subject.config
+    except Missing:
+        return None
+    rows = config.get("vocab_size", dict(config.get("text_config") or {}).get("vocab_size"))
+    return rows if isinstance(rows, int) else None
 
 
 def _decoder(tokenizer: Any) -> Callable[[Sequence[int]], str]:
