@@ -26,11 +26,11 @@ FAMILIES = {
     "detectors": "holdtrue.doctor.detectors",
     "remedies": "holdtrue.doctor.remedies",
 }
-SETTINGS = "settings"
+SETTINGS, CHECKS = "settings", "checks"
 
 
 def command(
-    what: Annotated[str | None, typer.Argument(help="A family, or settings.")] = None,
+    what: Annotated[str | None, typer.Argument(help="A family, checks, or settings.")] = None,
 ) -> Result:
     """List what there is to choose from, each with its defaults and meaning.
 
@@ -40,14 +40,18 @@ def command(
     Without an argument the names in all of them are listed.
     """
     if what is None:
-        found = {family: kinds.names(package) for family, package in FAMILIES.items()}
-        value = [{"family": family, "kinds": names} for family, names in found.items()]
-        cells = [(family, ", ".join(names)) for family, names in found.items()]
+        known = {family: kinds.names(package) for family, package in FAMILIES.items()}
+        value = [{"family": family, "kinds": names} for family, names in known.items()]
+        cells = [(family, ", ".join(names)) for family, names in known.items()]
         return Result(value, table(["family", "kinds"], cells))
     if what == SETTINGS:
         return Result(setting_rows(), _table_of_fields("setting", setting_rows()))
+    if what == CHECKS:
+        found = check_rows()
+        lines = [(row["id"], row["kind"].replace("_", " "), row["summary"]) for row in found]
+        return Result(found, table(["id", "check", "what it looks at"], lines))
     if what not in FAMILIES:
-        raise SettingsError(unknown("family", what, [*FAMILIES, SETTINGS]))
+        raise SettingsError(unknown("family", what, [*FAMILIES, CHECKS, SETTINGS]))
     rows = kind_rows(FAMILIES[what])
     from rich.console import Group
 
@@ -107,6 +111,13 @@ def facts(row: dict[str, Any]) -> list[str]:
     if "leads_to" in row:
         return [row["leads_to"], *([f"Seen in {row['source']}."] if row["source"] else []), row["fix"]]
     return [f"Trained by {', '.join(row['losses'])}."] if "losses" in row else []
+
+
+def check_rows() -> list[dict[str, str]]:
+    """The static checks of doctor check: ``id``, ``kind`` (its name) and ``summary``."""
+    from holdtrue.doctor.checks import all_checks
+
+    return [{"id": one.id, "kind": one.name, "summary": one.summary} for one in all_checks()]
 
 
 def setting_rows() -> list[dict[str, Any]]:

@@ -41,6 +41,7 @@ def _contents(path: Path, result: Mapping[str, Any], rollouts: Sequence[Rollout]
         f"({wording.span(whole['interval'])}).",
         "notes": [*result["notes"], *_unread(result["unreadable"])],
         "causes": result["causes"],
+        "remedies": result["remedies"],
         "tables": [table for table in _tables(result) if table["rows"]],
         "signals": result["signals"],
         "rows": rows,

@@ -56,6 +56,7 @@ def command(
     """
     from holdtrue.doctor.causes import chain as compare
     from holdtrue.doctor.causes import rank
+    from holdtrue.doctor.prescription import context_of, prescribe
     from holdtrue.doctor.rollouts import examine
     from holdtrue.doctor.sources import read_rollouts
     from holdtrue.doctor.vocabulary import Vocabulary
@@ -69,9 +70,14 @@ def command(
         from holdtrue.doctor.attribution import attribute
 
         found.signals.append(attribute(found.rows, models))
+    causes = rank(found, static)
+    chains = [_policies(one) for one in chain or ()]
+    reference = chains[0][0] if chains else None
+    place = context_of(found, static=static, reference=reference, vocabulary=vocabulary)
     value = found.as_json() | {
-        "causes": rank(found, static),
-        "chains": [step for one in chain or () for step in compare(found, _policies(one))],
+        "causes": causes,
+        "remedies": [one.as_json() for one in prescribe(causes, place)],
+        "chains": [step for one in chains for step in compare(found, one)],
         "unreadable": {
             reason: {"rows": count, "examples": dump.examples[reason]}
             for reason, count in dump.unreadable.items()
@@ -163,6 +169,7 @@ def render(value: dict[str, Any], page: Path | None) -> RenderableType:
     for place, cause in enumerate(value["causes"], start=1):
         parts += [Text(f"\n{place}. {cause['what']}", style="bold"), f"   {cause['fix']}"]
         parts += [Text(f"   - {_cut(line, 200)}", style="dim") for line in cause["evidence"]]
+    parts += [Text(line, style="dim" if "refused" in line else "") for line in _remedies(value["remedies"])]
     parts += ["", *(Text(f"note: {note}", style="dim") for note in value["notes"])]
     parts += [
         Text(f"not read: {one['rows']:,} rows, {reason}, as {one['examples'][0]}", style="yellow")
@@ -171,6 +178,15 @@ def render(value: dict[str, Any], page: Path | None) -> RenderableType:
     if page is not None:
         parts.append(f"transcripts: {page}")
     return Group(*parts)
+
+
+def _remedies(remedies: list[dict[str, Any]]) -> Iterator[str]:
+    """A line for each remedy by grade; those that would do harm here say why."""
+    if remedies:
+        yield "\nremedies (A certain or measured, B published, C plausible; holdtrue list remedies)"
+    for one in remedies:
+        why = f"refused: {one['refused']}" if one["refused"] else one["evidence"]
+        yield f"  {one['grade']} {one['remedy']} ({one['where']}): {_cut(why, 150)}"
 
 
 def _tables(value: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[Any, ...]]]]:
