@@ -46,6 +46,39 @@ def _cause(
 
 CAUSES = (
     _cause(
+        "numerics",
+        "The forward pass overflows or reads wrong positions: NaN logits, tokens a model family falls into.",
+        "bfloat16 instead of float16, sdpa or FlashAttention instead of eager, padding on the left. "
+        "No penalty on repetition can mend it.",
+        rows="nan_logits attractor_token mojibake",
+        static="W05 T06",
+        needs="nan_logits attractor_token W05",
+    ),
+    _cause(
+        "engine_differs_from_trainer",
+        "The engine samples from other weights or another cache than the trainer trains.",
+        "Reset the prefix cache with every weight update; correct with truncated importance sampling.",
+        rows="nan_logits",
+        signals="GAP_TREND",
+        static="D06 D07",
+        needs="GAP_TREND",
+    ),
+    _cause(
+        "phantom_ids_unmasked",
+        "The logits have more rows than the tokenizer has tokens, and they are not masked.",
+        "Mask every id from the tokenizer's length on, in the sampler and in training.",
+        rows="phantom_token",
+        static="T04",
+        needs="phantom_token",
+    ),
+    _cause(
+        "tool_says_too_little",
+        "The tool's errors do not say what to change, so the policy repeats its call.",
+        "Say in the error what was wrong and what would be right; end rollouts that repeat a call.",
+        rows="tool_error_loop",
+        needs="tool_error_loop",
+    ),
+    _cause(
         "blind_reward",
         "The reward cannot see the junk, so nothing pulls the policy back.",
         "Veto: the lowest reward for an answer with control tokens or text after its last tag; then audit it "
@@ -74,32 +107,6 @@ CAUSES = (
         needs="role_continuation SEVERAL_ENDS T01 T02 C05 X02 W01 W02",
     ),
     _cause(
-        "numerics",
-        "The forward pass overflows or reads wrong positions: NaN logits, tokens a model family falls into.",
-        "bfloat16 instead of float16, sdpa or FlashAttention instead of eager, padding on the left. "
-        "No penalty on repetition can mend it.",
-        rows="nan_logits attractor_token mojibake",
-        static="W05 T06",
-        needs="nan_logits attractor_token W05",
-    ),
-    _cause(
-        "engine_differs_from_trainer",
-        "The engine samples from other weights or another cache than the trainer trains.",
-        "Reset the prefix cache with every weight update; correct with truncated importance sampling.",
-        rows="nan_logits",
-        signals="GAP_TREND",
-        static="D06 D07",
-        needs="GAP_TREND",
-    ),
-    _cause(
-        "phantom_ids_unmasked",
-        "The logits have more rows than the tokenizer has tokens, and they are not masked.",
-        "Mask every id from the tokenizer's length on, in the sampler and in training.",
-        rows="phantom_token",
-        static="T04",
-        needs="phantom_token",
-    ),
-    _cause(
         "loops_taught_or_unpunished",
         "Answers repeat themselves: learned from repeated targets, or never punished.",
         "Abort loops while they are sampled and leave them out of the update; remove repeated targets; stop "
@@ -118,13 +125,6 @@ CAUSES = (
         needs="TRUNCATION",
     ),
     _cause(
-        "tool_says_too_little",
-        "The tool's errors do not say what to change, so the policy repeats its call.",
-        "Say in the error what was wrong and what would be right; end rollouts that repeat a call.",
-        rows="tool_error_loop",
-        needs="tool_error_loop",
-    ),
-    _cause(
         "exploration_ended",
         "All answers to a prompt are the same: there is no advantage left to learn from.",
         "A higher temperature or entropy term, or an earlier checkpoint.",
@@ -132,6 +132,7 @@ CAUSES = (
         needs="GROUP_COLLAPSE",
     ),
 )
+"""Of causes that are supported alike the more special comes first."""
 
 
 def rank(examination: Examination, static: Iterable[Mapping[str, Any]] = ()) -> list[dict[str, Any]]:

@@ -34,6 +34,10 @@ class Finding:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Missing(Exception):
+    """The subject lacks what a check needs, which skips it; the message says what, in a few words."""
+
+
 @dataclass(frozen=True)
 class Skipped:
     """A check that could not be made, and what it lacks."""

@@ -136,6 +136,20 @@ class Reading:
         return _grams(at, symbols[at], TEXT_GRAM)
 
     @cached_property
+    def worded(self) -> NDArray[np.bool_]:
+        """For each gram of :attr:`loose`, whether half of it or more is letters: it is no row of numbers."""
+        symbols = self.symbols[self.loose.at]
+        letters = ((symbols | 32) >= 97) & ((symbols | 32) <= 122) | (symbols >= 0xC0)
+        total = np.concatenate([[0], np.cumsum(letters)])
+        return np.asarray(total[TEXT_GRAM:] - total[:-TEXT_GRAM] >= TEXT_GRAM / 2)[: len(self.loose.hashes)]
+
+    @cached_property
+    def strict(self) -> Grams:
+        """Grams as :attr:`loose` has them, with their digits."""
+        at = self.loose.at
+        return _grams(at, self.symbols[at], TEXT_GRAM)
+
+    @cached_property
     def tokens(self) -> Grams:
         """Grams of the body's ids."""
         return _grams(np.arange(len(self.body)), self.body, TOKEN_GRAM)

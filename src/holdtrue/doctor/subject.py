@@ -1,6 +1,7 @@
 """The subject of the static checks: a model folder and what it will be trained with, read when asked for.
 
-A part that is not there raises :class:`Missing`, which skips the check that asked for it.
+A part that is not there raises :class:`~holdtrue.doctor.findings.Missing`, which skips the check that asked
+for it.
 """
 
 from __future__ import annotations
@@ -10,30 +11,58 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from holdtrue.doctor.facts import Family, family
+from holdtrue.doctor.findings import Missing as Missing
+from holdtrue.doctor.rendering import Template
+from holdtrue.doctor.weights import Pickled, Weights
 from holdtrue.errors import DataError, ModelError
-from holdtrue.records import Messages
+
+if TYPE_CHECKING:
+    from holdtrue.doctor.encoding import Encoded
 
 USES = ("tools", "thinking", "multi-turn")
+SAMPLE = 200
+"""Enough to see a fault that many rows share, in about a second."""
 
 
-class Missing(Exception):
-    """The subject lacks what a check needs; the message says what, in a few words."""
+Turn = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Example:
-    """A training example: what is read (``prompt``), what is to be learned (``target``), and where it stands.
+    """A training example, and where it stands.
 
-    ``tools`` are the functions that are offered to the model, as chat templates take them.
+    Attributes:
+        messages: the whole conversation, as chat templates take it; its last assistant turn is the target,
+            and there is none where it ends with another role (a prompt for RL). Empty for raw text.
+        at: ``file:line``.
+        rejected: what would stand in the target's place for the answer that lost (pairs only).
+        tools: functions offered to the model, as chat templates take them.
+        text: raw text, which is learned as it is, without a template.
     """
 
-    messages: tuple[Mapping[str, Any], ...]
-    """The whole conversation, as chat templates take it; the last assistant turn is the target."""
+    messages: tuple[Turn, ...]
     at: str
-    rejected: Messages | None = None
+    rejected: tuple[Turn, ...] | None = None
     tools: Sequence[Any] | None = None
+    text: str | None = None
+
+    @property
+    def target(self) -> str | None:
+        """Text of the last assistant turn, or the raw text; None where nothing is to be learned."""
+        if self.text is not None:
+            return self.text
+        return content_of(self.messages[-1]) if self.messages[-1]["role"] == "assistant" else None
+
+
+def content_of(turn: Turn) -> str:
+    """Text of a turn; parts that are not text are left out."""
+    content = turn.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +75,8 @@ class Subject:
         examples: training data, when given.
         settings: of the training run, flat, by the names TRL gives them (``learning_rate``, ``beta``).
         asked: uses of the model beyond single turns (``USES``) that the caller names.
+        glue: what an environment writes by hand between the text of a tool call and the next answer;
+            ``{result}`` stands for what the tool gave.
     """
 
     folder: Path
@@ -53,16 +84,17 @@ class Subject:
     examples: Sequence[Example] | None = None
     settings: Mapping[str, Any] | None = None
     asked: frozenset[str] = field(default_factory=frozenset)
+    glue: str | None = None
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
         """``config.json``."""
-        return self._json("config.json")
+        return self.json("config.json")
 
     @cached_property
     def generation_config(self) -> Mapping[str, Any]:
         """``generation_config.json``."""
-        return self._json("generation_config.json")
+        return self.json("generation_config.json")
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -73,17 +105,142 @@ class Subject:
 
         try:
             return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
-        except Exception as error:
-            raise ModelError(f"the tokenizer in {self.folder} cannot be loaded: {error}") from error
+        except Exception as error:  # of many libraries, and of Rust
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ModelError(f"the tokenizer in {self.folder} cannot be loaded: {lines[0]}") from error
 
-    def _json(self, name: str) -> Mapping[str, Any]:
+    @cached_property
+    def template(self) -> Template:
+        """The chat template, which renders conversations."""
+        if not self.tokenizer.chat_template:
+            raise Missing("no chat template")
+        return Template(self.tokenizer)
+
+    @cached_property
+    def family(self) -> Family | None:
+        """The model's family, by its control tokens and ``model_type``; None when it is not known."""
+        try:
+            model_type = self.config.get("model_type")
+        except Missing:
+            model_type = None
+        return family(model_type, Template(self.tokenizer).controls)
+
+    @cached_property
+    def templates(self) -> Mapping[str, str]:
+        """Chat templates of the folder, by the file that holds them; tools differ in which they read."""
+        found = {}
+        for name in ("tokenizer_config.json", "chat_template.json", "chat_template.jinja"):
+            path = self.folder / name
+            if path.is_file():
+                is_json = path.suffix == ".json"
+                text = self.json(name).get("chat_template") if is_json else path.read_text("utf-8", "replace")
+                if isinstance(text, str) and text.strip():
+                    found[name] = text.strip()
+        return found
+
+    @cached_property
+    def declared_ends(self) -> Mapping[str, frozenset[int]]:
+        """Ids that end an answer, by who declares them: tokenizer, generation_config, config.
+
+        A file that is missing or silent is left out.
+        """
+        ends = {}
+        if self.tokenizer.eos_token_id is not None:
+            ends["tokenizer"] = frozenset([int(self.tokenizer.eos_token_id)])
+        for name in ("generation_config", "config"):
+            try:
+                declared = getattr(self, name)
+            except Missing:
+                continue
+            if "text_config" in declared and isinstance(declared["text_config"], dict):
+                declared = {**declared["text_config"], **declared}
+            if declared.get("eos_token_id") is not None:
+                ends[name] = frozenset(self._ids(declared["eos_token_id"], f"eos_token_id of {name}.json"))
+        return ends
+
+    @cached_property
+    def stops(self) -> frozenset[int]:
+        """Ids that engines stop at: the tokenizer's and generation_config's; config's where there is none."""
+        ends = self.declared_ends
+        declared = ends.get("generation_config", ends.get("config", frozenset()))
+        return ends.get("tokenizer", frozenset()) | declared
+
+    @cached_property
+    def sample(self) -> Sequence[Example]:
+        """Up to ``SAMPLE`` conversations of the data, evenly spread; the checks that render use them."""
+        talks = [one for one in self.examples or () if one.messages]
+        return talks[:: max(1, len(talks) // SAMPLE)][:SAMPLE]
+
+    @cached_property
+    def uses(self) -> Mapping[str, str]:
+        """Uses of the model beyond single turns, each with who names it: caller, settings or an example."""
+        found = {use: "--uses" for use in USES if use in self.asked}
+        settings = self.settings or {}
+        if settings.get("tools") or settings.get("environment_factory"):
+            found.setdefault("tools", "the settings")
+        variables = settings.get("chat_template_kwargs")
+        if isinstance(variables, dict) and variables.get("enable_thinking"):
+            found.setdefault("thinking", "the settings")
+        for example in self.examples or ():
+            turns = [message for message in example.messages if message.get("role") == "assistant"]
+            if example.tools or any(_is_of_tools(message) for message in example.messages):
+                found.setdefault("tools", example.at)
+            if any("<think>" in str(turn.get("content")) or turn.get("reasoning_content") for turn in turns):
+                found.setdefault("thinking", example.at)
+            if len(turns) > 1:
+                found.setdefault("multi-turn", example.at)
+        return found
+
+    def _ids(self, value: Any, what: str) -> list[int]:
+        ids = value if isinstance(value, list) else [value]
+        if any(isinstance(one, bool) or not isinstance(one, int) for one in ids):
+            raise DataError(f"{self.folder}: {what} is {value!r}; an id or a list of ids is expected")
+        return ids
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The model's tensors, read when asked for."""
+        try:
+            weights = Weights.of(self.folder)
+        except Pickled as error:  # the rest of the folder can be checked
+            raise Missing(str(error)) from error
+        if weights is None:
+            raise Missing("no weights in the folder")
+        return weights
+
+    @cached_property
+    def adapter_config(self) -> Mapping[str, Any]:
+        """PEFT's settings: ``adapter_config.json`` of the adapter, else TRL's ``lora_...`` settings."""
+        if self.adapter is not None:
+            return Subject(self.adapter).json("adapter_config.json")
+        settings = self.settings or {}
+        if not (settings.get("use_peft") or settings.get("lora_r")):
+            raise Missing("no adapter is given, and the settings name none")
+        names = ("target_modules", "modules_to_save", "trainable_token_indices")
+        return {name: settings.get(f"lora_{name}", settings.get(name)) for name in names}
+
+    @cached_property
+    def encoded(self) -> Sequence[Encoded]:
+        """The examples as the model will read them."""
+        from holdtrue.doctor.encoding import encode
+
+        if not self.examples:
+            raise Missing("no data is given")
+        return encode(self.examples, self.tokenizer)
+
+    def json(self, name: str) -> Mapping[str, Any]:
+        """A JSON object of the folder."""
         path = self.folder / name
         if not path.is_file():
             raise Missing(f"no {name}")
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise DataError(f"{path} holds a {type(value).__name__}, not an object")
         return value
+
+
+def _is_of_tools(message: Mapping[str, Any]) -> bool:
+    return message.get("role") in ("tool", "ipython", "observation") or bool(message.get("tool_calls"))

@@ -2,6 +2,7 @@
 
 VERBS = {
     "check": "Examine a model folder, its template, settings and data before training.",
+    "fix": "Mend what check found, in a copy of the model folder and its data.",
     "rollouts": "Find degenerate answers in rollouts of any engine, and their causes.",
     "reward": "Find out which junk a reward pays for or cannot see.",
 }

@@ -53,6 +53,11 @@ def all_checks() -> list[Check]:
     return [_CHECKS[id] for id in sorted(_CHECKS)]
 
 
+def named(id: str) -> str:
+    """Name of a check in words: ``eos set agreement``; "" for an id that no loaded check has."""
+    return _CHECKS[id].name.replace("_", " ") if id in _CHECKS else ""
+
+
 def examine(subject: Subject) -> Diagnosis:
     """Make every check of a subject."""
     results: list[Finding | Skipped] = []

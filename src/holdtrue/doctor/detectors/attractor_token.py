@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from holdtrue.doctor.detectors import Detector, Flag
+from holdtrue.doctor.facts import FAMILIES
 from holdtrue.doctor.reading import Reading, quote
 
-_TOKENS = ("addCriterion", "matchCondition", "bezpo", "_marker")
+_TOKENS = sorted({token.strip() for family in FAMILIES for token in family.attractors})
 _ATTRACTORS = re.compile(rf"(?<![\w.])({'|'.join(_TOKENS)})(?![\w(.])")
 
 

@@ -16,9 +16,10 @@ from holdtrue.health.repetition import densest
 class NearLoop(Detector):
     """A long stretch has been said at least twice before, with small changes: counters, single words.
 
-    Fails when of some ``window`` characters ``share`` or more, or of half as many ``share_of_half``, belong
-    to grams (20 characters, digits read as one) that stand twice in the answer before. Code given twice has
-    one earlier copy, not two; a table's cells break its grams. An exact cycle at the end is left to
+    Fails when of some ``window`` characters ``share`` or more, or of half as many ``share_of_half``,
+    belong to grams of 20 characters that stand twice in the answer before; where half of a gram is
+    letters, digits are read as one, so that counters do not hide a loop. Code given twice has one earlier
+    copy, not two; a table's cells break its grams. An exact cycle at the end is left to
     :mod:`~holdtrue.doctor.detectors.tail_cycle`.
     """
 
@@ -45,6 +46,8 @@ class NearLoop(Detector):
         twice = grams.before >= 2
         if np.count_nonzero(twice) < self.share_of_half * window / 2:
             return
+        if reading.text:
+            twice = (twice & reading.worded) | (reading.strict.before >= 2)
         full = densest(twice, window)
         half = densest(twice, window // 2)
         enough = (full and full.repeated >= self.share) or (half and half.repeated >= self.share_of_half)

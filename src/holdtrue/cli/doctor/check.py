@@ -1,0 +1,175 @@
+"""``holdtrue doctor check``: what is wrong with a model folder and its data before training starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdtrue.cli import frame
+from holdtrue.errors import ModelError, QualityError, SettingsError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from holdtrue.doctor.findings import Diagnosis, Finding
+    from holdtrue.doctor.subject import Subject
+
+REPORTS = ("X01", "X08")
+"""Checks that answer questions: shown in full also where nothing is wrong."""
+STYLES = {"fail": "bold red", "warn": "yellow", "ok": "green"}
+
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder; one with only a tokenizer too.")]
+Adapter = Annotated[
+    Path | None,
+    typer.Option("--adapter", metavar="FOLDER", help="LoRA adapter trained or to be trained on it."),
+]
+Data = Annotated[list[str] | None, typer.Option("--data", metavar="FILE", help="Training data. Repeatable.")]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", metavar="FILE", help="Settings of the training run (TRL, verl, OpenRLHF)."),
+]
+Uses = Annotated[str, typer.Option("--uses", metavar="NAMES", help="tools, thinking, multi-turn; by commas.")]
+
+
+def command(
+    model: Model,
+    adapter: Adapter = None,
+    data: Data = None,
+    settings: SettingsFile = None,
+    uses: Uses = "",
+    glue: Annotated[
+        str | None,
+        typer.Option(
+            "--glue",
+            metavar="TEXT",
+            help="What an environment writes between a tool call and the next answer, around {result}.",
+        ),
+    ] = None,
+) -> frame.Result:
+    """Examine a model folder, its template, settings and data before training.
+
+    A finding is fail or warn: what was seen, what it leads to, what to do, and a reported case. What a fault
+    weighs depends on use: tools, thoughts and several turns count when the data, the settings or --uses have
+    them. Exit code 4 when anything fails.
+    """
+    one, unread = subject(model, adapter, data or [], settings, asked(uses), glue)
+    diagnosis = examine(one)
+    code = QualityError.exit_code if diagnosis.verdict == "fail" else 0
+    return frame.Result({**diagnosis.as_json(), "unread": unread}, render(diagnosis, unread), code)
+
+
+def examine(one: Subject) -> Diagnosis:
+    """Make every check."""
+    from holdtrue.doctor import checks
+
+    return checks.examine(one)
+
+
+def subject(
+    model: Path,
+    adapter: Path | None,
+    data: list[str],
+    settings: Path | None,
+    uses: frozenset[str],
+    glue: str | None = None,
+) -> tuple[Subject, dict[str, int]]:
+    """What is examined; with it how many rows of the data could not be read, by reason.
+
+    Raises:
+        ModelError: there is no such folder. DataError: a file is missing or cannot be read.
+    """
+    from holdtrue.doctor.subject import Subject
+
+    for folder in (model, adapter):
+        if folder is not None and not folder.is_dir():
+            raise ModelError(
+                f"{folder} is not a folder; a model folder holds a tokenizer, config.json, weights"
+            )
+    examples, values, unread = None, None, {}
+    if data:
+        from holdtrue.doctor.examples import read_examples
+
+        examples, report = read_examples(data)
+        unread = dict(report.faults)
+    if settings is not None:
+        from holdtrue.doctor.training_settings import read_settings
+
+        values = read_settings(settings)
+    return Subject(model, adapter, examples, values, uses, glue), unread
+
+
+def asked(uses: str) -> frozenset[str]:
+    """``"tools,thinking"`` as a set.
+
+    Raises:
+        SettingsError: a use nobody knows.
+    """
+    from holdtrue.doctor.subject import USES
+
+    names = [name.strip() for name in uses.split(",") if name.strip()]
+    for name in names:
+        if name not in USES:
+            raise SettingsError(unknown("use", name, USES))
+    return frozenset(names)
+
+
+def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
+    """The worst first, each with its reason and fix; reports; what is well in one line; what was skipped."""
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.text import Text
+
+    parts: list[Any] = []
+    for one in diagnosis.findings:
+        if one.severity != "ok" or one.id in REPORTS:
+            parts += [_heading(one), Padding(_body(one), (0, 0, 1, 2), expand=False)]
+    fine = list(dict.fromkeys(one.id for one in diagnosis.findings if one.severity == "ok"))
+    if fine:
+        parts.append(Text.assemble(("ok      ", STYLES["ok"]), ", ".join(fine)))
+    reasons: dict[str, list[str]] = {}
+    for skipped in diagnosis.skipped:
+        reasons.setdefault(skipped.why, []).append(skipped.id)
+    parts += [
+        Text.assemble(("skipped ", "bold"), ", ".join(ids), (f": {why}", "dim"))
+        for why, ids in reasons.items()
+    ]
+    parts += [
+        Text(f"unread  {count} rows of the data: {why}", style="yellow") for why, count in unread.items()
+    ]
+    counts = {name: sum(one.severity == name for one in diagnosis.findings) for name in STYLES}
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing was checked"
+    parts.append(
+        Text(f"verdict {diagnosis.verdict}: {summary}, {len(diagnosis.skipped)} skipped", style="bold")
+    )
+    return Group(*parts)
+
+
+def _heading(finding: Finding) -> RenderableType:
+    from rich.text import Text
+
+    from holdtrue.doctor.checks import named
+
+    style = STYLES[finding.severity]
+    return Text.assemble((f"{finding.severity:<5}", style), (f"{finding.id} {named(finding.id)}", "bold"))
+
+
+def _body(finding: Finding) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for label, text in (
+        ("seen", finding.evidence),
+        ("why", finding.why),
+        ("fix", finding.fix),
+        ("case", finding.source),
+    ):
+        if text:
+            grid.add_row(label, Text(text))
+    return grid

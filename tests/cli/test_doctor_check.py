@@ -1,0 +1,87 @@
+"""``holdtrue doctor check``: its exit codes, its JSON and what a person sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from chat_families import CHATML, chatml_folder, put
+from holdtrue.cli.doctor.check import render
+from holdtrue.cli.main import run
+from holdtrue.doctor.checks import examine
+from holdtrue.doctor.subject import Subject
+
+IGNORES_THE_PROMPT = CHATML.partition("{% if add")[0]
+
+
+def test_warnings_exit_with_0_and_failures_with_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["doctor", "check", str(chatml_folder(tmp_path / "a")), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert value["verdict"] == "warn"
+    assert {"id", "severity", "evidence", "why", "fix", "source", "values"} == set(value["findings"][0])
+    assert {"id", "why"} == set(value["skipped"][0])
+    assert value["unread"] == {}
+    sick = chatml_folder(tmp_path / "b", chat_template=IGNORES_THE_PROMPT)
+    assert run(["doctor", "check", str(sick), "--json"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    assert (value["verdict"], value["findings"][0]["id"]) == ("fail", "C11")
+
+
+def test_uses_and_glue_are_given_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = str(chatml_folder(tmp_path))
+    assert run(["doctor", "check", folder, "--uses", "tools, multi-turn", "--json"]) == 4
+    failing = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["severity"] == "fail"]
+    assert [one["id"] for one in failing] == ["C04"]
+    assert "tools (--uses)" in failing[0]["why"]
+    assert run(["doctor", "check", folder, "--glue", "<|im_start|>user", "--json"]) == 4
+    failing = [one for one in json.loads(capsys.readouterr().out)["findings"] if one["severity"] == "fail"]
+    assert [one["id"] for one in failing] == ["C08"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["nowhere"], 3, "nowhere is not a folder"),
+        ([".", "--adapter", "nowhere"], 3, "nowhere is not a folder"),
+        ([".", "--uses", "tool"], 2, "unknown use 'tool'; did you mean 'tools'?"),
+    ],
+)
+def test_mistakes_of_the_user_are_one_line(
+    arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run(["doctor", "check", *arguments]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_broken_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = chatml_folder(tmp_path)
+    put(folder, "config.json", {"vocab_size": "many"})
+    assert run(["doctor", "check", str(folder)]) == 3
+    assert "vocab_size of config.json is 'many'; a number of rows is expected" in capsys.readouterr().err
+
+
+def test_a_folder_of_nothing_is_skipped_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["doctor", "check", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "no tokenizer in the folder" in out
+    assert "nothing was checked" in out
+
+
+def test_people_see_the_worst_first_within_80_columns(tmp_path: Path):
+    folder = chatml_folder(tmp_path, chat_template=IGNORES_THE_PROMPT)
+    console = Console(width=80, markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(render(examine(Subject(folder)), {"broken message": 3}))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    assert lines[0] == "fail C11 generation prompt is empty"
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("  seen add_generation_prompt changes nothing; answers are trained after")
+    assert any(line.startswith("ok      ") and "T01" in line for line in lines)
+    assert any(line.startswith("skipped ") and line.endswith("no data") for line in lines)
+    assert "unread  3 rows of the data: broken message" in lines
+    assert lines[-1].startswith("verdict fail: 1 fail")

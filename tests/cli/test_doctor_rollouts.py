@@ -1,0 +1,116 @@
+"""``holdtrue doctor rollouts`` as its users meet it: the JSON, the exit codes, the page, wrong arguments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdtrue.cli.main import run
+
+CALM = "The lake lies between two hills, and in spring the meadows around it are yellow with flowers."
+
+
+def write(path: Path, *rows: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def rollouts(folder: Path) -> str:
+    sick = {"prompt": "Sing.", "completion": CALM + " na" * 80, "step": 2, "policy": "current"}
+    return write(
+        folder / "a.jsonl", {"prompt": "Talk.", "completion": CALM, "step": 1, "policy": "reference"}, sick
+    )
+
+
+def test_the_json_has_a_row_for_each_answer_with_characters_of_what_was_found(tmp_path, capsys):
+    assert run(["doctor", "rollouts", rollouts(tmp_path), "--json"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    assert [(row["index"], row["verdict"]) for row in value["rows"]] == [(0, "ok"), (1, "fail")]
+    finding = value["rows"][1]["findings"][0]
+    assert {"detector", "severity", "start", "end", "evidence"} <= finding.keys()
+    assert (finding["detector"], finding["severity"]) == ("tail_cycle", "fail")
+    text = CALM + " na" * 80
+    assert text[finding["start"] : finding["end"]].replace(" na", "") == ""
+    assert value["rates"]["tail_cycle"]["count"] == 1
+    assert value["causes"][0]["cause"] == "loops_taught_or_unpunished"
+    assert value["verdict"] == "fail"
+
+
+def test_healthy_rollouts_end_with_code_0_and_say_what_could_not_be_checked(tmp_path, capsys):
+    assert run(["doctor", "rollouts", write(tmp_path / "a.jsonl", {"prompt": "?", "completion": CALM})]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("ok: 0 of 1 answers are degenerate")
+    assert "No token ids" in said and "No rewards" in said
+
+
+def test_a_tokenizer_decides_control_tokens_on_ids(tmp_path, capsys, byte_tokenizer):
+    tokenizer = byte_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    quoted = tokenizer("It is <|im_start|>.", add_special_tokens=False)["input_ids"]
+    spelt = [id for part in ("It is <", "|im_start|", ">.") for id in tokenizer(part)["input_ids"]]
+    end = tokenizer.eos_token_id
+    rows = [
+        {"prompt": "?", "completion": "It is <|im_start|>.", "completion_ids": [*ids, end]}
+        for ids in (quoted, spelt)
+    ]
+    file = write(tmp_path / "a.jsonl", *rows)
+    assert run(["doctor", "rollouts", file, "--tokenizer", str(tmp_path / "model"), "--json"]) == 4
+    sick, fine = json.loads(capsys.readouterr().out)["rows"]
+    assert fine["findings"] == []
+    assert sick["findings"][0]["tokens"] == [6, 7]
+    assert (sick["findings"][0]["start"], sick["findings"][0]["end"]) == (6, 18)
+
+
+def test_chains_and_evidence_of_other_verbs_are_joined(tmp_path, capsys):
+    static = tmp_path / "check.json"
+    static.write_text(json.dumps({"findings": [{"id": "X03", "severity": "warn", "evidence": "7 % repeat"}]}))
+    arguments = ["--chain", "reference,current", "--evidence", str(static)]
+    assert run(["doctor", "rollouts", rollouts(tmp_path), *arguments, "--json"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    assert value["chains"][0]["from"] == "reference"
+    assert "X03: 7 % repeat" in value["causes"][0]["evidence"]
+    assert run(["doctor", "rollouts", rollouts(tmp_path), *arguments]) == 4
+    assert "reference -> current" in capsys.readouterr().out
+
+
+def test_the_page_holds_every_transcript_escaped_and_the_span_marked(tmp_path):
+    evil = {"prompt": "<script>alert(1)</script>", "completion": "<b>" + CALM + " </script>" * 40}
+    page = tmp_path / "deep" / "page.html"
+    assert run(["doctor", "rollouts", write(tmp_path / "a.jsonl", evil), "-o", str(page)]) == 4
+    html = page.read_text(encoding="utf-8")
+    assert "<script>alert" not in html and "&lt;script&gt;alert(1)" in html
+    assert html.count("<script>") == 1
+    assert 'title="tail_cycle:' in html
+    assert "default-src &#39;none&#39;" in html
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["missing.jsonl"], 3, "does not exist"),
+        (["a.jsonl", "--tokenizer", "nowhere"], 3, "tokenizer"),
+        (["a.jsonl", "--chain", "reference"], 3, "two policies"),
+        (["a.jsonl", "--chain", "x,y"], 3, "no rollouts of policy 'x'"),
+        (["a.jsonl", "--evidence", "a.jsonl"], 3, "is not the JSON of doctor"),
+        ([], 2, "FILE"),
+    ],
+)
+def test_wrong_arguments_end_in_one_line(tmp_path, capsys, monkeypatch, arguments, code, words):
+    rollouts(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run(["doctor", "rollouts", *arguments]) == code
+    error = capsys.readouterr().err.strip()
+    assert words in error
+    assert len(error.splitlines()) == 1
+
+
+def test_unreadable_rows_are_said_and_keep_their_index(tmp_path, capsys):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"prompt": "?", "completion": "A."}\n{broken\n{"prompt": "?", "completion": "B."}\n')
+    assert run(["doctor", "rollouts", str(file), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert [row["index"] for row in value["rows"]] == [0, 2]
+    assert sum(one["rows"] for one in value["unreadable"].values()) == 1
