@@ -46,9 +46,8 @@ class Vocabulary:
         ends = known.eos | ({known.pad} if known.pad is not None else set())
         texts = {id: str(token.content) for id, token in tokenizer.added_tokens_decoder.items()}
         control = {id: texts[id] for id in sorted(known.control | ends) if id in texts}
-        return cls(
-            known.size or len(tokenizer), control, frozenset(ends), _decoder(tokenizer), _width(subject)
-        )
+        size = known.size or len(tokenizer)
+        return cls(size, control, frozenset(ends), _decoder(tokenizer), _width(subject))
 
     def names(self, ids: Sequence[int]) -> str:
         """Ids with their text, for people."""
