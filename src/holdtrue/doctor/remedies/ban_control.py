@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from holdtrue.doctor.checks.tokenizer import masks
 from holdtrue.doctor.remedies import Context, DecodingRemedy, listed
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import SettingsError
-
-LOWEST = -100.0
-"""The lowest bias vLLM and SGLang take."""
 
 
 class BanControl(DecodingRemedy):
@@ -65,13 +63,7 @@ class BanControl(DecodingRemedy):
 
     def engines(self, vocabulary: Vocabulary | None) -> Mapping[str, Mapping[str, Any]]:
         """A bias of -100 for vLLM and SGLang; transformers bans outright."""
-        ids = self.banned(vocabulary)
-        bias = {str(id): LOWEST for id in ids}
-        return {
-            "vllm": {"logit_bias": bias},
-            "sglang": {"logit_bias": bias},
-            "transformers": {"suppress_tokens": ids},
-        }
+        return masks(self.banned(vocabulary))
 
     @staticmethod
     def log_softmax(logits: ArrayLike, banned: Sequence[int]) -> NDArray[np.float64]:
