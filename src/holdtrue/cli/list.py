@@ -20,6 +20,7 @@ from holdtrue.errors import SettingsError, unknown
 FAMILIES = {
     "kinds": "holdtrue.reward.kinds",
     "losses": "holdtrue.losses",
+    "algorithms": "holdtrue.policy.algorithms",
     "formats": "holdtrue.data.formats",
     "transforms": "holdtrue.data.transforms",
     "benchmarks": "holdtrue.evaluation.benchmarks",
@@ -32,7 +33,8 @@ def command(
 ) -> Result:
     """List what there is to choose from, each with its defaults and meaning.
 
-    The families are kinds (of reward models), losses, formats and transforms (of data) and benchmarks.
+    The families are kinds (of reward models), losses, algorithms (of policy optimisation), formats and
+    transforms (of data) and benchmarks.
     Ensembles, averaged weights and implicit (DPO) rewards are made of models by "holdtrue combine".
     Without an argument the names in all of them are listed.
     """
@@ -59,7 +61,8 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
     """A family's kinds: ``kind``, ``summary`` (first paragraph of its docstring), ``fields``.
 
     A loss also says what it ``needs`` of the data, its ``unit``, what it ``reads`` of a model, whether it is
-    ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``.
+    ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``;
+    an algorithm the ``inputs`` it reads besides rewards and log-probs.
     """
     return [
         {"kind": name, "summary": paragraph(cls.__doc__)}
@@ -71,6 +74,7 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
 
 def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
     from holdtrue.losses import Loss, kinds_of, losses_of
+    from holdtrue.policy.algorithms import Algorithm
     from holdtrue.reward.kinds import RewardKind
 
     if issubclass(cls, Loss):
@@ -78,16 +82,20 @@ def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
         return read | {"coupled": cls.coupled, "kinds": kinds_of(cls())}
     if issubclass(cls, RewardKind):
         return {"gives": sorted(cls.gives), "losses": losses_of(cls())}
+    if issubclass(cls, Algorithm):
+        return {"inputs": sorted(cls().needs)}
     return {}
 
 
 def facts(row: dict[str, Any]) -> list[str]:
-    """What a row of :func:`kind_rows` says of how losses and kinds of models fit together, as a sentence."""
+    """What a row of :func:`kind_rows` says of what fits it or what it reads, as a sentence."""
     if "needs" in row:
         over = "the whole step at once" if row["coupled"] else f"each {row['unit']} by itself"
         reads = " and ".join(row["reads"])
         needs = "labels" if row["needs"] == "accepted" else row["needs"]
         return [f"Needs {needs}; reads {reads} of {over}; trains {', '.join(row['kinds'])}."]
+    if "inputs" in row:
+        return [f"Reads rewards and {', '.join(['logprobs', *row['inputs']])}."]
     return [f"Trained by {', '.join(row['losses'])}."] if "losses" in row else []
 
 
