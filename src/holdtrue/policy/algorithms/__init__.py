@@ -108,8 +108,7 @@ class Algorithm(Kind):
         per_row = inputs.advantages.ndim == 1
         advantages = inputs.advantages[:, None] if per_row else inputs.advantages.where(mask, 0.0)
         terms, ratio, cut = surrogate(log_ratio, advantages, self.clip_low, self.clip_high)
-        log_ratios = inputs.log_ratio
-        found = {"ratio": ratio, "clip_fraction": cut, "approx_kl": kl.estimate(-log_ratios, "k3")}
+        found = {"ratio": ratio, "clip_fraction": cut, "approx_kl": kl.estimate(-inputs.log_ratio, "k3")}
         total = policy_loss = (weights * terms).sum()
         kl_in_loss = self.kl_in == "loss" and self.kl_coef > 0
         if kl_in_loss or inputs.reference_logprobs is not None:
