@@ -86,9 +86,8 @@ def report(name: str, rows: Sequence[Row]) -> None:
         low, high = wilson(count, total)
         print(f"  {key:18} {count:4} of {total:4} flagged: {count / total:.3f} [{low:.3f}, {high:.3f}]")
     within = statistics.fmean(error <= 64 for error in errors)
-    print(
-        f"  onset within 64 characters: {within:.3f} of {len(errors)}, median error {statistics.median(errors):.0f}"
-    )
+    middle = statistics.median(errors)
+    print(f"  onset within 64 characters: {within:.3f} of {len(errors)}, median error {middle:.0f}")
 
 
 def speed(rounds: int = 5) -> None:
@@ -122,9 +121,8 @@ def main() -> None:
     rollouts = read_rollouts([str(DATA / "rollout_doctor" / "dev.jsonl.gz")]).rollouts
     halves = [[r for r in rollouts if int(r.prompt_key, 16) % 2 == half] for half in (0, 1)]
     chosen = choose(halves[0])
-    print(
-        f"chosen on {len(halves[0])} answers: share {chosen[0]}, share_of_half {chosen[1]}, min_cover {chosen[2]}"
-    )
+    share, half, cover = chosen
+    print(f"chosen on {len(halves[0])} answers: share {share}, share_of_half {half}, min_cover {cover}")
     report("the other half, chosen thresholds", examine(halves[1], detectors=detectors(*chosen)).rows)
     report("the other half, shipped thresholds", examine(halves[1]).rows)
     report("all answers, shipped thresholds", examine(rollouts).rows)

@@ -89,3 +89,12 @@ def test_head_to_head_trains_both_systems_on_the_same_pairs(case: str, tmp_path:
     else:
         assert ours["tokens"] >= found["full_tokens"]
     assert theirs["tokens"] >= found["full_tokens"]
+
+
+def test_watching_rollouts_is_measured(tmp_path: Path) -> None:
+    if not (SHARED / "models" / "stories260K").is_dir():
+        pytest.skip(f"no model stories260K in {SHARED}")
+    found = measured("health", tmp_path)
+
+    assert min(found["streaming"].values()) > 100_000  # tokens a second, even at toy size
+    assert 0 < found["step"]["guard, share of sampling"] < 1

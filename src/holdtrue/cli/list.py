@@ -24,6 +24,8 @@ FAMILIES = {
     "formats": "holdtrue.data.formats",
     "transforms": "holdtrue.data.transforms",
     "benchmarks": "holdtrue.evaluation.benchmarks",
+    "detectors": "holdtrue.doctor.detectors",
+    "remedies": "holdtrue.doctor.remedies",
 }
 SETTINGS = "settings"
 
@@ -34,7 +36,8 @@ def command(
     """List what there is to choose from, each with its defaults and meaning.
 
     The families are kinds (of reward models), losses, algorithms (of policy optimisation), formats and
-    transforms (of data) and benchmarks.
+    transforms (of data), benchmarks, and of the doctor detectors (of faults in rollouts) and remedies, with
+    the evidence for each.
     Ensembles, averaged weights and implicit (DPO) rewards are made of models by "holdtrue combine".
     Without an argument the names in all of them are listed.
     """
@@ -61,8 +64,10 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
     """A family's kinds: ``kind``, ``summary`` (first paragraph of its docstring), ``fields``.
 
     A loss also says what it ``needs`` of the data, its ``unit``, what it ``reads`` of a model, whether it is
-    ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``;
-    an algorithm the ``inputs`` it reads besides rewards and log-probs.
+    ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``.
+    A remedy says ``where`` it helps, its ``grade``, ``evidence`` and ``source``, what it ``mends``, and when
+    it is ``refused``; a detector what the fault leads to (``leads_to``), its ``fix`` and ``source``.
+    An algorithm says the ``inputs`` it reads besides rewards and log-probs.
     """
     return [
         {"kind": name, "summary": paragraph(cls.__doc__)}
@@ -73,6 +78,8 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
 
 
 def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
+    from holdtrue.doctor.detectors import Detector
+    from holdtrue.doctor.remedies import Remedy
     from holdtrue.losses import Loss, kinds_of, losses_of
     from holdtrue.policy.algorithms import Algorithm
     from holdtrue.reward.kinds import RewardKind
@@ -82,18 +89,29 @@ def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
         return read | {"coupled": cls.coupled, "kinds": kinds_of(cls())}
     if issubclass(cls, RewardKind):
         return {"gives": sorted(cls.gives), "losses": losses_of(cls())}
+    if issubclass(cls, Remedy):
+        shown = {"where": cls.where, "grade": cls.grade, "evidence": cls.evidence, "source": cls.source}
+        return shown | {"mends": sorted(cls.mends), "refused": cls.harms}
+    if issubclass(cls, Detector):
+        return {"leads_to": cls.why, "fix": cls.fix, "source": cls.source}
     if issubclass(cls, Algorithm):
         return {"inputs": sorted(cls().needs)}
     return {}
 
 
 def facts(row: dict[str, Any]) -> list[str]:
-    """What a row of :func:`kind_rows` says of what fits it or what it reads, as a sentence."""
+    """What a row of :func:`kind_rows` says beyond its summary and fields, as sentences."""
     if "needs" in row:
         over = "the whole step at once" if row["coupled"] else f"each {row['unit']} by itself"
         reads = " and ".join(row["reads"])
         needs = "labels" if row["needs"] == "accepted" else row["needs"]
         return [f"Needs {needs}; reads {reads} of {over}; trains {', '.join(row['kinds'])}."]
+    if "grade" in row:
+        refused = f" Refused: {row['refused']}." if row["refused"] else ""
+        said = f"{row['where'].capitalize()}, grade {row['grade']}: {row['evidence']} ({row['source']})."
+        return [said, f"For {', '.join(row['mends'])}.{refused}"]
+    if "leads_to" in row:
+        return [row["leads_to"], *([f"Seen in {row['source']}."] if row["source"] else []), row["fix"]]
     if "inputs" in row:
         return [f"Reads rewards and {', '.join(['logprobs', *row['inputs']])}."]
     return [f"Trained by {', '.join(row['losses'])}."] if "losses" in row else []

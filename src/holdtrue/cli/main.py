@@ -35,7 +35,7 @@ VERBS = {
     "compare": "Compare models on the same held-out preference pairs.",
     "rank": "Rank policies by the rewards of their answers.",
     "verify": "Prove that a model's rewards can be trusted.",
-    "doctor": "Say why a policy repeats itself: its model, data, rollouts, reward.",
+    "doctor": "Say why a policy repeats itself, and mend it.",
     "report": "Write a run's report, one self-contained HTML file.",
     "resume": "Continue an interrupted run from its last checkpoint.",
     "schema": "Print the JSON Schema of the settings file.",

@@ -55,7 +55,9 @@ def family_page(family: str, package: str) -> str:
         cls: Any = kinds.load(package, row["kind"])
         parts += [f"## {row['kind']}", row["summary"]]
         if said := facts(row):
-            parts += [*said, _linked(inspect.getdoc(inspect.getmodule(cls)) or "")]
+            parts += said
+            document = inspect.getdoc(inspect.getmodule(cls)) or ""
+            parts += [_linked(document)] if "\n\n" in document else []
         if row["fields"]:
             parts.append(fields_table("field", row["fields"]))
         if columns := getattr(cls, "columns", None):

@@ -40,7 +40,7 @@ class Family:
     sources: tuple[str, ...] = ()
 
 
-_QWEN_ATTRACTORS = (" addCriterion", " matchCondition", "_marker", " bezpo")
+_QWEN_ATTRACTORS = (" addCriterion", "matchCondition", "_marker", " bezpo")
 _QWEN_MARK = "<|object_ref_start|>"
 _QWEN_ENDS = ("<|im_end|>", "<|endoftext|>")
 

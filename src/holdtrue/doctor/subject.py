@@ -11,31 +11,58 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
 from holdtrue.doctor.rendering import Template
+from holdtrue.doctor.weights import Pickled, Weights
 from holdtrue.errors import DataError, ModelError
-from holdtrue.records import Messages
+
+if TYPE_CHECKING:
+    from holdtrue.doctor.encoding import Encoded
 
 USES = ("tools", "thinking", "multi-turn")
 SAMPLE = 200
 """Enough to see a fault that many rows share, in about a second."""
 
 
+Turn = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Example:
-    """A training example: what is read (``prompt``), what is to be learned (``target``), and where it stands.
+    """A training example, and where it stands.
 
-    ``tools`` are the functions that are offered to the model, as chat templates take them.
+    Attributes:
+        messages: the whole conversation, as chat templates take it; its last assistant turn is the target,
+            and there is none where it ends with another role (a prompt for RL). Empty for raw text.
+        at: ``file:line``.
+        rejected: what would stand in the target's place for the answer that lost (pairs only).
+        tools: functions offered to the model, as chat templates take them.
+        text: raw text, which is learned as it is, without a template.
     """
 
-    messages: tuple[Mapping[str, Any], ...]
-    """The whole conversation, as chat templates take it; the last assistant turn is the target."""
+    messages: tuple[Turn, ...]
     at: str
-    rejected: Messages | None = None
+    rejected: tuple[Turn, ...] | None = None
     tools: Sequence[Any] | None = None
+    text: str | None = None
+
+    @property
+    def target(self) -> str | None:
+        """Text of the last assistant turn, or the raw text; None where nothing is to be learned."""
+        if self.text is not None:
+            return self.text
+        return content_of(self.messages[-1]) if self.messages[-1]["role"] == "assistant" else None
+
+
+def content_of(turn: Turn) -> str:
+    """Text of a turn; parts that are not text are left out."""
+    content = turn.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +196,37 @@ class Subject:
         if any(isinstance(one, bool) or not isinstance(one, int) for one in ids):
             raise DataError(f"{self.folder}: {what} is {value!r}; an id or a list of ids is expected")
         return ids
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The model's tensors, read when asked for."""
+        try:
+            weights = Weights.of(self.folder)
+        except Pickled as error:  # the rest of the folder can be checked
+            raise Missing(str(error)) from error
+        if weights is None:
+            raise Missing("no weights in the folder")
+        return weights
+
+    @cached_property
+    def adapter_config(self) -> Mapping[str, Any]:
+        """PEFT's settings: ``adapter_config.json`` of the adapter, else TRL's ``lora_...`` settings."""
+        if self.adapter is not None:
+            return Subject(self.adapter).json("adapter_config.json")
+        settings = self.settings or {}
+        if not (settings.get("use_peft") or settings.get("lora_r")):
+            raise Missing("no adapter is given, and the settings name none")
+        names = ("target_modules", "modules_to_save", "trainable_token_indices")
+        return {name: settings.get(f"lora_{name}", settings.get(name)) for name in names}
+
+    @cached_property
+    def encoded(self) -> Sequence[Encoded]:
+        """The examples as the model will read them."""
+        from holdtrue.doctor.encoding import encode
+
+        if not self.examples:
+            raise Missing("no data is given")
+        return encode(self.examples, self.tokenizer)
 
     def json(self, name: str) -> Mapping[str, Any]:
         """A JSON object of the folder."""

@@ -15,30 +15,32 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from holdtrue.doctor.findings import Diagnosis, Finding
+    from holdtrue.doctor.subject import Subject
 
+REPORTS = ("X01", "X08")
+"""Checks that answer questions: shown in full also where nothing is wrong."""
 STYLES = {"fail": "bold red", "warn": "yellow", "ok": "green"}
 
 
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder; one with only a tokenizer too.")]
+Adapter = Annotated[
+    Path | None,
+    typer.Option("--adapter", metavar="FOLDER", help="LoRA adapter trained or to be trained on it."),
+]
+Data = Annotated[list[str] | None, typer.Option("--data", metavar="FILE", help="Training data. Repeatable.")]
+SettingsFile = Annotated[
+    Path | None,
+    typer.Option("--settings", metavar="FILE", help="Settings of the training run (TRL, verl, OpenRLHF)."),
+]
+Uses = Annotated[str, typer.Option("--uses", metavar="NAMES", help="tools, thinking, multi-turn; by commas.")]
+
+
 def command(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Model folder; one with only a tokenizer too.")
-    ],
-    adapter: Annotated[
-        Path | None,
-        typer.Option("--adapter", metavar="FOLDER", help="LoRA adapter trained or to be trained on it."),
-    ] = None,
-    data: Annotated[
-        list[str] | None, typer.Option("--data", metavar="FILE", help="Training data. Repeatable.")
-    ] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option(
-            "--settings", metavar="FILE", help="Settings of the training run (TRL, verl, OpenRLHF)."
-        ),
-    ] = None,
-    uses: Annotated[
-        str, typer.Option("--uses", metavar="NAMES", help="tools, thinking, multi-turn; by commas.")
-    ] = "",
+    model: Model,
+    adapter: Adapter = None,
+    data: Data = None,
+    settings: SettingsFile = None,
+    uses: Uses = "",
     glue: Annotated[
         str | None,
         typer.Option(
@@ -54,25 +56,32 @@ def command(
     weighs depends on use: tools, thoughts and several turns count when the data, the settings or --uses have
     them. Exit code 4 when anything fails.
     """
-    diagnosis, unread = examine(model, adapter, data or [], settings, asked(uses), glue)
+    one, unread = subject(model, adapter, data or [], settings, asked(uses), glue)
+    diagnosis = examine(one)
     code = QualityError.exit_code if diagnosis.verdict == "fail" else 0
     return frame.Result({**diagnosis.as_json(), "unread": unread}, render(diagnosis, unread), code)
 
 
-def examine(
+def examine(one: Subject) -> Diagnosis:
+    """Make every check."""
+    from holdtrue.doctor import checks
+
+    return checks.examine(one)
+
+
+def subject(
     model: Path,
     adapter: Path | None,
     data: list[str],
     settings: Path | None,
     uses: frozenset[str],
-    glue: str | None,
-) -> tuple[Diagnosis, dict[str, int]]:
-    """Make every check; with it how many rows of the data could not be read, by reason.
+    glue: str | None = None,
+) -> tuple[Subject, dict[str, int]]:
+    """What is examined; with it how many rows of the data could not be read, by reason.
 
     Raises:
         ModelError: there is no such folder. DataError: a file is missing or cannot be read.
     """
-    from holdtrue.doctor import checks
     from holdtrue.doctor.subject import Subject
 
     for folder in (model, adapter):
@@ -90,7 +99,7 @@ def examine(
         from holdtrue.doctor.training_settings import read_settings
 
         values = read_settings(settings)
-    return checks.examine(Subject(model, adapter, examples, values, uses, glue)), unread
+    return Subject(model, adapter, examples, values, uses, glue), unread
 
 
 def asked(uses: str) -> frozenset[str]:
@@ -109,14 +118,14 @@ def asked(uses: str) -> frozenset[str]:
 
 
 def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
-    """The worst first, each with its reason and fix; then what is well in one line, and what was skipped."""
+    """The worst first, each with its reason and fix; reports; what is well in one line; what was skipped."""
     from rich.console import Group
     from rich.padding import Padding
     from rich.text import Text
 
     parts: list[Any] = []
     for one in diagnosis.findings:
-        if one.severity != "ok":
+        if one.severity != "ok" or one.id in REPORTS:
             parts += [_heading(one), Padding(_body(one), (0, 0, 1, 2), expand=False)]
     fine = list(dict.fromkeys(one.id for one in diagnosis.findings if one.severity == "ok"))
     if fine:

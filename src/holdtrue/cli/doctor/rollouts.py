@@ -32,6 +32,14 @@ def command(
             "--chain", metavar="A,B,...", help="Policies in order of training, to compare. Repeatable."
         ),
     ] = None,
+    checkpoint: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="NAME=FOLDER",
+            help="A model that scores the faults found, the reference first. Repeatable.",
+        ),
+    ] = None,
     evidence: Annotated[
         list[Path] | None,
         typer.Option("--evidence", metavar="FILE", help="JSON of doctor check or doctor reward. Repeatable."),
@@ -54,8 +62,13 @@ def command(
 
     static = [finding for file in evidence or () for finding in _findings(file)]
     vocabulary = Vocabulary.of(tokenizer) if tokenizer is not None else None
+    models = _checkpoints(checkpoint or ())
     dump = read_rollouts(files)
     found = examine(dump.rollouts, vocabulary, indices=dump.indices)
+    if models and found.verdict == "fail":
+        from holdtrue.doctor.attribution import attribute
+
+        found.signals.append(attribute(found.rows, models))
     value = found.as_json() | {
         "causes": rank(found, static),
         "chains": [step for one in chain or () for step in compare(found, _policies(one))],
@@ -106,6 +119,18 @@ def _findings(file: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError, AssertionError):
         raise DataError(f"{file} is not the JSON of doctor check or doctor reward (--json)") from None
     return list(found)
+
+
+def _checkpoints(given: Sequence[str]) -> dict[str, Path]:
+    result = {}
+    for one in given:
+        name, equals, folder = one.partition("=")
+        if not equals or not name or not Path(folder).is_dir():
+            raise DataError(f"--checkpoint takes NAME=FOLDER of a model folder, got {one!r}")
+        result[name] = Path(folder)
+    if len(result) == 1:
+        raise DataError("--checkpoint is given twice or more, the reference first; got one")
+    return result
 
 
 def _policies(text: str) -> list[str]:

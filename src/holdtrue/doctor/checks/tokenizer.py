@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from holdtrue.doctor.checks import Results, check
@@ -189,7 +190,13 @@ def bos_double(subject: Subject) -> Results:
             "as rendered text is tokenized without special tokens",
             "begin the template with {{ bos_token }}",
             "vllm-project/vllm#27515",
-            {**values, "fix": {"chat_template": {"prepend": "{{ bos_token }}"}}},
+            {
+                **values,
+                "fix": {
+                    "chat_template": {"prepend": "{{ bos_token }}"},
+                    "tokenizer_config.json": {"add_bos_token": False},
+                },
+            },
         )
     else:
         yield Finding("T03", "ok", seen, values=values)
@@ -391,6 +398,10 @@ def _unused(tokenizer: Any, token: str, ends: Iterable[int]) -> bool:
 
 
 def _rows(subject: Subject) -> int:
+    """Rows of the embedding: as the weights have them, else as config.json says."""
+    with suppress(Missing):
+        if (rows := subject.weights.embedding_rows) is not None:
+            return rows
     text = subject.config.get("text_config")
     size = subject.config.get("vocab_size", text.get("vocab_size") if isinstance(text, dict) else None)
     if size is None:

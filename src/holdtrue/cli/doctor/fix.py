@@ -1,0 +1,133 @@
+"""``holdtrue doctor fix``: a corrected copy of a model folder and its data, checked again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdtrue.cli import frame
+from holdtrue.cli.doctor import check
+from holdtrue.errors import DataError, QualityError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from holdtrue.doctor.findings import Diagnosis
+
+
+def command(
+    model: check.Model,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="Write the corrected copy here; else nothing is."
+        ),
+    ] = None,
+    adapter: check.Adapter = None,
+    data: check.Data = None,
+    settings: check.SettingsFile = None,
+    uses: check.Uses = "",
+    remedies: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--remedy",
+            metavar="NAME",
+            help="Data remedy; its result is data.jsonl of the copy (holdtrue list remedies). Repeatable.",
+        ),
+    ] = None,
+) -> frame.Result:
+    """Mend what doctor check found, in a copy; without --output only show the difference.
+
+    Changes configs, the chat template and untrained rows of the weights; writes masks of phantom ids and
+    settings to change beside them, and with --remedy the data. What needs a person is listed. The copy is
+    checked again: exit code 4 when something still fails.
+    """
+    from holdtrue.doctor import fixes
+
+    if remedies and not data:
+        raise DataError("--remedy changes training data; give it with --data")
+    one, _ = check.subject(model, adapter, data or [], settings, check.asked(uses))
+    before = check.examine(one)
+    found = fixes.plan(one, before)
+    rows, changed = _mended(data or [], remedies or [])
+    after: Diagnosis | None = None
+    if output is not None:
+        fixes.write(one, found, output)
+        if rows is not None:
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (output / "data.jsonl").write_text(text, encoding="utf-8")
+        given = [str(output / "data.jsonl")] if rows is not None else data or []
+        again, _ = check.subject(output, adapter, given, settings, check.asked(uses))
+        after = check.examine(again)
+    value = {
+        "output": None if output is None else str(output),
+        "done": found.done,
+        "by_hand": found.by_hand,
+        "data": changed,
+        "diff": list(found.diff(model)),
+        "before": before.as_json(),
+        "after": None if after is None else after.as_json(),
+    }
+    last = before if after is None else after
+    code = QualityError.exit_code if last.verdict == "fail" else 0
+    return frame.Result(value, render(value, after), code)
+
+
+def _mended(
+    data: Sequence[str], names: Sequence[str]
+) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
+    """The rows after all remedies in order, and what each changed; None without a remedy."""
+    if not names:
+        return None, []
+    from holdtrue import kinds
+    from holdtrue.doctor.remedies import FAMILY, DataRemedy
+
+    rows = _rows(data)
+    changed = []
+    for name in names:
+        remedy = kinds.load(FAMILY, name)()
+        if not isinstance(remedy, DataRemedy):
+            raise DataError(f"remedy {name} does not change data; see holdtrue list remedies")
+        rows, changes = remedy.apply(rows)
+        changed.append({"remedy": name, "counts": dict(changes.counts), "examples": changes.examples})
+    return rows, changed
+
+
+def _rows(data: Sequence[str]) -> list[dict[str, Any]]:
+    import hashlib
+
+    from holdtrue.data.files import resources, rows
+
+    found = [row for file in resources(data) for row in rows(file, hashlib.sha256())]
+    return [row.value for row in found if row.value is not None]
+
+
+def render(value: dict[str, Any], after: Diagnosis | None) -> RenderableType:
+    """The difference, what was done and what is left."""
+    from rich.console import Group
+    from rich.text import Text
+
+    colours = {"+": "green", "-": "red", "@": "cyan"}
+    parts: list[Any] = [Text(line, style=colours.get(line[:1], "")) for line in value["diff"]]
+    for title, lines in (
+        ("would be done" if after is None else "done", value["done"]),
+        ("by hand", value["by_hand"]),
+    ):
+        if lines:
+            parts += ["", Text(title, style="bold"), *(Text(f"  {id}  {what}") for id, what in lines.items())]
+    for one in value["data"]:
+        counts = ", ".join(f"{count} {what}" for what, count in one["counts"].items()) or "nothing to change"
+        parts.append(Text(f"  {one['remedy']}: {counts}"))
+    parts.append("")
+    verdict = value["before"]["verdict"]
+    if after is None:
+        parts.append(f"nothing was written; --output FOLDER writes the copy (verdict now: {verdict})")
+    else:
+        left = [f"{one.severity} {one.id}" for one in after.findings if one.severity != "ok"]
+        said = f"{value['output']}: {verdict} before, {after.verdict} after"
+        parts.append(f"{said}; left: {', '.join(left) or 'nothing'}")
+    return Group(*parts)

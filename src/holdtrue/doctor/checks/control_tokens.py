@@ -1,0 +1,155 @@
+"""X01, X10: which special tokens training data holds, and where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from holdtrue.doctor.census import FOREIGN, TokenCensus, census
+from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.encoding import Encoded, places, readable
+from holdtrue.doctor.facts import FAMILIES, family
+from holdtrue.doctor.findings import Finding, Severity
+from holdtrue.doctor.rendering import Template
+from holdtrue.doctor.subject import Missing, Subject
+
+DEEPEYES = "Visual-Agent/DeepEyes#131"
+SOME = 1e-3
+"""Share of the targets above which control tokens in their text fail (the rollout detectors' limit)."""
+
+
+@check("X01")
+def control_tokens(subject: Subject) -> Results:
+    """Census of control tokens: how often, where and after what each stands, how often it follows itself;
+    fails where one follows itself, or stands in the text of more than 0.1 % of the targets."""
+    encoded = readable(subject)
+    tokenizer = subject.tokenizer
+    named = Template(tokenizer)
+    found = census(encoded, named.controls, named.special, tokenizer)
+    tokens = sum(len(one.ids) for one in encoded)
+    lines = [_sentence(token, len(encoded)) for token in found]
+    head = f"{len(found)} control tokens in {len(encoded)} examples, {tokens} tokens"
+    yield Finding(
+        "X01",
+        "ok",
+        "\n".join([head, *lines[:12], *([f"and {len(lines) - 12} more"] if len(lines) > 12 else [])]),
+        values={
+            "examples": len(encoded),
+            "tokens": tokens,
+            "unrendered": len(subject.encoded) - len(encoded),
+            "control_tokens": [token.as_values(len(encoded), tokens) for token in found],
+        },
+    )
+    for token in found:
+        if token.repeated and token.structural and "pad" not in token.text:
+            yield _follows_itself(token)
+    yield from _in_texts(encoded, [t for t in found if t.structural and t.in_text])
+    yield from _foreign(encoded, set(named.controls.values()))
+
+
+@check("X10")
+def attractor_tokens(subject: Subject) -> Results:
+    """Rare tokens this family falls into when numerics break, where they stand in targets; warns."""
+    encoded = [one for one in readable(subject) if one.target]
+    tokenizer = subject.tokenizer
+    try:
+        model_type = subject.config.get("model_type")
+    except Missing:
+        model_type = None
+    known = family(model_type, Template(tokenizer).controls)
+    texts = known.attractors if known else [text for one in FAMILIES for text in one.attractors]
+    ids = {
+        found[0]: text
+        for text in dict.fromkeys(texts)
+        if len(found := tokenizer.encode(text, add_special_tokens=False)) == 1
+    }
+    if not ids:
+        raise Missing("no attractor tokens are known for this family")
+    holding = {id: [one for one in encoded if one.target_holds(id)] for id in ids}
+    values = {"tokens": {ids[id]: len(found) for id, found in holding.items()}}
+    hit = {id: found for id, found in holding.items() if found}
+    if not hit:
+        names = ", ".join(repr(text) for text in ids.values())
+        yield Finding("X10", "ok", f"none of {names} in {len(encoded)} targets", values=values)
+        return
+    seen = "; ".join(
+        f"{ids[id]!r} ({id}) in {len(found)} targets: {places(found)}" for id, found in hit.items()
+    )
+    yield Finding(
+        "X10",
+        "warn",
+        seen,
+        "the family writes these tokens when its numerics break; in data other than code they come from such "
+        "rollouts",
+        "look at these examples and drop those that are not code",
+        "QwenLM/Qwen3-VL#759",
+        values,
+    )
+
+
+def _sentence(token: TokenCensus, examples: int) -> str:
+    before = ", ".join(f"{text!r} {times}" for text, times in token.before.most_common(3))
+    where = ", ".join(f"{place} {times}" for place, times in token.places.most_common(4))
+    return (
+        f"{token.text} ({token.id}): {token.count} times in {token.examples / examples:.0%} of the examples; "
+        f"followed by itself {token.follows_itself:.1%}; after {before}; in {where}"
+    )
+
+
+def _follows_itself(token: TokenCensus) -> Finding:
+    return Finding(
+        "X01",
+        "fail",
+        f"{token.text} ({token.id}) follows itself {token.repeated} times of {token.count} "
+        f"({token.follows_itself:.1%}): {', '.join(token.at)}",
+        "the model learns that this token is followed by itself, which is a loop",
+        "drop the repeats from these rows, or the rows",
+        DEEPEYES,
+        {"id": token.id, "repeated": token.repeated, "count": token.count, "at": token.at},
+    )
+
+
+def _in_texts(encoded: Sequence[Encoded], tokens: Sequence[TokenCensus]) -> Results:
+    """Control tokens in what somebody said: literal strings that the tokenizer reads as control tokens."""
+    for token in tokens:
+        by_role = Counter[str]()
+        for place, times in token.places.items():
+            by_role[place.rpartition(" ")[0]] += times
+        targets = [
+            one for one in encoded if one.target and one.target.role != "text" and one.target_holds(token.id)
+        ]
+        said = {role: times for role, times in by_role.items() if role not in ("", "text")}
+        if not said:
+            continue
+        severity: Severity = "fail" if len(targets) > SOME * len(encoded) else "warn"
+        where = ", ".join(f"{times} in {role} text" for role, times in said.items())
+        yield Finding(
+            "X01",
+            severity,
+            f"{token.text} ({token.id}) stands in texts: {where}; in {len(targets)} targets; "
+            f"rows {', '.join(token.at)}",
+            "the tokenizer reads the string as the control token: in a target the model learns to write it, "
+            "in a prompt it ends a turn that goes on",
+            f"drop {token.text} from the texts, or encode texts with split_special_tokens=True",
+            DEEPEYES,
+            {"id": token.id, "token": token.text, "by_role": said, "targets": len(targets), "at": token.at},
+        )
+
+
+def _foreign(encoded: Sequence[Encoded], own: set[str]) -> Results:
+    """Control strings of other chat formats in targets."""
+    found: dict[str, list[Encoded]] = {}
+    for one in encoded:
+        for mark in set(FOREIGN.findall(one.example.target or "")) - own:
+            found.setdefault(mark, []).append(one)
+    for mark, at in sorted(found.items(), key=lambda item: -len(item[1]))[:5]:
+        severity: Severity = "fail" if len(at) > SOME * len(encoded) else "warn"
+        yield Finding(
+            "X01",
+            severity,
+            f"{mark}, no token of this tokenizer, stands in {len(at)} targets: {places(at)}",
+            "it is the trace of another chat template; the model learns to write it letter by letter",
+            f"drop {mark} and what follows it from these targets, or the rows",
+            "hiyouga/LlamaFactory#6987",
+            {"string": mark, "targets": len(at), "at": [one.example.at for one in at]},
+        )

@@ -1,0 +1,224 @@
+"""K: settings of reinforcement learning under which nothing holds a drifting policy. All only warn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.findings import Finding
+from holdtrue.doctor.subject import Missing, Subject
+
+DEEPEYES = "Visual-Agent/DeepEyes#131"
+OF_RL = frozenset(
+    {
+        "beta",
+        "num_generations",
+        "max_completion_length",
+        "reward_funcs",
+        "reward_weights",
+        "num_iterations",
+        "entropy_coef",
+        "mask_truncated_completions",
+        "advantage_estimator",
+        "algorithm.adv_estimator",
+        "scale_rewards",
+    }
+)
+"""A setting by which reinforcement learning is known."""
+FULL, LORA = 1e-5, 1e-4
+"""Largest usual learning rate of RL for all weights, and for an adapter (ours: ten times that)."""
+CONSTANT = ("constant", "constant_with_warmup")
+TOKEN_MEAN = ("bnpo", "dapo")
+"""TRL's losses whose mean is over tokens: a long sample counts by its length. ``dapo`` is TRL's default."""
+EPOCHS, PROMPTS = 5, 10_000
+"""Ours: more passes than this over fewer prompts than this is many (the founding case had 32)."""
+CUT = 0.1
+"""Share of cut answers that section 5 of the detectors warns at."""
+SHORT = 256
+"""Tokens; the cap under which a whole run was cut (huggingface/trl#5697)."""
+EARLY_STOP = ("early_stopping_patience", "early_stopping", "early_stop")
+
+
+@check("K01")
+def nothing_holds_the_policy(subject: Subject) -> Results:
+    """No KL, no entropy term, no penalty of repetition or length, no early stop: warns."""
+    settings = _of_rl(subject)
+    held = _held_by(settings)
+    seen = {"beta": _float(settings, "beta", 0.0), "entropy_coef": _float(settings, "entropy_coef", 0.0)}
+    if held:
+        yield Finding(
+            "K01", "ok", f"the policy is held by {', '.join(held)}", values=seen | {"held_by": held}
+        )
+        return
+    yield Finding(
+        "K01",
+        "warn",
+        f"beta {seen['beta']:g}, entropy_coef {seen['entropy_coef']:g}, no penalty and no early stop",
+        "what the reward does not see is learned as happily as what it pays for, and nothing pulls it back",
+        "make the reward see junk after the answer, set beta to 0.001-0.01, or add a repetition penalty to "
+        "the rewards; beta alone does not cure a start checkpoint that already has the habit",
+        DEEPEYES,
+        seen | {"held_by": [], "fix": {"settings": {"beta": 0.001}}},
+    )
+
+
+@check("K02")
+def learning_rate(subject: Subject) -> Results:
+    """A learning rate above 1e-5 for all weights (1e-4 for an adapter), or one that never falls: warns."""
+    settings = _of_rl(subject)
+    rate, schedule = settings.get("learning_rate"), settings.get("lr_scheduler_type")
+    if rate is None and schedule is None:
+        raise Missing("the settings give no learning rate")
+    adapter = subject.adapter is not None or bool(settings.get("lora_r") or settings.get("use_peft"))
+    most = LORA if adapter else FULL
+    values = {"learning_rate": rate, "lr_scheduler_type": schedule, "adapter": adapter, "most": most}
+    faults: list[str] = []
+    changes: dict[str, Any] = {}
+    if isinstance(rate, int | float) and rate > most:
+        faults.append(
+            f"learning_rate {rate:g} is above {most:g} for {'an adapter' if adapter else 'all weights'}"
+        )
+        changes["learning_rate"] = most / 10
+    if schedule in CONSTANT:
+        faults.append(f"lr_scheduler_type is {schedule}")
+        changes["lr_scheduler_type"] = "cosine"
+    if not faults:
+        yield Finding(
+            "K02", "ok", f"learning_rate {rate}, lr_scheduler_type {schedule or 'by default'}", values=values
+        )
+        return
+    yield Finding(
+        "K02",
+        "warn",
+        "; ".join(faults),
+        "late in a run large steps keep drifting where the reward is flat",
+        "set " + ", ".join(f"{name} to {value}" for name, value in changes.items()),
+        DEEPEYES,
+        values | {"fix": {"settings": changes}},
+    )
+
+
+@check("K03")
+def many_epochs(subject: Subject) -> Results:
+    """More than 5 passes over fewer than 10,000 prompts: warns."""
+    settings = _of_rl(subject)
+    epochs = settings.get("num_train_epochs")
+    if not isinstance(epochs, int | float) or _float(settings, "max_steps", -1) > 0:
+        raise Missing("the settings give no number of epochs")
+    prompts = len({_prompt(one.messages) for one in subject.examples}) if subject.examples else None
+    values = {"num_train_epochs": epochs, "prompts": prompts}
+    seen = f"{epochs:g} epochs over {prompts if prompts is not None else 'an unknown number of'} prompts"
+    if epochs <= EPOCHS or (prompts is not None and prompts >= PROMPTS):
+        yield Finding("K03", "ok", seen, values=values)
+        return
+    yield Finding(
+        "K03",
+        "warn",
+        seen,
+        "the prompts are known by heart, their rewards stop differing, and what is left is drift",
+        f"set num_train_epochs to {EPOCHS} at most, and take the step with the best text, not the last one",
+        "Visual-Agent/DeepEyes#46",
+        values | {"fix": {"settings": {"num_train_epochs": EPOCHS}}},
+    )
+
+
+@check("K04")
+def masked_truncation(subject: Subject) -> Results:
+    """Cut answers are left out of the loss, and the cap cuts more than 10 % of them: warns."""
+    settings = _of_rl(subject)
+    cap = settings.get("max_completion_length")
+    if not isinstance(cap, int) or isinstance(cap, bool):
+        raise Missing("the settings give no max_completion_length")
+    masked = bool(settings.get("mask_truncated_completions"))
+    share, p95 = _cut(subject, cap)
+    values = {"max_completion_length": cap, "mask_truncated_completions": masked, "cut": share, "p95": p95}
+    seen = f"max_completion_length {cap}, mask_truncated_completions {str(masked).lower()}"
+    if share is not None:
+        seen += f"; {share:.0%} of the data's answers are longer (95 % are up to {p95} tokens)"
+    if not masked or (share is not None and share <= CUT) or (share is None and cap > SHORT):
+        yield Finding("K04", "ok", seen, values=values)
+        return
+    enough = max((p95 or 0) + 1, 2 * cap)
+    yield Finding(
+        "K04",
+        "warn",
+        seen,
+        "an answer that is cut gives no gradient: where most are, nothing is learned at all",
+        f"set max_completion_length to {enough} and watch the share of cut answers",
+        "huggingface/trl#5697; greyhaven-ai/autocontext PR 1067",
+        values | {"fix": {"settings": {"max_completion_length": enough}}},
+    )
+
+
+@check("K05")
+def token_mean(subject: Subject) -> Results:
+    """The loss is a mean over tokens, and nothing limits long junk: warns."""
+    settings = _of_rl(subject)
+    loss = settings.get("loss_type", "dapo")
+    limits = [
+        *_held_by(settings),
+        *(["masked truncation"] if settings.get("mask_truncated_completions") else []),
+    ]
+    values = {"loss_type": loss, "limits": limits}
+    seen = f"loss_type {loss}{'' if 'loss_type' in settings else ' (the default)'}"
+    if loss not in TOKEN_MEAN or limits:
+        yield Finding(
+            "K05", "ok", seen + (f", limited by {', '.join(limits)}" if limits else ""), values=values
+        )
+        return
+    yield Finding(
+        "K05",
+        "warn",
+        f"{seen} is a mean over tokens; no KL, no length or repetition term, cut answers count",
+        "a sample counts by its length: 5,000 tokens of junk move the policy as much as ten whole answers",
+        "set mask_truncated_completions to true, or add TRL's overlong or repetition reward to reward_funcs",
+        DEEPEYES,
+        values | {"fix": {"settings": {"mask_truncated_completions": True}}},
+    )
+
+
+def _of_rl(subject: Subject) -> Mapping[str, Any]:
+    if subject.settings is None:
+        raise Missing("no settings are given")
+    if not OF_RL & set(subject.settings):
+        raise Missing("the settings are not of reinforcement learning")
+    return subject.settings
+
+
+def _held_by(settings: Mapping[str, Any]) -> list[str]:
+    held = [
+        f"{name} {value:g}" for name in ("beta", "entropy_coef") if (value := _float(settings, name, 0.0)) > 0
+    ]
+    if settings.get("use_adaptive_entropy"):
+        held.append("use_adaptive_entropy")
+    if settings.get("overlong_shaping"):
+        held.append("overlong_shaping")
+    rewards = [str(one) for one in settings.get("reward_funcs") or [] if one]
+    held += [
+        one for one in rewards if any(word in one.lower() for word in ("repetition", "overlong", "length"))
+    ]
+    return held + [name for name in EARLY_STOP if settings.get(name)]
+
+
+def _cut(subject: Subject, cap: int) -> tuple[float | None, int | None]:
+    """Share of the data's answers longer than the cap, and the length that 95 % of them do not exceed."""
+    try:
+        lengths = [one.target.end - one.target.start for one in subject.encoded if one.target]
+    except Missing:
+        return None, None
+    if not lengths:
+        return None, None
+    return float(np.mean(np.array(lengths) >= cap)), int(np.percentile(lengths, 95))
+
+
+def _prompt(messages: Any) -> str:
+    turns = messages[:-1] if messages and messages[-1].get("role") == "assistant" else messages
+    return repr(turns)
+
+
+def _float(settings: Mapping[str, Any], name: str, default: float) -> float:
+    value = settings.get(name)
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default

@@ -1,0 +1,154 @@
+"""Examples as a model reads them: rendered by the chat template, encoded, with the tokens of each turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from holdtrue.doctor.subject import Example, Missing, Subject, content_of
+
+Ids = NDArray[np.int32]
+BATCH = 512
+
+
+@dataclass(frozen=True)
+class Span:
+    """Tokens ``start`` to ``end`` (exclusive) are the text of a turn of ``role``."""
+
+    role: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example's tokens.
+
+    Attributes:
+        spans: the turns' texts; tokens outside of them were written by the template.
+        target: the span to be learned; None where there is none, or the template wrote none of it.
+        fault: why the template refused the example; then there are no tokens.
+    """
+
+    example: Example
+    ids: Ids
+    spans: tuple[Span, ...] = ()
+    fault: str | None = None
+
+    @cached_property
+    def target(self) -> Span | None:
+        last = self.spans[-1] if self.spans else None
+        if last is None or self.example.target is None or last.role not in ("assistant", "text"):
+            return None
+        return last
+
+    def target_holds(self, id: int) -> bool:
+        """Whether a token stands in the text that is to be learned."""
+        return self.target is not None and bool((self.ids[self.target.start : self.target.end] == id).any())
+
+
+def encode(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
+    """Render and encode examples, as training does: special tokens in the text are read as such.
+
+    Without a chat template conversations are their turns, one a line.
+
+    Raises:
+        Missing: the tokenizer cannot say which characters a token stands for.
+    """
+    if not tokenizer.is_fast:
+        raise Missing("a fast tokenizer, which says which characters a token stands for")
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    found: list[Encoded] = []
+    for first in range(0, len(examples), BATCH):
+        batch = examples[first : first + BATCH]
+        rendered = [_rendered(one, tokenizer) for one in batch]
+        texts = [text or "" for text, _ in rendered]
+        encodings = backend.encode_batch(texts, add_special_tokens=False)
+        for one, (text, fault), encoding in zip(batch, rendered, encodings, strict=True):
+            if text is None:
+                found.append(Encoded(one, np.empty(0, np.int32), fault=fault))
+                continue
+            ids = np.array(encoding.ids, np.int32)
+            spans = [Span("text", 0, len(ids))] if one.text is not None else _spans(one, text, encoding)
+            found.append(Encoded(one, ids, tuple(spans)))
+    return found
+
+
+def examples_of(subject: Subject) -> Sequence[Example]:
+    """The subject's examples; raises Missing where there are none."""
+    if not subject.examples:
+        raise Missing("no data is given")
+    return subject.examples
+
+
+def readable(subject: Subject) -> list[Encoded]:
+    """The encoded examples that the template renders; raises Missing where it renders none."""
+    found = [one for one in subject.encoded if one.fault is None]
+    if not found:
+        raise Missing(f"the template renders no example: {subject.encoded[0].fault}")
+    return found
+
+
+def places(found: Iterable[Encoded | Example]) -> str:
+    """Up to three places: ``"a.jsonl:3, a.jsonl:9, b.jsonl:1 and 4 more"``."""
+    every = [one.example.at if isinstance(one, Encoded) else one.at for one in found]
+    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
+
+
+def _rendered(example: Example, tokenizer: Any) -> tuple[str | None, str | None]:
+    """The text of an example, or why there is none."""
+    if example.text is not None:
+        return example.text, None
+    if not tokenizer.chat_template:
+        return "\n".join(content_of(turn) for turn in example.messages), None
+    try:
+        text = tokenizer.apply_chat_template(
+            list(example.messages), tools=list(example.tools) if example.tools else None, tokenize=False
+        )
+    except Exception as error:  # a template is a program of its own
+        return None, (str(error).splitlines() or [""])[0] or type(error).__name__
+    return str(text), None
+
+
+def _spans(example: Example, text: str, encoding: Any) -> list[Span]:
+    """Where each turn's text stands; a turn the template changed or left out has no span."""
+    spans: list[Span] = []
+    position = 0
+    for turn in example.messages:
+        # White space around a text may be cut, or read as part of the control token beside it.
+        whole = content_of(turn).strip()
+        for content in (whole, whole.rpartition("</think>")[2].strip()):  # templates drop thoughts
+            if content and (start := _find(content, text, position)) >= 0:
+                position = start + len(content)
+                first = _token(encoding, start, position, 1)
+                last = _token(encoding, position - 1, start - 1, -1)
+                if first is not None and last is not None:
+                    spans.append(Span(str(turn["role"]), first, last + 1))
+                break
+    return spans
+
+
+def _find(content: str, text: str, position: int) -> int:
+    """Where a turn's text begins; never inside a word, as the name of a role may hold a short text."""
+    while (start := text.find(content, position)) >= 0:
+        end = start + len(content)
+        inside = text[start - 1 : start].isalnum() and content[0].isalnum()
+        if not inside and not (text[end : end + 1].isalnum() and content[-1].isalnum()):
+            return start
+        position = start + 1
+    return -1
+
+
+def _token(encoding: Any, start: int, end: int, step: int) -> int | None:
+    """The token of the first character from ``start`` on that has one."""
+    for place in range(start, end, step):
+        if (token := encoding.char_to_token(place)) is not None:
+            return int(token)
+    return None

@@ -1,0 +1,205 @@
+"""Training data of any layout as examples; what cannot be read is counted and said.
+
+    messages                          a conversation of {role, content, tool_calls}
+    prompt, completion                strings, or messages
+    prompt, chosen, rejected          strings, or messages; without a prompt each side is a whole conversation
+    prompt                            of RL: nothing to learn from but the reward
+    conversations                     ShareGPT: {from, value}
+    instruction, input, output        Alpaca
+    text                              learned as it is
+
+Strings become a user's and an assistant's turn, native HH-RLHF dialogues their turns. ``tools`` (a list, or
+JSON) and ``system`` (a string) may stand beside each layout but ``text``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from holdtrue.data import files
+from holdtrue.data.fields import BadRow, dialogue, is_dialogue, show
+from holdtrue.doctor.subject import Example, Turn
+from holdtrue.errors import DataError
+
+_SPEAKERS = {
+    "human": "user",
+    "gpt": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
+    "function_response": "tool",
+}
+"""ShareGPT's names of the roles, where they differ from those of chat templates."""
+_ANSWERS = ("completion", "response", "output")
+
+
+@dataclass
+class ExampleReport:
+    """Rows read, by layout, and what was wrong with the others: reason -> count, and places."""
+
+    layouts: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def unread(self) -> int:
+        return sum(self.faults.values())
+
+    def note(self, fault: BadRow, at: str) -> None:
+        """Count a row that could not be read; its reason keeps the first three places."""
+        self.faults[fault.reason] += 1
+        kept = self.places.setdefault(fault.reason, [])
+        if len(kept) < 3:
+            kept.append(f"{at} ({fault.detail})" if fault.detail else at)
+
+
+def read_examples(paths: Sequence[str]) -> tuple[list[Example], ExampleReport]:
+    """Every example of the files (or folders of files), in order.
+
+    Raises:
+        DataError: a file is not there, or none of the rows can be read.
+    """
+    found: list[Example] = []
+    report = ExampleReport()
+    for resource in files.resources(paths):
+        for row in files.rows(resource, hashlib.sha256()):
+            at = f"{resource}:{row.line}"
+            try:
+                if row.value is None:
+                    raise row.fault or BadRow("empty row")
+                layout, example = example_of(row.value, at)
+            except BadRow as fault:
+                report.note(fault, at)
+            else:
+                report.layouts[layout] += 1
+                found.append(example)
+    if not found:
+        reason, count = (report.faults.most_common(1) or [("no rows", 0)])[0]
+        place = f", first at {report.places[reason][0]}" if count else ""
+        raise DataError(
+            f"no example can be read from {', '.join(map(str, paths))}: {reason} ({count} rows{place})"
+        )
+    return found, report
+
+
+def example_of(row: Mapping[str, Any], at: str) -> tuple[str, Example]:
+    """Name of the layout, and the example; raises BadRow for a row of no layout, or a broken one."""
+    tools = _tools(row.get("tools"))
+    before = _system(row)
+    if row.get("messages") is not None:
+        return "messages", Example(before + _turns(row["messages"], "messages"), at, tools=tools)
+    if row.get("conversations") is not None:
+        return "sharegpt", Example(before + _spoken(row["conversations"]), at, tools=tools)
+    if row.get("chosen") is not None and row.get("rejected") is not None:
+        chosen, rejected = _pair(row)
+        return "pair", Example(before + chosen, at, rejected, tools)
+    answer = next((name for name in _ANSWERS if row.get(name) is not None), None)
+    if row.get("instruction") is not None and answer:
+        asked = [_text(row, name) for name in ("instruction", "input") if row.get(name)]
+        talk = (_turn("user", "\n\n".join(asked)), _turn("assistant", _text(row, answer)))
+        return "alpaca", Example(before + talk, at, tools=tools)
+    if row.get("prompt") is not None:
+        prompt = _prompt(row["prompt"])
+        turns = _answer(row[answer], answer) if answer else ()
+        return ("prompt and completion" if answer else "prompt"), Example(
+            before + prompt + turns, at, tools=tools
+        )
+    if row.get("text") is not None:
+        return "text", Example((), at, text=_text(row, "text"))
+    raise BadRow("unknown layout", f"columns {show(sorted(map(str, row)))}")
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
+    """The whole chosen conversation, and the turns that stand in the target's place when rejected."""
+    chosen, rejected = _answer(row["chosen"], "chosen"), _answer(row["rejected"], "rejected")
+    if row.get("prompt") is not None:
+        prompt = _prompt(row["prompt"])
+        if chosen[: len(prompt)] == prompt and len(chosen) > len(prompt):  # the sides repeat the prompt
+            return chosen, rejected[len(prompt) :]
+        return prompt + chosen, rejected
+    shared = 0
+    while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+        shared += 1
+    return chosen, rejected[shared:]
+
+
+def _prompt(value: Any) -> tuple[Turn, ...]:
+    if is_dialogue(value):
+        turns = _dialogue(value, "prompt")
+        return turns[:-1] if turns[-1]["role"] == "assistant" and not turns[-1]["content"] else turns
+    return (_turn("user", value),) if isinstance(value, str) else _turns(value, "prompt")
+
+
+def _answer(value: Any, column: str) -> tuple[Turn, ...]:
+    if is_dialogue(value):
+        return _dialogue(value, column)
+    return (_turn("assistant", value),) if isinstance(value, str) else _turns(value, column)
+
+
+def _dialogue(value: str, column: str) -> tuple[Turn, ...]:
+    return tuple(_turn(turn.role, turn.content) for turn in dialogue(value, column))
+
+
+def _system(row: Mapping[str, Any]) -> tuple[Turn, ...]:
+    return (_turn("system", row["system"]),) if isinstance(row.get("system"), str) and row["system"] else ()
+
+
+def _turn(role: str, content: str) -> Turn:
+    return {"role": role, "content": content}
+
+
+def _turns(value: Any, column: str) -> tuple[Turn, ...]:
+    """Messages, kept whole (``tool_calls`` and other keys too)."""
+    turns = [value] if isinstance(value, Mapping) else value
+    if not isinstance(turns, list) or not turns:
+        raise BadRow("wrong type", f"{column} is {show(value)}, expected text or messages")
+    for turn in turns:
+        content = turn.get("content") if isinstance(turn, Mapping) else 0
+        if (
+            not isinstance(content, str | list | None)
+            or not isinstance(turn.get("role"), str)
+            or not turn["role"]
+        ):
+            raise BadRow(
+                "broken message", f"a message in {column} needs a role and content, got {show(turn)}"
+            )
+    # Parquet gives each turn the keys of all.
+    return tuple(
+        {key: part for key, part in turn.items() if part is not None or key == "content"} for turn in turns
+    )
+
+
+def _spoken(value: Any) -> tuple[Turn, ...]:
+    if not isinstance(value, list) or not value:
+        raise BadRow("wrong type", f"conversations is {show(value)}, expected a list of turns")
+    if all(isinstance(turn, Mapping) and "role" in turn for turn in value):
+        return _turns(value, "conversations")
+    for turn in value:
+        if not isinstance(turn, Mapping) or not all(
+            isinstance(turn.get(key), str) for key in ("from", "value")
+        ):
+            raise BadRow("broken message", f"a turn needs text in from and value, got {show(turn)}")
+    return tuple(_turn(_SPEAKERS.get(turn["from"], turn["from"]), turn["value"]) for turn in value)
+
+
+def _tools(value: Any) -> Sequence[Any] | None:
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadRow("broken tools", f"tools is no JSON: {show(value)}") from None
+    if value is not None and not isinstance(value, str | list):
+        raise BadRow("broken tools", f"tools is {show(value)}, expected a list of functions")
+    return value if isinstance(value, list) and value else None
+
+
+def _text(row: Mapping[str, Any], column: str) -> str:
+    if not isinstance(row[column], str):
+        raise BadRow("wrong type", f"{column} is {show(row[column])}, expected text")
+    return str(row[column])

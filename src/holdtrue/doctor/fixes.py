@@ -1,0 +1,191 @@
+"""Fixes: what the static checks found, mended in a copy of the model folder.
+
+A finding carries its fix in ``values["fix"]``: keys of a JSON file of the folder, an edit of the chat
+template, rows of the weights, or settings of the training run. Nothing of the folder itself is changed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from holdtrue.doctor.findings import Diagnosis, Finding
+from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.weights import Tensor, Weights
+from holdtrue.errors import DataError
+
+JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "adapter_config.json")
+TEMPLATE = "chat_template.jinja"
+MASKS, SETTINGS = "masks.json", "settings_changes.json"
+"""Files that are written beside the model: what to give to an engine, and to a trainer."""
+
+
+@dataclass
+class Plan:
+    """What would be written.
+
+    Attributes:
+        files: name -> new text, of the files that change.
+        mean_rows: ids whose embedding and head rows are drawn anew, as the trained rows are distributed.
+        done: finding id -> what is done about it.
+        by_hand: finding id -> what a person has to do.
+        removed: files that the copy leaves out.
+    """
+
+    files: dict[str, str] = field(default_factory=dict)
+    mean_rows: list[int] = field(default_factory=list)
+    done: dict[str, str] = field(default_factory=dict)
+    by_hand: dict[str, str] = field(default_factory=dict)
+
+    def diff(self, folder: Path) -> Iterator[str]:
+        """A unified diff of every file that changes, line by line."""
+        for name, text in sorted(self.files.items()):
+            old = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else ""
+            lines = difflib.unified_diff(
+                old.splitlines(), text.splitlines(), f"a/{name}", f"b/{name}", lineterm="", n=1
+            )
+            yield from lines
+
+
+def plan(subject: Subject, diagnosis: Diagnosis) -> Plan:
+    """Gather the fixes of all warnings and failures; the worst first, so that they win where two disagree."""
+    result = Plan()
+    changes: dict[str, dict[str, Any]] = {}
+    settings: dict[str, Any] = {}
+    template = ""
+    for finding in diagnosis.findings:
+        fix = finding.values.get("fix")
+        if finding.severity == "ok":
+            continue
+        if not isinstance(fix, Mapping):
+            result.by_hand[finding.id] = finding.fix
+        for kind, value in (fix or {}).items():
+            if kind in JSON_FILES and isinstance(value, Mapping):
+                changes[kind] = {**value, **changes.get(kind, {})}
+                result.done[finding.id] = f"{kind}: {', '.join(value)}"
+            elif kind == "settings" and isinstance(value, Mapping):
+                settings = {**value, **settings}
+                result.done[finding.id] = f"{SETTINGS}: {', '.join(value)}"
+            elif kind == "chat_template" and isinstance(value, Mapping):
+                template = template or subject.template.source
+                template = f"{value.get('prepend', '')}{template}{value.get('append', '')}"
+                result.done[finding.id] = f"{TEMPLATE}: {', '.join(value)}"
+            elif kind == "mean_rows":
+                result.mean_rows = sorted({*result.mean_rows, *map(int, value)})
+                result.done[finding.id] = (
+                    f"{len(value)} rows of the weights are drawn as the trained ones are"
+                )
+            else:
+                result.by_hand[finding.id] = finding.fix
+    result.files |= dict(_edited(subject.folder, changes))
+    if changes.get("tokenizer_config.json", {}).get("add_bos_token") is False:
+        result.files |= _without_bos(subject)
+    if template:
+        result.files[TEMPLATE] = template
+    if settings:
+        result.files[SETTINGS] = _json(settings)
+    if masks := _masks(diagnosis.findings):
+        result.files[MASKS] = _json(masks)
+        result.done.setdefault("T04", f"{MASKS}: the phantom ids, for each engine")
+        result.by_hand.pop("T04", None)
+    return result
+
+
+def write(subject: Subject, found: Plan, output: Path) -> None:
+    """Write the corrected copy; weights that do not change are linked where the disk allows it, else copied.
+
+    Raises:
+        DataError: the output exists, or lies in the folder.
+    """
+    folder = subject.folder
+    if output.exists():
+        raise DataError(f"{output} exists; a corrected copy is written to a new folder")
+    if output.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{output} lies in {folder}, which is copied; give another folder")
+    weights = Weights.of(folder) if found.mean_rows else None
+    changed = {one.file.name for one in _matrices(weights)} if weights else set()
+    output.mkdir(parents=True)
+    for source in sorted(folder.rglob("*")):
+        target = output / source.relative_to(folder)
+        if source.is_dir():
+            target.mkdir(exist_ok=True)
+        elif source.suffix == ".safetensors" and source.name not in changed:
+            _link(source, target)
+        else:
+            shutil.copyfile(source, target)
+    for name, text in found.files.items():
+        (output / name).write_text(text, encoding="utf-8")
+    copied = Weights.of(output) if found.mean_rows else None
+    for matrix in _matrices(copied):
+        _initialise(matrix, found.mean_rows)
+
+
+def _edited(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for name, values in changes.items():
+        path = folder / name
+        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        new = {**old, **values}
+        yield name, _json({key: value for key, value in new.items() if value is not None})
+
+
+def _without_bos(subject: Subject) -> dict[str, str]:
+    """tokenizer.json whose post-processor no longer puts BOS first: the config's key does not change that."""
+    path = subject.folder / "tokenizer.json"
+    if not path.is_file():
+        return {}
+    value = json.loads(path.read_text(encoding="utf-8"))
+    bos = subject.tokenizer.bos_token
+    processors = [value.get("post_processor") or {}]
+    processors += processors[0].get("processors", [])
+    for one in processors:
+        for part in ("single", "pair"):
+            if isinstance(one.get(part), list):
+                one[part] = [item for item in one[part] if item.get("SpecialToken", {}).get("id") != bos]
+    return {"tokenizer.json": _json(value)}
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def _masks(findings: Sequence[Finding]) -> Mapping[str, Any]:
+    return next((one.values["masks"] for one in findings if one.id == "T04" and one.values.get("masks")), {})
+
+
+def _matrices(weights: Weights | None) -> list[Tensor]:
+    return [] if weights is None else [one for one in (weights.embedding, weights.head) if one is not None]
+
+
+def _initialise(matrix: Tensor, ids: Iterable[int]) -> None:
+    """Draw rows from a normal distribution with mean and variance of all other rows, each value by itself.
+
+    The mean keeps the softmax as it was (Hewitt, 2021), the variance gives each token a direction of its own:
+    equal rows cannot be told apart. The draw is the same every time.
+    """
+    chosen = np.array([id for id in ids if id < matrix.rows], dtype=np.int64)
+    total, squares, count = np.zeros(matrix.width), np.zeros(matrix.width), 0
+    for first, rows in matrix.chunks():
+        keep = np.ones(len(rows), dtype=bool)
+        keep[chosen[(chosen >= first) & (chosen < first + len(rows))] - first] = False
+        total += rows[keep].sum(axis=0, dtype=np.float64)
+        squares += np.square(rows[keep], dtype=np.float64).sum(axis=0)
+        count += int(keep.sum())
+    mean = total / max(count, 1)
+    spread = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0))
+    draw = np.random.default_rng(0)
+    for id in chosen.tolist():
+        matrix.write(id, (mean + spread * draw.standard_normal(matrix.width)).astype(np.float32))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(source.resolve())
+    except OSError:
+        shutil.copyfile(source, target)

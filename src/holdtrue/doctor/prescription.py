@@ -1,0 +1,109 @@
+"""Prescription: which remedies mend the causes found, the best shown first, and which would do harm here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdtrue import kinds
+from holdtrue.doctor.findings import Finding
+from holdtrue.doctor.remedies import FAMILY, Context, Remedy, Stage
+from holdtrue.doctor.rollouts import DEGENERATE, Examination
+from holdtrue.doctor.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Prescribed:
+    """A remedy, the causes it mends, and why it is refused here (None: it may be used)."""
+
+    remedy: Remedy
+    causes: tuple[str, ...]
+    refused: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        one = self.remedy
+        return {
+            "remedy": one.name(),
+            "where": one.where,
+            "grade": one.grade,
+            "evidence": one.evidence,
+            "source": one.source,
+            "causes": list(self.causes),
+            "refused": self.refused,
+        }
+
+
+def every_remedy() -> list[Remedy]:
+    """One of each, with its defaults."""
+    found = (kinds.load(FAMILY, name)() for name in kinds.names(FAMILY))
+    return [one for one in found if isinstance(one, Remedy)]
+
+
+def prescribe(
+    causes: Iterable[str | Mapping[str, Any]],
+    context: Context,
+    remedies: Sequence[Remedy] | None = None,
+) -> list[Prescribed]:
+    """Remedies for the causes by grade, then by the rank of the first cause they mend; the refused ones last.
+
+    Args:
+        causes: ids, or what :func:`holdtrue.doctor.causes.rank` gives, the best supported first.
+        context: where they would be used.
+        remedies: to choose from; all with their defaults, unless given.
+    """
+    ranked = [str(one["cause"]) if isinstance(one, Mapping) else one for one in causes]
+    found = []
+    for remedy in every_remedy() if remedies is None else remedies:
+        mended = tuple(cause for cause in ranked if cause in remedy.mends)
+        if mended:
+            found.append(Prescribed(remedy, mended, remedy.refuses(context)))
+    found.sort(
+        key=lambda one: (
+            one.refused is not None,
+            one.remedy.grade,
+            ranked.index(one.causes[0]),
+            one.remedy.name(),
+        )
+    )
+    return found
+
+
+def context_of(
+    examination: Examination,
+    *,
+    stage: Stage = "rl",
+    static: Iterable[Mapping[str, Any]] = (),
+    reference: str | None = None,
+    targets: bool | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> Context:
+    """What an examination of rollouts says of the place where remedies would be used.
+
+    Args:
+        examination: of the rollouts.
+        stage: what is done with the model.
+        static: findings of ``doctor check --json`` and ``doctor reward --json``.
+        reference: policy of the rollouts that is the reference; without it nothing is known of its habits.
+        targets: whether the training rows hold answers.
+        vocabulary: of the model.
+    """
+    cut = _signal(examination.signals, "TRUNCATION")
+    bad = {str(one["id"]) for one in static if one.get("severity") in ("warn", "fail")}
+    bad |= {one.id for one in examination.signals if one.severity != "ok"}
+    bad |= {flag.detector for row in examination.rows for flag in row.flags}
+    rates = examination.rates.get(DEGENERATE, {}).get("by_policy", {})
+    return Context(
+        stage=stage,
+        findings=frozenset(bad),
+        targets=targets,
+        truncated=cut["rate"] if cut else None,
+        looping=cut["loops"] / cut["cut"] if cut and cut["cut"] else None,
+        reference=rates[reference]["rate"] if reference in rates else None,
+        vocabulary=vocabulary,
+    )
+
+
+def _signal(signals: Iterable[Finding], id: str) -> Mapping[str, Any] | None:
+    return next((one.values for one in signals if one.id == id), None)

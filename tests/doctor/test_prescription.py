@@ -1,0 +1,98 @@
+"""Which remedies are prescribed, in which order, and which are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdtrue.cli.list import kind_rows
+from holdtrue.doctor.causes import CAUSES, rank
+from holdtrue.doctor.prescription import context_of, every_remedy, prescribe
+from holdtrue.doctor.remedies import FAMILY, GRADES, Context, Remedy
+from holdtrue.doctor.rollouts import examine
+from holdtrue.doctor.vocabulary import Vocabulary
+from holdtrue.records import Rollout
+
+PAGE = Path(__file__).parents[2] / "docs" / "remedies.md"
+KNOWN = {cause.id for cause in CAUSES}
+VOCABULARY = Vocabulary(10, {8: "<|im_start|>", 9: "<|im_end|>"}, frozenset({9}), lambda ids: "")
+
+
+@pytest.mark.parametrize("cause", sorted(KNOWN))
+def test_every_cause_has_a_remedy_that_may_be_used_in_rl(cause: str):
+    found = prescribe([cause], Context(stage="rl", vocabulary=VOCABULARY))
+    assert found and found[0].refused is None
+
+
+@pytest.mark.parametrize("remedy", every_remedy(), ids=lambda one: one.name())
+def test_every_remedy_says_what_it_mends_and_on_what_evidence(remedy: Remedy):
+    assert remedy.mends and remedy.mends <= KNOWN
+    assert remedy.grade in GRADES and remedy.evidence and remedy.source
+    assert "\n" not in remedy.evidence
+
+
+def test_remedies_come_by_grade_then_by_the_rank_of_their_cause():
+    found = prescribe(["limit_too_short", "blind_reward"], Context())
+    names = [one.remedy.name() for one in found if not one.refused]
+    assert names[:2] == ["longer_limit", "veto"]  # both A; the limit is the first cause
+    grades = [one.remedy.grade for one in found if not one.refused]
+    assert grades == sorted(grades)
+
+
+def test_the_refused_are_shown_last_with_their_reason():
+    found = prescribe(["loops_taught_or_unpunished"], Context(stage="rl", reference=0.05))
+    refused = {one.remedy.name(): one.refused for one in found if one.refused}
+    assert set(refused) == {"kl", "distil_reference", "serving_penalty", "dropout", "unlikelihood"}
+    assert all(one.refused for one in found[-len(refused) :])
+    assert found[-1].as_json()["refused"] == found[-1].refused
+
+
+def test_in_serving_only_decoding_is_left():
+    found = prescribe(sorted(KNOWN), Context(stage="serving", vocabulary=VOCABULARY))
+    used = {one.remedy.name() for one in found if not one.refused}
+    assert used == {"all_ends", "ban_control", "early_abort", "serving_penalty"}
+
+
+def test_a_remedy_for_two_causes_is_prescribed_once():
+    found = prescribe(["blind_reward", "control_tokens_can_be_sampled"], Context())
+    (veto,) = [one for one in found if one.remedy.name() == "veto"]
+    assert veto.causes == ("blind_reward", "control_tokens_can_be_sampled")
+
+
+def test_the_context_is_read_from_the_rollouts():
+    good = "The lake lies between two hills, and in spring the meadows around it are yellow."
+    loop = "again and again " * 60
+    rollouts = [
+        Rollout(f"q{i}", text, finish=finish, policy=policy)
+        for i, (text, finish, policy) in enumerate(
+            [
+                (good, "stop", "reference"),
+                (loop, "length", "reference"),
+                (loop, "length", "current"),
+                (good, "stop", "current"),
+                (loop, "length", "current"),
+                (good, "length", "current"),
+            ]
+        )
+    ]
+    examination = examine(rollouts)
+    context = context_of(
+        examination, reference="reference", static=[{"id": "D02", "severity": "warn"}, {"id": "T01"}]
+    )
+    assert context.reference == 0.5
+    assert context.truncated == pytest.approx(4 / 6) and context.looping == pytest.approx(3 / 4)
+    assert {"D02", "tail_cycle", "TRUNCATION"} <= context.findings and "T01" not in context.findings
+    refused = {one.remedy.name() for one in prescribe(rank(examination), context) if one.refused}
+    assert "kl" in refused and "serving_penalty" in refused
+
+
+def test_the_page_of_remedies_says_what_the_classes_say():
+    text = PAGE.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| [")]
+    expected = [
+        f"| [{row['kind']}](reference/remedies.md#{row['kind']}) | {row['where']} | {row['grade']} | "
+        f"{row['refused'] or 'never'} |"
+        for row in sorted(kind_rows(FAMILY), key=lambda row: (row["grade"], row["where"], row["kind"]))
+    ]
+    assert rows == expected
