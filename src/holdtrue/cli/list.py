@@ -20,6 +20,7 @@ from holdtrue.errors import SettingsError, unknown
 FAMILIES = {
     "kinds": "holdtrue.reward.kinds",
     "losses": "holdtrue.losses",
+    "algorithms": "holdtrue.policy.algorithms",
     "formats": "holdtrue.data.formats",
     "transforms": "holdtrue.data.transforms",
     "benchmarks": "holdtrue.evaluation.benchmarks",
@@ -34,8 +35,9 @@ def command(
 ) -> Result:
     """List what there is to choose from, each with its defaults and meaning.
 
-    The families are kinds (of reward models), losses, formats and transforms (of data), benchmarks, and of
-    the doctor detectors (of faults in rollouts) and remedies, with the evidence for each.
+    The families are kinds (of reward models), losses, algorithms (of policy optimisation), formats and
+    transforms (of data), benchmarks, and of the doctor detectors (of faults in rollouts) and remedies, with
+    the evidence for each.
     Ensembles, averaged weights and implicit (DPO) rewards are made of models by "holdtrue combine".
     Without an argument the names in all of them are listed.
     """
@@ -69,6 +71,7 @@ def kind_rows(package: str) -> list[dict[str, Any]]:
     ``coupled``, and the ``kinds`` of models it trains; a kind of model what it ``gives``, and its ``losses``.
     A remedy says ``where`` it helps, its ``grade``, ``evidence`` and ``source``, what it ``mends``, and when
     it is ``refused``; a detector what the fault leads to (``leads_to``), its ``fix`` and ``source``.
+    An algorithm says the ``inputs`` it reads besides rewards and log-probs.
     """
     return [
         {"kind": name, "summary": paragraph(cls.__doc__)}
@@ -82,6 +85,7 @@ def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
     from holdtrue.doctor.detectors import Detector
     from holdtrue.doctor.remedies import Remedy
     from holdtrue.losses import Loss, kinds_of, losses_of
+    from holdtrue.policy.algorithms import Algorithm
     from holdtrue.reward.kinds import RewardKind
 
     if issubclass(cls, Loss):
@@ -94,6 +98,8 @@ def _relations(cls: type[kinds.Kind]) -> dict[str, Any]:
         return shown | {"mends": sorted(cls.mends), "refused": cls.harms}
     if issubclass(cls, Detector):
         return {"leads_to": cls.why, "fix": cls.fix, "source": cls.source}
+    if issubclass(cls, Algorithm):
+        return {"inputs": sorted(cls().needs)}
     return {}
 
 
@@ -110,6 +116,8 @@ def facts(row: dict[str, Any]) -> list[str]:
         return [said, f"For {', '.join(row['mends'])}.{refused}"]
     if "leads_to" in row:
         return [row["leads_to"], *([f"Seen in {row['source']}."] if row["source"] else []), row["fix"]]
+    if "inputs" in row:
+        return [f"Reads rewards and {', '.join(['logprobs', *row['inputs']])}."]
     return [f"Trained by {', '.join(row['losses'])}."] if "losses" in row else []
 
 
