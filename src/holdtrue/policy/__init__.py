@@ -1,0 +1,1 @@
+"""Policies: generating with a guard against loops and tokens no answer may hold."""
