@@ -1,4 +1,4 @@
-"""A small support desk: a random tiny decoder, pairs with noise, and answers of a "policy" to other prompts."""
+"""A small support desk: a random tiny decoder, noisy pairs, and answers of a "policy" to other prompts."""
 
 from __future__ import annotations
 
@@ -10,32 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from holdtrue.records import Answer, Comparison, Group, Message
 from holdtrue.refresh.context import RefreshContext
 from holdtrue.refresh.labels import by_reward
 from holdtrue.reward import store
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.settings import ModelSettings, Settings, build
 from holdtrue.worlds import lexicon
-from holdtrue.worlds.support import SupportWorld, true_reward
+from holdtrue.worlds.support import true_reward
+from refreshing import DESK, pairs
 
-WORLD = SupportWorld()
 K = 3
-
-
-def turn(role: str, text: str) -> tuple[Message, ...]:
-    return (Message(role, text),)
-
-
-def pairs(count: int, seed: int = 0) -> list[Group]:
-    return [
-        Group(
-            turn("user", one.prompt),
-            (Answer(turn("assistant", one.chosen)), Answer(turn("assistant", one.rejected))),
-            (Comparison(0, 1),),
-        )
-        for one in WORLD.preferences(count, Random(seed))
-    ]
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +62,7 @@ def make(desk: Path, settings: Settings, tmp_path: Path) -> Callable[..., Refres
 
     def made(**values: Any) -> RefreshContext:
         rng = np.random.default_rng(0)
-        shifted = WORLD.groups(8, K, Random(7))
+        shifted = DESK.groups(8, K, Random(7))
         known = pairs(32)
         whole: dict[str, Any] = {
             "settings": settings,

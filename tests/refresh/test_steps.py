@@ -5,7 +5,6 @@ The derivatives are checked on a tiny model in float64, the rest on a decoder.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.func import functional_call
 
+import refreshing
 from holdtrue.losses import Loss
 from holdtrue.losses.bradley_terry import BradleyTerry
 from holdtrue.records import Comparison
@@ -35,14 +35,16 @@ from holdtrue.tokens.batches import pad
 from holdtrue.tokens.tree import Tree, grow
 from holdtrue.training import loop
 from holdtrue.training.distributed import World
+from holdtrue.training.preparation import prepare
 from holdtrue.training.step import Sums, plain
+from refreshing import METHODS, refresh_in
 
 Make = Callable[..., RefreshContext]
 ROOMY, NARROW = (TrainingSettings(max_tokens_per_pass=n) for n in (10_000, 1))
 
 
 class Tiny(nn.Module):
-    """Reward w·tanh(mean embedding): smooth, in float64, with the interface that the loop packs batches by."""
+    """Reward w·tanh(mean embedding): smooth, in float64, and what the loop packs batches by."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
@@ -70,7 +72,7 @@ class Tiny(nn.Module):
         return pad(trees, 0)
 
     def forward(self, batch: Batch) -> RewardOutput:
-        mask = batch.attention_mask.double()[..., None]
+        mask = batch.attention_mask.to(self.score.weight.dtype)[..., None]
         mean = (self.embedding(batch.input_ids) * mask).sum(1) / mask.sum(1)
         return RewardOutput(rewards=self.score(self.dropout(torch.tanh(self.middle(mean))))[:, 0])
 
@@ -286,8 +288,6 @@ def test_only_weights_in_scope_are_moved_and_all_are_trained(make: Make, desk: P
 
     encoder = loaded.encoder()
     meta, _ = plant(context.shifted, encoder, 3)
-    from holdtrue.training.preparation import prepare
-
     pairs = prepare(list(context.pairs), encoder, 8, "train").trees
     step = Lookahead(look, Samples(meta, 4, ROOMY, 0, World()), 0.1, scope=scope)
     step(model, BradleyTerry(), loop.batches(model, pairs, ROOMY))
@@ -333,54 +333,16 @@ def test_every_prompt_is_drawn_once_a_pass_and_a_resumed_run_draws_on() -> None:
 
 # --- several processes -----------------------------------------------------------------------------
 
-TWO = """
-import sys
-from pathlib import Path
-from conftest_two import refresh_in
-from holdtrue.training.distributed import join
-with join(2, "data") as world:
-    refresh_in(Path(sys.argv[1]), Path(sys.argv[2]), world)
-"""
-
-
-def refresh_in(desk: Path, folder: Path, world: World | None) -> None:
-    """Both gradient steps over two passes a step, in this process's world."""
-    from random import Random
-
-    from conftest import WORLD, pairs
-    from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.settings import build
-
-    training = {"max_steps": 4, "bf16": False, "train_batch_size": 8, "max_tokens_per_pass": 200}
-    for name, method in {
-        "metarm": {"kind": "metarm", "order": "second", "prompts": 3},
-        "joint": {"kind": "joint", "prompts": 3},
-    }.items():
-        context = RefreshContext(
-            settings=build({"model": {"path": str(desk)}, "training": training}),
-            current=RewardScorer(store.load(ModelSettings(path=str(desk)), seed=5)),
-            pairs=pairs(20),
-            folder=folder / name,
-            shifted=WORLD.groups(6, 3, Random(7)),
-            world=world,
-        )
-        named(method)(context)
-
 
 def test_two_processes_give_the_model_of_one(desk: Path, tmp_path: Path) -> None:
-    script = tmp_path / "two.py"
-    here = Path(__file__).parent
-    script.write_text(
-        f"import sys; sys.path[:0] = [{json.dumps(str(here))}]\n"
-        + TWO.replace("from conftest_two import", "from test_steps import")
-    )
-    refresh_in(desk, tmp_path / "one", None)
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    refresh_in(None, desk, tmp_path / "one")
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    line += [refreshing.__file__, str(desk)]
     done = subprocess.run(
-        [*line, str(desk), str(tmp_path / "two")], capture_output=True, text=True, timeout=240, check=False
+        [*line, str(tmp_path / "two")], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    for name in ("metarm", "joint"):
+    for name in (str(method["kind"]) for method in METHODS):
         one, two = (
             load_file(tmp_path / who / name / "model" / "model.safetensors") for who in ("one", "two")
         )

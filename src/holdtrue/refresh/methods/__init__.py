@@ -1,7 +1,7 @@
 """Refresh methods: one module per way to bring a reward model up to date between rounds.
 
 A method is a :class:`Refresh`: it takes a :class:`~holdtrue.refresh.context.RefreshContext` and gives a
-scorer and a :class:`~holdtrue.refresh.context.RefreshReport`. The scorer is also saved, in ``<folder>/model``.
+scorer and a :class:`~holdtrue.refresh.context.RefreshReport`. It is saved in ``<folder>/model`` as well.
 Only fresh labels say what raters think of the new answers; all others bet on a structure. ``retrain`` is the
 control that any other must beat.
 """
