@@ -89,3 +89,12 @@ def test_head_to_head_trains_both_systems_on_the_same_pairs(case: str, tmp_path:
     else:
         assert ours["tokens"] >= found["full_tokens"]
     assert theirs["tokens"] >= found["full_tokens"]
+
+
+def test_refresh_measures_every_step_against_the_vanilla_one(tmp_path: Path) -> None:
+    hh, _ = measured("refresh", tmp_path)
+
+    assert hh["systems"]["vanilla"]["ratio"] == 1.0
+    assert hh["meta_tokens"] < hh["tokens"]  # half as many sequences, prompts shared by four
+    ratios = {name: system["ratio"] for name, system in hh["systems"].items()}
+    assert ratios["metarm, head only"] < ratios["metarm, second order"]

@@ -62,11 +62,23 @@ def test_few_reference_states_are_shrunk_to_something_invertible() -> None:
 
 
 def test_shrinkage_by_hand() -> None:
-    # rows ±(1, 0): S = diag(1, 0), m = 1/2, ‖S - mI‖² = 1/2; Σ‖x‖⁴/n - ‖S‖² = 0: nothing is shrunk
-    assert telemetry.shrunk_covariance(A([[1.0, 0.0], [-1.0, 0.0]]))[1].tolist() == [[1, 0], [0, 0]]
+    # rows ±(1, 0): S = diag(1, 0), m = 1/2, ‖S - mI‖² = 1/2; Σ‖x‖⁴/n - ‖S‖² = 0: the least, 1e-6
+    found = telemetry.shrunk_covariance(A([[1.0, 0.0], [-1.0, 0.0]]))[1]
+    np.testing.assert_allclose(found, [[1 - 5e-7, 0], [0, 5e-7]])
     # (1,0), (-1,0), (0,1), (0,-1): S = I/2 is already round: all of it
     rows = A([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     np.testing.assert_allclose(telemetry.shrunk_covariance(rows)[1], np.eye(2) / 2)
+
+
+def test_unmoved_states_are_as_far_as_the_references_own_even_if_these_are_few() -> None:
+    rng = np.random.default_rng(2)
+    drawn = [rng.normal(size=(10, 16)) for _ in range(2)]
+    rewards = [A([0.0, 1.0])]
+    same = telemetry.measure(rewards, states=([drawn[0]], [drawn[1]]))
+    moved = telemetry.measure(rewards, states=([drawn[0] + 3.0], [drawn[1]]))
+    assert same.mahalanobis == pytest.approx(same.reference_mahalanobis, rel=0.2)
+    assert moved.mahalanobis > 1.5 * moved.reference_mahalanobis
+    assert telemetry.measure(rewards, states=([drawn[0]], [drawn[1][:3]])).mahalanobis is None
 
 
 def test_pair_accuracy_leaves_out_ties_and_counts_equal_rewards_half() -> None:

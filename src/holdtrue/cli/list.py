@@ -22,6 +22,7 @@ FAMILIES = {
     "losses": "holdtrue.losses",
     "formats": "holdtrue.data.formats",
     "transforms": "holdtrue.data.transforms",
+    "refreshes": "holdtrue.refresh.methods",
     "benchmarks": "holdtrue.evaluation.benchmarks",
 }
 SETTINGS = "settings"
@@ -32,7 +33,8 @@ def command(
 ) -> Result:
     """List what there is to choose from, each with its defaults and meaning.
 
-    The families are kinds (of reward models), losses, formats and transforms (of data) and benchmarks.
+    The families are kinds (of reward models), losses, formats and transforms (of data), refreshes (of a
+    reward model whose policy has moved) and benchmarks.
     Ensembles, averaged weights and implicit (DPO) rewards are made of models by "holdtrue combine".
     Without an argument the names in all of them are listed.
     """

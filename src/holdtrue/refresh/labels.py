@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from random import Random
+from typing import Any
 
 from holdtrue.errors import DataError
 from holdtrue.records import Comparison, Group, flatten
 from holdtrue.refresh.context import Labeller
+from holdtrue.rundir import append_jsonl, disk_errors, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,20 @@ def ask(labeller: Labeller, groups: Sequence[Group], pairs: Sequence[Pair]) -> l
     ]
     asked = [replace(group, comparisons=()) for group in asked]
     said = list(labeller(asked))
-    if len(said) != len(asked):
-        raise DataError(f"the labeller gave {len(said)} labels for {len(asked)} pairs")
+    check(said, len(asked))
+    return [
+        None if c is None else replace(group, comparisons=(c,)) for group, c in zip(asked, said, strict=True)
+    ]
+
+
+def check(said: Sequence[Comparison | None], asked: int) -> None:
+    """Refuse what no labeller may say.
+
+    Raises:
+        DataError: not a comparison of both answers, or None, for each pair.
+    """
+    if len(said) != asked:
+        raise DataError(f"the labeller gave {len(said)} labels for {asked} pairs")
     for comparison in said:
         if comparison is None:
             continue
@@ -61,9 +76,33 @@ def ask(labeller: Labeller, groups: Sequence[Group], pairs: Sequence[Pair]) -> l
             raise DataError(f"a label compares answers 0 and 1 of its group, got {comparison!r}")
         if not 0 <= comparison.label <= 1:
             raise DataError(f"a label is a probability, got {comparison.label}")
-    return [
-        None if c is None else replace(group, comparisons=(c,)) for group, c in zip(asked, said, strict=True)
-    ]
+
+
+def remembered(labeller: Labeller, file: Path) -> Labeller:
+    """The labeller, asked for each pair once: what it said is kept in a JSONL file and read from there.
+
+    So labels that were paid for outlive an interruption.
+    """
+    known = {_key(row): row["comparison"] for row in (read_jsonl(file) if file.exists() else ())}
+
+    def label(asked: Sequence[Group]) -> list[Comparison | None]:
+        rows = [{"prompt": g.prompt_key, "answers": [answer.text for answer in g.answers]} for g in asked]
+        new = [i for i, row in enumerate(rows) if _key(row) not in known]
+        said = list(labeller([asked[i] for i in new])) if new else []
+        check(said, len(new))
+        for i, comparison in zip(new, said, strict=True):
+            known[_key(rows[i])] = None if comparison is None else asdict(comparison)
+        with disk_errors(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            append_jsonl(file, [rows[i] | {"comparison": known[_key(rows[i])]} for i in new])
+        found = [known[_key(row)] for row in rows]
+        return [None if values is None else Comparison(**values) for values in found]
+
+    return label
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return (row["prompt"], *row["answers"])
 
 
 def recorded(groups: Sequence[Group]) -> Labeller:
@@ -107,3 +146,14 @@ def by_reward(reward: Callable[[str, str], float], scale: float = math.inf, seed
         return Comparison(better, 1 - better)
 
     return label
+
+
+def compared(labeller: Labeller, groups: Sequence[Group]) -> list[Group]:
+    """The groups with every comparison of two answers that the labeller gives, in place of their own."""
+    pairs = pairs_of(groups)
+    found: list[list[Comparison]] = [[] for _ in groups]
+    for pair, said in zip(pairs, ask(labeller, groups, pairs), strict=True):
+        if said is not None:
+            places, c = (pair.first, pair.second), said.comparisons[0]
+            found[pair.group].append(replace(c, first=places[c.first], second=places[c.second]))
+    return [replace(group, comparisons=tuple(own)) for group, own in zip(groups, found, strict=True)]

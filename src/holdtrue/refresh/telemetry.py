@@ -4,7 +4,7 @@
     spread            √ mean (r_i - r_j)² over pairs of one prompt      an alarm when it falls, never a score
     J                 :mod:`holdtrue.refresh.difference`
     disagreement      mean over pairs of the std over members of Δr / spread of the member's reference rewards
-    mahalanobis       √((h - μ)ᵀ Σ⁻¹ (h - μ) / D), μ and Σ of the reference's states; about 1 if unmoved
+    mahalanobis       √((h - μ)ᵀ Σ⁻¹ (h - μ) / D), μ and Σ of the reference's states
     proxy gap         mean whitened reward of the proxy less that of a held-out model
     accuracy          of pairs of the policy's answers that are labelled, with Wilson's interval
 
@@ -40,7 +40,8 @@ class Shift:
         spread, relative_spread: reward units, and over that of the reference policy.
         difference: mean J.
         disagreement: reference standard deviations.
-        mahalanobis, reference_mahalanobis: mean distances of the policy's and of the reference's states.
+        mahalanobis, reference_mahalanobis: mean distances of the policy's states and of the reference's own,
+            both to each half of the reference's, its own to the half they are not in.
         proxy_gap: whitened reward units.
         accuracy, low, high, labels: on-policy pair accuracy with its 95 % interval, and of how many labels.
     """
@@ -62,8 +63,11 @@ class Shift:
     labels: int = 0
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
+        """Plain values; a number that is not finite is null."""
+        return {
+            name: value if value is None or np.isfinite(value) else None
+            for name, value in asdict(self).items()
+        }
 
 
 def measure(
@@ -97,9 +101,12 @@ def measure(
     if members is not None:
         found["disagreement"] = disagreement(*members)
     if states is not None:
-        own, others = _rows(states[0]), _rows(states[1])
-        found["mahalanobis"] = float(mahalanobis(own, others).mean())
-        found["reference_mahalanobis"] = float(mahalanobis(others, others).mean())
+        own, halves = _rows(states[0]), [_rows(states[1])[start::2] for start in (0, 1)]
+        if len(own) and min(map(len, halves)) > 1:
+            far = [mahalanobis(own, half).mean() for half in halves]
+            usual_far = [mahalanobis(halves[1 - i], halves[i]).mean() for i in (0, 1)]
+            found["mahalanobis"] = float(np.mean(far))
+            found["reference_mahalanobis"] = float(np.mean(usual_far))
     if held_out is not None:
         if reference is None:
             raise DataError("the gap to a held-out model is measured against rewards of reference answers")
@@ -153,7 +160,8 @@ def disagreement(members: Sequence[Sequence[Floats]], reference: Sequence[Sequen
 def mahalanobis(states: Floats, reference: Floats) -> Floats:
     """(N,) distances √((h - μ)ᵀ Σ⁻¹ (h - μ) / D) of states (N, D) to reference states (M, D), M > 1.
 
-    Σ is the shrinkage estimate of Ledoit and Wolf (2004), which is invertible when M < D as well.
+    Σ is the shrinkage estimate of Ledoit and Wolf (2004). With M near D or below, states of the
+    reference that were not among the M lie far as well: compare with those.
     """
     if len(reference) < 2:
         raise DataError(f"a covariance takes two reference states or more, got {len(reference)}")
@@ -165,7 +173,7 @@ def mahalanobis(states: Floats, reference: Floats) -> Floats:
 
 
 def shrunk_covariance(states: Floats) -> tuple[Floats, Floats]:
-    """Mean and (1 - s) S + s m I, m = tr S / D, with the shrinkage s of Ledoit and Wolf (2004)."""
+    """Mean and (1 - s) S + s m I, m = tr S / D, with the s of Ledoit and Wolf (2004), at least 1e-6."""
     rows = np.asarray(states, dtype=np.float64)
     mean = rows.mean(0)
     rows = rows - mean
@@ -174,7 +182,7 @@ def shrunk_covariance(states: Floats) -> tuple[Floats, Floats]:
     scale = np.trace(sample) / width
     distance = np.square(sample - scale * np.eye(width)).sum()
     error = (np.square(np.square(rows).sum(1)).sum() / count - np.square(sample).sum()) / count
-    share = min(max(error / distance, 0.0), 1.0) if distance > 0 else 1.0
+    share = min(max(error / distance, 1e-6), 1.0) if distance > 0 else 1.0
     return mean, (1 - share) * sample + share * max(scale, 1e-12) * np.eye(width)
 
 

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from holdtrue.errors import DataError
 from holdtrue.intervals import wilson
+from holdtrue.records import Group
 from holdtrue.refresh import labels
 from holdtrue.refresh.context import (
     Floats,
@@ -58,7 +59,6 @@ class FreshLabels(Refresh):
     def refresh(self, context: RefreshContext) -> tuple[StreamingScorer, RefreshReport]:
         from holdtrue.refresh.fitting import fit
 
-        assert context.labeller is not None
         found = rewards(context.current, context.shifted)
         pairs = [
             pair
@@ -69,7 +69,7 @@ class FreshLabels(Refresh):
             raise DataError("the shifted answers hold no two different ones that the model can read")
         gaps = np.array([found[p.group][p.first] - found[p.group][p.second] for p in pairs], dtype=np.float64)
         chosen = spread(self._ranked(context, pairs, gaps), pairs, context.budget)
-        asked = labels.ask(context.labeller, context.shifted, [pairs[i] for i in chosen])
+        asked = self._labelled(context, [pairs[i] for i in chosen])
         fresh = [group for group in asked if group is not None]
         if not fresh:
             raise DataError(f"the labeller gave no label for any of {len(asked)} pairs")
@@ -88,6 +88,16 @@ class FreshLabels(Refresh):
             numbers=numbers | {"accuracy_low": low, "accuracy_high": high},
             counts=named_counts(counts),
         )
+
+    def _labelled(self, context: RefreshContext, pairs: Sequence[Pair]) -> list[Group | None]:
+        """Each pair with its label. They are kept in ``labels.jsonl``, and one process asks for all."""
+        assert context.labeller is not None
+        file, world = context.folder / "labels.jsonl", context.world
+        if world is None or world.main:
+            labels.ask(labels.remembered(context.labeller, file), context.shifted, pairs)
+        if world is not None:
+            world.wait()
+        return labels.ask(labels.remembered(context.labeller, file), context.shifted, pairs)
 
     def _ranked(self, context: RefreshContext, pairs: Sequence[Pair], gaps: Floats) -> Iterable[int]:
         """Pairs in the order they are to be bought; equal ones in random order."""
@@ -181,11 +191,11 @@ def d_optimal(features: Floats, weights: Floats, seen: Floats, count: int) -> li
     return chosen
 
 
-def agreement(gaps: Floats, asked: Sequence[object]) -> tuple[float, float]:
+def agreement(gaps: Floats, asked: Sequence[Group | None]) -> tuple[float, float]:
     """How many labels that are no tie the rewards agree with (equal rewards half), and how many there are."""
     right = decided = 0.0
     for gap, group in zip(gaps.tolist(), asked, strict=True):
-        preferred = None if group is None else group.comparisons[0].preferred  # type: ignore[attr-defined]
+        preferred = None if group is None else group.comparisons[0].preferred
         if preferred is not None:
             ahead = gap if preferred[0] == 0 else -gap
             right += 1.0 if ahead > 0 else 0.5 if ahead == 0 else 0.0
