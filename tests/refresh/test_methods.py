@@ -118,6 +118,12 @@ def test_methods_that_need_new_answers_say_so(make: Make, method: str) -> None:
         ("importance", {"pair_log_ratios": [np.zeros(3)]}, DataError, "one number for each answer"),
         ("importance", {"pair_log_ratios": [np.full(2, np.nan)] * 32}, DataError, "needs finite"),
         ("retrain", {"pairs": ()}, DataError, "the context holds no comparison"),
+        (
+            "retrain",
+            {"settings": build({"training": {"parallel": "fsdp"}})},
+            SettingsError,
+            r"set training\.parallel to data",
+        ),
     ],
 )
 def test_a_context_that_lacks_something_is_refused_in_one_line(

@@ -99,8 +99,7 @@ def fit(
         if world.main:
             _publish(context, setup, run, groups)
         world.wait()
-    loaded = store.load_trained(run.model, device=world.device)
-    return Fitted(_scorer(loaded, context), run.model)
+    return Fitted(scorer_of(store.load_trained(run.model, device=world.device), context), run.model)
 
 
 def seeds(seed: int, count: int) -> list[int]:
@@ -124,17 +123,18 @@ def _open(path: Path, made_of: dict[str, Any], world: World) -> RunDir:
     return run
 
 
-def _scorer(loaded: store.Loaded, context: RefreshContext) -> RewardScorer:
-    training = context.settings.training
-    return RewardScorer(loaded, None, training.tokens_per_pass(loaded.model.device.type, loaded.model.layout))
+def scorer_of(loaded: store.Loaded, context: RefreshContext) -> RewardScorer:
+    """A model that reads texts as in training, and with its token budget."""
+    data, model = context.settings.data, loaded.model
+    budget = context.settings.training.tokens_per_pass(model.device.type, model.layout)
+    return RewardScorer(loaded, loaded.encoder(data.max_length, data.truncation), budget)
 
 
 def _publish(context: RefreshContext, setup: Setup, run: RunDir, groups: Sequence[Group]) -> None:
     """Save the model with the scale of its rewards; its checkpoints are not needed any more."""
     loaded = setup.loaded
     loaded.model.bf16 = False
-    scorer = RewardScorer(loaded, setup.encoder, context.settings.training.tokens_per_pass("cpu"))
-    answered = scorer.score((context.held_out or groups)[:REFERENCE])
+    answered = scorer_of(loaded, context).score((context.held_out or groups)[:REFERENCE])
     card = setup.card(reward=scale_of(answered, "the new model") | {"count": sum(map(len, answered))})
     lora = context.settings.model.lora
     with disk_errors(run.model):

@@ -29,7 +29,6 @@ class WeightAverage(Refresh):
         from holdtrue.refresh import fitting
         from holdtrue.reward import store
         from holdtrue.reward.ensemble import scale_of
-        from holdtrue.reward.scorer import RewardScorer
         from holdtrue.reward.weight_average import average
 
         orders = fitting.seeds(context.seed, self.members)
@@ -41,7 +40,7 @@ class WeightAverage(Refresh):
             for number, (seed, rate) in enumerate(zip(orders, rates, strict=True), start=1)
         ]
         made = average(folders)
-        scorer = RewardScorer(made.loaded)
+        scorer = fitting.scorer_of(made.loaded, context)
         rewards = scorer.score((context.held_out or context.pairs)[: fitting.REFERENCE])
         made.card.reward = scale_of(rewards, "the mean of the weights")
         folder = context.folder / "model"
