@@ -286,26 +286,11 @@ def _measured_before(run: RunDir, model_hash: str) -> dict[str, Any]:
 
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     """What the saved model's card says."""
-    from holdtrue.reward.card import READS, RewardCard, read_token
-    from holdtrue.reward.kinds import ComparingKind
-    from holdtrue.training.preparation import length_quantiles
-
-    data, reward = setup.settings.data, result["reward"]
-    pool = setup.loaded.model.pool
+    reward = result["reward"]
     fitted = setup.held_out and result["temperature"] and not result["temperature_bounded"]
-    last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
-    compares = isinstance(setup.loaded.model.kind, ComparingKind)
-    read = {"policy": READS[pool]}
-    return RewardCard(
-        base_model=setup.loaded.base,
-        pooled={} if compares else read if pool != "last" else read_token(last, setup.loaded.tokenizer),
-        plain_text=data.plain_text,
-        max_length=setup.encoder.max_length,
-        truncation=data.truncation,
-        loss=setup.settings.dump()["loss"],
+    return setup.card(
         calibration={"temperature": result["temperature"]} if fitted else {},
         reward={"mean": reward["mean"], "std": reward["std"], "count": result["answers"]},
-        lengths=length_quantiles(setup.train.lengths),
         data={file["path"]: file["sha256"] for file in setup.counts["train"]["files"]},
     )
 

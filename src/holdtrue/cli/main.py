@@ -33,6 +33,7 @@ VERBS = {
     "score": "Give each answer of a data set its reward.",
     "evaluate": "Measure accuracy and calibration on preference pairs.",
     "compare": "Compare models on the same held-out preference pairs.",
+    "shift": "Measure how far policies have moved from what a reward model knows.",
     "rank": "Rank policies by the rewards of their answers.",
     "verify": "Prove that a model's rewards can be trusted.",
     "doctor": "Say why a policy repeats itself, and mend it.",

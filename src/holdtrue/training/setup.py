@@ -17,6 +17,7 @@ from holdtrue.errors import DataError, SettingsError
 from holdtrue.losses import require_compatible
 from holdtrue.records import Group
 from holdtrue.reward import store
+from holdtrue.reward.card import READS, RewardCard, read_token
 from holdtrue.reward.causal import keep_language_head
 from holdtrue.reward.kinds import ComparingKind
 from holdtrue.reward.kinds.aspects import Aspects
@@ -25,7 +26,7 @@ from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import PAIRS, Lesson
 from holdtrue.training.lessons import require_lessons
-from holdtrue.training.preparation import Prepared, prepare
+from holdtrue.training.preparation import Prepared, length_quantiles, prepare
 from holdtrue.training.ridge import require_learnable
 
 _NOTHING_FOR_THE_GATE = "a gate is trained on comparisons, and no usable one is among the training rows"
@@ -82,13 +83,36 @@ class Setup:
             "learning_rate": self.learning_rate,
         }
 
+    def card(self, **measured: Any) -> RewardCard:
+        """The reward card of the trained model: what is known of it before anything is ``measured``."""
+        data, pool = self.settings.data, self.loaded.model.pool
+        last = [int(answer[-1]) for tree in self.train.trees for answer in tree.answers]
+        compares = isinstance(self.loaded.model.kind, ComparingKind)
+        read = {"policy": READS[pool]}
+        return RewardCard(
+            base_model=self.loaded.base,
+            pooled={} if compares else read if pool != "last" else read_token(last, self.loaded.tokenizer),
+            plain_text=data.plain_text,
+            max_length=self.encoder.max_length,
+            truncation=data.truncation,
+            loss=self.settings.dump()["loss"],
+            lengths=length_quantiles(self.train.lengths),
+            **measured,
+        )
+
 
 def set_up(
-    settings: Settings, device: str, *, rejected: Path | None = None, trust_remote_code: bool = False
+    settings: Settings,
+    device: str,
+    *,
+    splits: Splits | None = None,
+    rejected: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Setup:
     """Read and encode the data, load the model and make it ready: precision, master weights, recomputation.
 
-    ``rejected`` is where unreadable rows are listed.
+    ``splits`` are rows at hand, by default those of the files that the settings name; ``rejected`` is where
+    unreadable ones are listed.
 
     Raises:
         DataError: no usable comparison is left. ModelError, SettingsError: as in loading.
@@ -98,7 +122,7 @@ def set_up(
     ridge = settings.training.method == "ridge"
     if isinstance(kind, Aspects) and not ridge:
         _refuse_unfitted(kind)
-    splits = read_splits(settings.data, rejected)
+    splits = splits or read_splits(settings.data, rejected)
     require_lessons(splits.train, loss, kind, splits.reports["train"])
     loss.check([*splits.train, *splits.eval])
     gated = ridge and kind.marks == "prompt"
