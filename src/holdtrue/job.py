@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdtrue import __version__
 from holdtrue.errors import (
-    DataError,
-    HoldtrueError,
-    Interrupted,
     ModelError,
-    ResourceError,
     SettingsError,
 )
 from holdtrue.rundir import RunDir, disk_errors, read_object, write_json, write_text
@@ -103,14 +98,14 @@ def train(
         Interrupted: ``stop`` asked for it and a checkpoint was saved.
         DataError: no usable rows, or the data changed since the run began.
     """
-    from holdtrue.training import distributed
+    from holdtrue.training import attempt, distributed
 
     settings = settings_of(run)
     processes = settings.training.processes
     with (
         distributed.join(processes if processes > 1 else None, settings.training.parallel) as world,
-        _claimed(run, world),
-        _status(run),
+        attempt.claimed(run, world),
+        attempt.recorded(run),
     ):
         if world.main:
             _write_world(run, settings, tell)
@@ -185,9 +180,10 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
     import torch
     import transformers
 
+    from holdtrue.training import attempt
     from holdtrue.training.preparation import write_dropped
 
-    _refuse_changed_data(run, setup.counts)
+    attempt.refuse_changed_data(run, setup.counts)
     before = run.info().get("processes", world.size)
     if before != world.size and setup.settings.training.per_device_train_batch_size:
         raise SettingsError(
@@ -371,25 +367,11 @@ def validation_groups(run: RunDir) -> list[Group]:
         DataError: a file of the run's data is gone or no longer what it was.
     """
     from holdtrue.data.splits import read_splits
+    from holdtrue.training import attempt
 
     splits = read_splits(_with_world(run, settings_of(run)).data, None)
-    _refuse_changed_data(run, {split: report.as_json() for split, report in splits.reports.items()})
+    attempt.refuse_changed_data(run, {split: report.as_json() for split, report in splits.reports.items()})
     return splits.eval
-
-
-def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:
-    before = run.info().get("data")
-    if before is None:
-        return
-    for split, now_counts in counts.items():
-        then, read = (
-            {file["path"]: file["sha256"] for file in part.get("files", [])}
-            for part in (before[split], now_counts)
-        )
-        for path in then.keys() | read.keys():
-            if then.get(path) != read.get(path):
-                what = "changed" if path in then and path in read else "came" if path in read else "went"
-                raise DataError(f"{path} {what} since this run began; start a new run to train on it")
 
 
 def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
@@ -406,36 +388,3 @@ def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
     hold_master_weights(whole)
     whole.model.load_state_dict(weights, strict=False)
     return whole
-
-
-@contextmanager
-def _claimed(run: RunDir, world: World) -> Iterator[None]:
-    """The run for this process and its siblings alone, and ``run.json`` saying that it is at work."""
-    with run.claim() if world.main else nullcontext():
-        if world.main:
-            with disk_errors(run.path):
-                run.update_info(status="running", exit_code=None, error=None)
-        world.wait()
-        yield
-
-
-@contextmanager
-def _status(run: RunDir) -> Iterator[None]:
-    """Record in ``run.json`` how the run ended; of several processes the first to say so is believed.
-
-    When one fails, the others only see that the connection to it broke.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            error = ResourceError("out of memory; lower training.max_tokens_per_pass or data.max_length")
-        stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-        code = error.exit_code if isinstance(error, HoldtrueError) else 5 if stopped else 1
-        with disk_errors(run.path):
-            if run.info().get("status") == "running":
-                status = "interrupted" if stopped else "failed"
-                run.update_info(status=status, exit_code=code, error=str(error) or type(error).__name__)
-        if isinstance(error, ResourceError):
-            raise error from None
-        raise

@@ -160,7 +160,7 @@ class Encoder:
         if isinstance(prompt, str):
             return prompt
         try:
-            text = str(self._template(as_json(prompt), add_generation_prompt=True))
+            text = str(self.template(as_json(prompt), add_generation_prompt=True))
         except Exception:
             return ""
         return text if isinstance(encodable(text), str) else ""
@@ -269,15 +269,17 @@ class Encoder:
         return [encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
-        return list(self._template(chats, add_generation_prompt=self.reply))
+        return list(self.template(chats, add_generation_prompt=self.reply))
 
-    def _template(self, chats: Any, *, add_generation_prompt: bool) -> Any:
+    def template(self, chats: Any, *, add_generation_prompt: bool, tools: Any = None) -> Any:
+        """What the chat template makes of one conversation or of several; raises whatever it does."""
         template = self.tokenizer.chat_template
         if "strftime_now" in template:  # else rewards would depend on the day they are computed
             template = _CLOCK + template
         return self.tokenizer.apply_chat_template(
             chats,
             chat_template=template,
+            tools=tools,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )
