@@ -11,7 +11,6 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from holdtrue.errors import (
     ModelError,
     SettingsError,
 )
-from holdtrue.rundir import RunDir, disk_errors, read_object, write_json, write_text
+from holdtrue.rundir import RunDir, disk_errors, now, read_object, write_json, write_text
 from holdtrue.settings import EvaluationSettings, Settings, build
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from holdtrue.evaluation.bag_of_words import BagOfWords
+    from holdtrue.policy.sft_settings import SftSettings
     from holdtrue.records import Group
     from holdtrue.reward.card import RewardCard
     from holdtrue.reward.scorer import StreamingScorer
@@ -51,6 +51,11 @@ def start(settings: Settings, output: str | Path) -> RunDir:
         raise SettingsError(
             f"training needs {missing}; with neither, the embedded support-desk world is used"
         )
+    return begin(settings, output)
+
+
+def begin(settings: Settings | SftSettings, output: str | Path) -> RunDir:
+    """A new run directory for settings that name a model and data, or need none; raises as :func:`start`."""
     _require_files(settings)
     run = RunDir.create(output, anchored(settings))
     run.update_info(
@@ -67,19 +72,16 @@ def settings_of(run: RunDir) -> Settings:
     """The settings a run was started with.
 
     Raises:
-        SettingsError: this version does not know them.
+        SettingsError: this version does not know them, or they are those of a policy.
     """
+    if run.settings().get("task") is not None:
+        raise SettingsError(f"{run.path} is a run that fine-tunes a policy; one of a reward model is needed")
     try:
         return build(run.settings())
     except SettingsError as error:
         raise SettingsError(
             f"{run.settings_file}: {error}; where another version of holdtrue began the run, train it again"
         ) from error
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def train(
@@ -306,7 +308,7 @@ def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     )
 
 
-def anchored(settings: Settings) -> dict[str, Any]:
+def anchored(settings: Settings | SftSettings) -> dict[str, Any]:
     """The settings with whole paths, so that a run can be resumed from anywhere."""
 
     def anchor(path: str | None) -> str | None:
@@ -317,12 +319,14 @@ def anchored(settings: Settings) -> dict[str, Any]:
         values["data"][split] = [anchor(path) for path in values["data"][split]]
     for key in ("path", "chat_template_path"):
         values["model"][key] = anchor(values["model"][key])
-    if settings.ridge.states:
+    if "reference" in values["loss"]:
+        values["loss"]["reference"] = anchor(values["loss"]["reference"])
+    if isinstance(settings, Settings) and settings.ridge.states:
         values["ridge"]["states"] = str(Path(settings.ridge.states).absolute())
     return values
 
 
-def _require_files(settings: Settings) -> None:
+def _require_files(settings: Settings | SftSettings) -> None:
     """Refuse paths that do not exist, as far as that can be told without loading anything."""
     from holdtrue.data.files import resources
 

@@ -89,12 +89,14 @@ def content_of(turn: Turn) -> str:
 class ExampleReport:
     """Rows read, by layout, and what was wrong with the others: reason -> count, and places.
 
-    ``files`` are those that were read, each with its ``path`` and ``sha256`` (null for hub data sets).
+    ``files`` are those that were read, each with its ``path`` and ``sha256`` (null for hub data sets);
+    ``unread_rows`` has every row that could not be read with its place, reason and detail.
     """
 
     files: list[dict[str, str | None]] = field(default_factory=list)
     layouts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    unread_rows: list[dict[str, str]] = field(default_factory=list)
     places: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -104,6 +106,7 @@ class ExampleReport:
     def note(self, fault: BadRow, at: str) -> None:
         """Count a row that could not be read; its reason keeps the first three places."""
         self.faults[fault.reason] += 1
+        self.unread_rows.append({"at": at, "reason": fault.reason, "detail": fault.detail})
         kept = self.places.setdefault(fault.reason, [])
         if len(kept) < 3:
             kept.append(f"{at} ({fault.detail})" if fault.detail else at)

@@ -147,7 +147,7 @@ class Encoder:
         boundary = self.boundary(group.prompt, text)
         encoding = self.backend.encode(text, add_special_tokens=False)
         start = next((i for i, (_, end) in enumerate(encoding.offsets) if end > boundary), len(encoding.ids))
-        ids = self._finish(np.asarray(encoding.ids, np.int32), raw=raw)
+        ids = self.finish(np.asarray(encoding.ids, np.int32), raw=raw)
         before = len(ids) - len(encoding.ids) - (1 if raw and self.tokenizer.eos_token_id is not None else 0)
         return max(start + before, 0), len(ids)
 
@@ -228,7 +228,7 @@ class Encoder:
         return self._shortened(parts, full, over), None, over
 
     def _joined(self, parts: list[Ids], *, raw: bool) -> Ids:
-        return self._finish(parts[0] if len(parts) == 1 else np.concatenate(parts), raw=raw)
+        return self.finish(parts[0] if len(parts) == 1 else np.concatenate(parts), raw=raw)
 
     def _shortened(self, parts: list[Ids], full: Ids, over: int) -> Ids:
         if self.truncation == "right":
@@ -240,7 +240,8 @@ class Encoder:
         keep = 1 if len(ids) and ids[0] == self.bos_id else 0
         return np.concatenate([ids[:keep], ids[tokens + keep :]])
 
-    def _finish(self, ids: Ids, *, raw: bool) -> Ids:
+    def finish(self, ids: Ids, *, raw: bool) -> Ids:
+        """The ids with one BOS at most, and plain text between the tokenizer's BOS and EOS."""
         if raw:
             ids = np.concatenate([self.bos, ids])
         extra = self.doubled_bos(ids)

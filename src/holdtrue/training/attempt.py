@@ -1,4 +1,4 @@
-"""What surrounds every attempt at a run: the run is claimed, its data are the same, its end is written down."""
+"""What surrounds every attempt at a run: it is claimed, its data are the same, its end is written down."""
 
 from __future__ import annotations
 
