@@ -91,9 +91,12 @@ def facts(row: dict[str, Any]) -> list[str]:
     return [f"Trained by {', '.join(row['losses'])}."] if "losses" in row else []
 
 
-def setting_rows() -> list[dict[str, Any]]:
-    """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``."""
-    return _rows(settings_schema())
+def setting_rows(schema: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``.
+
+    ``schema`` is by default that of a reward model's settings.
+    """
+    return _rows(schema or settings_schema())
 
 
 def paragraph(docstring: str | None) -> str:

@@ -52,13 +52,13 @@ class SftTrainingSettings(TrainingSettings):
     method: Literal["gradient"] = "gradient"
     """There is no other."""
     num_train_epochs: float = Field(2.0, gt=0)
-    """Passes over the examples (2 in Tulu 3, arXiv 2411.15124, table 10); a fraction stops inside a pass."""
+    """Passes over the examples (2 in Tulu 3, arXiv 2411.15124); a fraction stops inside a pass."""
     train_batch_size: int | None = Field(None, gt=0)
     """Examples per optimiser step, over all processes together (default 16). Gradients are accumulated
     over as many forward passes as ``max_tokens_per_pass`` needs, so it does not change memory."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak rate. By default 0.08 / width of the model: 2e-5 at 4096, as Alpaca and TRL have it. Ten times
-    that with LoRA (2e-4: QLoRA, arXiv 2305.14314, table 9)."""
+    that with LoRA (2e-4: QLoRA, arXiv 2305.14314)."""
     disable_dropout: bool = True
     """Switch off the model's dropout. With few rows and many epochs it may help to leave it on."""
     metric_for_best_model: Literal["loss", "accuracy"] = "loss"
