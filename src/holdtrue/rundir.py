@@ -20,6 +20,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,11 @@ class RunDir:
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def alive(pid: int) -> bool:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +23,9 @@ class Section(BaseModel):
     """A group of settings. Frozen; unknown keys and non-finite numbers are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class LoraSettings(Section):
@@ -302,16 +305,21 @@ def build(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: unknown key (names the nearest), wrong type or out of range (says what was seen).
     """
-    _refuse_unknown(values, Settings, "")
-    # `training:` with nothing below it is None in YAML
-    given = {key: value for key, value in values.items() if value is not None}
-    try:
-        made = Settings(**given)
-    except ValidationError as error:
-        raise SettingsError(kinds.explain(error, "")) from error
+    made = build_section(values, Settings)
     if made.sweep is not None:
         _check_space(made.sweep.space, {key: value for key, value in values.items() if key != "sweep"})
     return made
+
+
+def build_section(values: Mapping[str, Any], section: type[S]) -> S:
+    """Typed settings of another root, such as those of fine-tuning; raises as :func:`build`."""
+    _refuse_unknown(values, section, "", section)
+    # `training:` with nothing below it is None in YAML
+    given = {key: value for key, value in values.items() if value is not None}
+    try:
+        return section(**given)
+    except ValidationError as error:
+        raise SettingsError(kinds.explain(error, "")) from error
 
 
 def _check_space(space: Mapping[str, Range | list[Any]], values: Mapping[str, Any]) -> None:
@@ -417,11 +425,13 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
 
-def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
+def _refuse_unknown(
+    values: Mapping[str, Any], section: type[BaseModel], prefix: str, root: type[BaseModel]
+) -> None:
     for key, value in values.items():
         if key not in section.model_fields:
             here = [f"{prefix}{name}" for name in section.model_fields]
-            everywhere = here + [name for name, _ in keys()]
+            everywhere = here + [name for name, _ in keys(root)]
             known = everywhere if nearest(f"{prefix}{key}", everywhere) else here
             raise SettingsError(unknown("setting", f"{prefix}{key}", known))
         inner = _section_of(section.model_fields[key].annotation)
@@ -430,4 +440,4 @@ def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], prefix:
         if not isinstance(value, Mapping) and not isinstance(value, BaseModel):
             raise SettingsError(f"{prefix}{key} holds settings of its own, got {value!r}")
         if isinstance(value, Mapping):
-            _refuse_unknown(value, inner, f"{prefix}{key}.")
+            _refuse_unknown(value, inner, f"{prefix}{key}.", root)

@@ -129,9 +129,12 @@ def check_rows() -> list[dict[str, str]]:
     return [{"id": one.id, "kind": one.name, "summary": one.summary} for one in all_checks()]
 
 
-def setting_rows() -> list[dict[str, Any]]:
-    """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``."""
-    return _rows(settings_schema())
+def setting_rows(schema: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``.
+
+    ``schema`` is by default that of a reward model's settings.
+    """
+    return _rows(schema or settings_schema())
 
 
 def paragraph(docstring: str | None) -> str:

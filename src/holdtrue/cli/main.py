@@ -27,6 +27,7 @@ VERBS = {
     "convert": "Write data in another layout, transformed or split.",
     "plan": "Say what a training run would read, drop and need.",
     "train": "Train a reward model on preference pairs.",
+    "sft": "Fine-tune a policy on conversations or completions.",
     "sweep": "Search for good settings, every trial an ordinary run.",
     "ablate": "Measure what each ingredient of a recipe is worth.",
     "combine": "Make one model of several: an ensemble, a mean of weights.",

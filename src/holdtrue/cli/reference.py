@@ -34,18 +34,41 @@ def page(name: str) -> str:
 
 def settings_page() -> str:
     """Every setting, a table per section."""
-    sections: dict[str, list[dict[str, Any]]] = {}
-    for row in setting_rows():
-        sections.setdefault(row["name"].rpartition(".")[0], []).append(row)
     parts = [
         "# Settings",
         "A settings file is YAML, grouped as below; `--set training.max_steps=100` sets one from the command "
         "line. Later ones win: the file, then arguments and flags, then `--set`. Unknown keys are errors. "
         "`holdtrue schema` prints the JSON Schema of the file.",
     ]
+    return "\n\n".join([*parts, *_sections(setting_rows())])
+
+
+def sft_page() -> str:
+    """Every setting of fine-tuning, and its losses."""
+    from holdtrue.policy.sft_settings import SftSettings
+
+    parts = [
+        "# Settings of fine-tuning",
+        "What `holdtrue sft` takes, in the way of [other settings](settings.md).",
+    ]
+    parts += _sections(setting_rows(SftSettings.model_json_schema()))
+    package = "holdtrue.policy.sft_losses"
+    for name in kinds.names(package):
+        cls = kinds.load(package, name)
+        parts += [f"## loss: {name}", paragraph(cls.__doc__), inspect.getdoc(inspect.getmodule(cls)) or ""]
+        parts.append(fields_table("field", setting_rows(cls.model_json_schema())))
+    return "\n\n".join(parts)
+
+
+def _sections(settings: list[dict[str, Any]]) -> list[str]:
+    """A heading and a table for each section of settings."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for row in settings:
+        sections.setdefault(row["name"].rpartition(".")[0], []).append(row)
+    parts = []
     for section, rows in sections.items():
         parts += [f"## {section}" if section else "## At the top", fields_table("setting", rows)]
-    return "\n\n".join(parts)
+    return parts
 
 
 def family_page(family: str, package: str) -> str:
@@ -120,6 +143,7 @@ def code(text: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
+    "sft.md": sft_page,
     **{f"{family}.md": partial(family_page, family, package) for family, package in FAMILIES.items()},
 }
 

@@ -21,7 +21,7 @@ from holdtrue.reward.card import READS, RewardCard, read_token
 from holdtrue.reward.causal import keep_language_head
 from holdtrue.reward.kinds import ComparingKind
 from holdtrue.reward.kinds.aspects import Aspects
-from holdtrue.settings import Settings
+from holdtrue.settings import Settings, TrainingSettings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import PAIRS, Lesson
@@ -59,7 +59,7 @@ class Setup:
         """Peak rate: as set, or 0.04 / width, ten times that for adapters."""
         if self.settings.training.learning_rate is not None:
             return self.settings.training.learning_rate
-        rate = 0.04 / _width(self.loaded)
+        rate = 0.04 / width_of(self.loaded)
         return float(rate * (10 if self.settings.model.lora else 1))
 
     def describe(self) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _make_ready(loaded: store.Loaded, settings: Settings) -> None:
         model.requires_grad_(False)
         model.head.requires_grad_(True)
     else:
-        model.bf16 = _bf16(loaded, settings)
+        model.bf16 = computes_in_bf16(loaded, settings.training)
     hold_master_weights(loaded)
     if settings.training.gradient_checkpointing:
         model.recompute_activations()
@@ -248,15 +248,16 @@ def hold_master_weights(loaded: store.Loaded) -> None:
             parameter.data = parameter.data.float()
 
 
-def _bf16(loaded: store.Loaded, settings: Settings) -> bool:
+def computes_in_bf16(loaded: store.Loaded, settings: TrainingSettings) -> bool:
     """Autocast as set, or by default where hardware computes bfloat16 natively and it pays."""
-    if settings.training.bf16 is not None:
-        return settings.training.bf16
+    if settings.bf16 is not None:
+        return settings.bf16
     if loaded.model.device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return _width(loaded) >= 256 and torch.cpu._is_avx512_bf16_supported()
+    return width_of(loaded) >= 256 and torch.cpu._is_avx512_bf16_supported()
 
 
-def _width(loaded: store.Loaded) -> int:
+def width_of(loaded: store.Loaded) -> int:
+    """Width of the model's states."""
     width: int = loaded.model.inner.config.get_text_config().hidden_size
     return width
