@@ -272,3 +272,78 @@ def test_every_detector_says_why_and_what_to_do(name):
     detector = kinds.load(FAMILY, name)
     assert issubclass(detector, Detector)
     assert detector.why and detector.fix and detector.__doc__
+
+
+def test_a_tools_words_are_not_the_policys():
+    paging = "page of results with twenty rows and a footer\n" * 60
+    turns = (
+        Message("assistant", "Look."),
+        Message("tool", paging + "<think>"),
+        Message("assistant", "A cat."),
+    )
+    assert [
+        flag for one in every_detector() if not one.needs for flag in one.check(Reading(Rollout("?", turns)))
+    ] == []
+
+
+def test_a_loop_in_an_earlier_turn_is_found_there():
+    turns = (Message("assistant", "Well" + " na" * 90), Message("tool", "ok"), Message("assistant", "A cat."))
+    flag = only("tail_cycle", text=turns)
+    assert (flag.start or 0) <= 4 and flag.end == 4 + 270
+
+
+def test_an_end_token_may_close_a_turn_of_several_where_ids_are_known():
+    columns = {"completion_ids": [0, 1, 27, 5, 26, 5, 2, 27], "loss_mask": [1, 1, 1, 0, 0, 0, 1, 1]}
+    assert found("ctrl_token_in_body", vocabulary=vocabulary(), **columns) == []
+    columns["loss_mask"] = [1] * 8
+    assert only("ctrl_token_in_body", vocabulary=vocabulary(), **columns).severity == "fail"
+
+
+def test_characters_are_left_out_where_the_text_hides_special_tokens():
+    flag = only("ctrl_token_in_body", "abc", completion_ids=[0, 26, 1, 2, 27], vocabulary=vocabulary())
+    assert (flag.start, flag.tokens) == (None, (1, 2))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A turn in ChatML:\n```\n<|im_start|>user\nHi<|im_end|>\n```\nThat is all.",
+        "OCaml has an operator: f <|x|> y is a product.",
+        "<|channel|>analysis<|message|>Two and two.<|end|>",
+        "Call: <｜tool▁calls▁begin｜>f<｜tool▁calls▁end｜>",
+    ],
+)
+def test_control_tokens_that_are_talked_about_or_meant_do_not_fail(text):
+    assert [flag.severity for flag in found("ctrl_token_in_body", text)] in ([], ["warn"])
+
+
+@pytest.mark.parametrize("text", ["Answer: 4" + "\n" * 400, "{" + " " * 500, "好的，我们再看一遍。" * 12])
+def test_white_space_without_end_and_loops_of_dense_scripts(text):
+    assert only("tail_cycle", text).severity == "fail"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "assistant\n\nParis lies on the Seine.",
+        "\n\n**User:** And then?",
+        "\n\n用户：还有吗？\n\n助手：没有。",
+    ],
+)
+def test_roles_in_other_dress(more):
+    assert only("role_continuation", PROSE + more).start in (len(PROSE), len(PROSE) + 2)
+
+
+def test_regular_expressions_take_linear_time():
+    import time
+
+    start = time.process_time()
+    for text in (
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\n" * 4_000,
+        "<tool_call>" * 20_000,
+        " " * 40_000 + "x>",
+    ):
+        for detector in every_detector():
+            if not detector.needs:
+                list(detector.check(Reading(Rollout("?", text))))
+    assert time.process_time() - start < 10

@@ -86,8 +86,12 @@ def resources(paths: Sequence[str]) -> list[str]:
     return found
 
 
-def rows(resource: str, digest: Digest) -> Iterator[RawRow]:
-    """Rows of a file or of a hub data set; ``digest`` is fed the file's bytes."""
+def rows(resource: str, digest: Digest, *, finite: bool = True) -> Iterator[RawRow]:
+    """Rows of a file or of a hub data set; ``digest`` is fed the file's bytes.
+
+    With ``finite=False`` the words NaN, Infinity and -Infinity of Python's JSON are read as null instead of
+    costing the row: in what an engine wrote they are a finding, not a fault of the file.
+    """
     if resource.startswith(HUB):
         yield from _hub_rows(resource)
         return
@@ -100,7 +104,7 @@ def rows(resource: str, digest: Digest) -> Iterator[RawRow]:
                     pass
                 yield from _parquet_rows(resource)
             else:
-                yield from _json_rows(_gunzip(pieces) if head[:2] == b"\x1f\x8b" else pieces)
+                yield from _json_rows(_gunzip(pieces) if head[:2] == b"\x1f\x8b" else pieces, finite)
     except OSError as error:
         raise DataError(f"data file {resource} cannot be read: {error.strerror or error}") from error
 
@@ -188,7 +192,7 @@ def _too_long() -> BadRow:
     return BadRow("line too long", f"more than {MAX_HELD} bytes")
 
 
-def _json_rows(pieces: Iterable[bytes]) -> Iterator[RawRow]:
+def _json_rows(pieces: Iterable[bytes], finite: bool) -> Iterator[RawRow]:
     lines = _lines(pieces)
     first = next((line for line in lines if line.fault or not _blank(line.data)), None)
     if first is None:
@@ -203,7 +207,7 @@ def _json_rows(pieces: Iterable[bytes]) -> Iterator[RawRow]:
         try:
             if line.fault is not None:
                 raise line.fault
-            row.value, row.repairs = decode(line.data, line.ended)
+            row.value, row.repairs = decode(line.data, line.ended, finite)
         except BadRow as fault:
             row.fault = fault
             row.text = line.data[:800].decode("utf-8", "replace")[:200]
@@ -262,14 +266,15 @@ def _after(pattern: re.Pattern[str], text: str, position: int) -> int:
     return match.end() if match else position
 
 
-def decode(data: bytes, ended: bool = True) -> tuple[dict[str, Any], frozenset[str]]:
+def decode(data: bytes, ended: bool = True, finite: bool = True) -> tuple[dict[str, Any], frozenset[str]]:
     """The JSON object of a line and what had to be repaired in it.
 
     Refused besides what JSON refuses: duplicate keys, NaN and infinities, numbers too large for a
     float, nesting beyond 64 levels, and anything that is not an object.
 
     Raises:
-        BadRow: with the reason. ``ended`` (the line had its newline) tells a cut line from a broken one.
+        BadRow: with the reason. ``ended`` (the line had its newline) tells a cut line from a broken one;
+        unless ``finite``, NaN and infinities are null.
     """
     try:
         text = data.removeprefix(_BOM).decode("utf-8")
@@ -278,7 +283,7 @@ def decode(data: bytes, ended: bool = True) -> tuple[dict[str, Any], frozenset[s
             "invalid UTF-8", f"byte 0x{error.object[error.start]:02x} at byte {error.start} of the line"
         ) from None
     try:
-        value = _DECODER.decode(text)
+        value = (_DECODER if finite else _LENIENT).decode(text)
     except json.JSONDecodeError as error:
         if "\0" in text:
             raise BadRow("NUL byte", f"at character {text.index(chr(0))} of the line") from None
@@ -345,6 +350,7 @@ def _finite(digits: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+_LENIENT = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=lambda name: None, parse_float=_finite)
 
 
 def _plain(line: int, value: dict[str, Any]) -> RawRow:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,9 @@ from holdtrue.doctor.subject import Subject
 from holdtrue.doctor.weights import Tensor, Weights
 from holdtrue.errors import DataError
 
-JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", "adapter_config.json")
+ADAPTER, COPIED = "adapter_config.json", "adapter"
+"""A corrected adapter is written into the folder ``adapter`` of the copy."""
+JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", ADAPTER)
 TEMPLATE = "chat_template.jinja"
 MASKS, SETTINGS = "masks.json", "settings_changes.json"
 """Files that are written beside the model: what to give to an engine, and to a trainer."""
@@ -32,7 +35,7 @@ class Plan:
     """What would be written.
 
     Attributes:
-        files: name -> new text, of the files that change.
+        files: name -> new text, of the files that change; ``adapter/...`` are the adapter's.
         mean_rows: ids whose embedding and head rows are drawn anew, as the trained rows are distributed.
         done: finding id -> what is done about it.
         by_hand: finding id -> what a person has to do.
@@ -44,10 +47,11 @@ class Plan:
     done: dict[str, str] = field(default_factory=dict)
     by_hand: dict[str, str] = field(default_factory=dict)
 
-    def diff(self, folder: Path) -> Iterator[str]:
+    def diff(self, folder: Path, adapter: Path | None = None) -> Iterator[str]:
         """A unified diff of every file that changes, line by line."""
         for name, text in sorted(self.files.items()):
-            old = (folder / name).read_text(encoding="utf-8") if (folder / name).is_file() else ""
+            path = _source(folder, adapter, name)
+            old = path.read_text(encoding="utf-8") if path.is_file() else ""
             lines = difflib.unified_diff(
                 old.splitlines(), text.splitlines(), f"a/{name}", f"b/{name}", lineterm="", n=1
             )
@@ -84,7 +88,9 @@ def plan(subject: Subject, diagnosis: Diagnosis) -> Plan:
                 )
             else:
                 result.by_hand[finding.id] = finding.fix
-    result.files |= dict(_edited(subject.folder, changes))
+    if subject.adapter is None:
+        changes.pop(ADAPTER, None)
+    result.files |= dict(_edited(subject, changes))
     if changes.get("tokenizer_config.json", {}).get("add_bos_token") is False:
         result.files |= _without_bos(subject)
     if template:
@@ -110,29 +116,51 @@ def write(subject: Subject, found: Plan, output: Path) -> None:
     if output.resolve().is_relative_to(folder.resolve()):
         raise DataError(f"{output} lies in {folder}, which is copied; give another folder")
     weights = Weights.of(folder) if found.mean_rows else None
-    changed = {one.file.name for one in _matrices(weights)} if weights else set()
-    output.mkdir(parents=True)
-    for source in sorted(folder.rglob("*")):
-        target = output / source.relative_to(folder)
-        if source.is_dir():
-            target.mkdir(exist_ok=True)
-        elif source.suffix == ".safetensors" and source.name not in changed:
-            _link(source, target)
-        else:
-            shutil.copyfile(source, target)
-    for name, text in found.files.items():
-        (output / name).write_text(text, encoding="utf-8")
-    copied = Weights.of(output) if found.mean_rows else None
-    for matrix in _matrices(copied):
-        _initialise(matrix, found.mean_rows)
+    for matrix in _matrices(weights):
+        matrix.check_writable()
+    changed = {one.file.name for one in _matrices(weights)}
+    half = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        _copy(folder, half, changed)
+        if any(name.startswith(f"{COPIED}/") for name in found.files) and subject.adapter is not None:
+            _copy(subject.adapter, half / COPIED, set())
+        for name, text in found.files.items():
+            (half / name).write_text(text, encoding="utf-8")
+        for matrix in _matrices(Weights.of(half) if found.mean_rows else None):
+            _initialise(matrix, found.mean_rows)
+        half.rename(output)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
 
 
-def _edited(folder: Path, changes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def _copy(folder: Path, target: Path, changed: set[str]) -> None:
+    """All files of a folder, also behind links; weights that stay as they are become hard links."""
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = target / Path(place).relative_to(folder)
+        here.mkdir(parents=True, exist_ok=True)
+        folders[:] = [name for name in folders if name != ".git"]
+        for name in files:
+            source = Path(place) / name
+            if not source.is_file():
+                raise DataError(f"{source} is a link to nothing; mend or remove it")
+            if name.endswith(".safetensors") and name not in changed:
+                _link(source, here / name)
+            else:
+                shutil.copyfile(source, here / name)
+
+
+def _source(folder: Path, adapter: Path | None, name: str) -> Path:
+    own = name.removeprefix(f"{COPIED}/")
+    return folder / name if own == name or adapter is None else adapter / own
+
+
+def _edited(subject: Subject, changes: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
     for name, values in changes.items():
-        path = folder / name
+        name = f"{COPIED}/{name}" if name == ADAPTER else name
+        path = _source(subject.folder, subject.adapter, name)
         old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        new = {**old, **values}
-        yield name, _json({key: value for key, value in new.items() if value is not None})
+        gone = {key for key, value in values.items() if value is None}
+        yield name, _json({key: value for key, value in {**old, **values}.items() if key not in gone})
 
 
 def _without_bos(subject: Subject) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,22 +19,37 @@ TEXT_GRAM = 20
 TOKEN_GRAM = 6
 
 CONTROL = re.compile(
-    r"<\|[^|<>\s]{1,40}\|>|<｜[^｜<>]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>"
+    r"<\|(?!(?:channel|message|constrain|python_tag|begin_of_box|end_of_box|box_start|box_end|tool)\w*\|>)"
+    r"[A-Za-z_][\w.-]{2,39}\|>|<｜(?!tool)[^｜<>]{1,40}｜>|</?s>|\[/?INST\]|<</?SYS>>"
     r"|<(?:start|end)_of_turn>|<(?:bos|eos|pad|unk)>"
 )
-"""Control tokens as decoded text: ChatML, Llama, Mistral, Gemma, DeepSeek; not tags such as ``<think>``."""
-ENDS = re.compile(
-    r"(?:\s*(?:</s>|<eos>|<pad>|<end_of_turn>|<｜end▁of▁sentence｜>"
-    r"|<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end|return|call)\|>))+\s*\Z"
+"""Control tokens as decoded text: ChatML, Llama, Mistral, Gemma, DeepSeek. Tags such as ``<think>``, channels
+and the marks of tool calls and boxes are written on purpose."""
+_ENDS = (
+    *("</s>", "<eos>", "<pad>", "<end_of_turn>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
+    *(f"<|{name}|>" for name in ("im_end", "endoftext", "end_of_text", "eot_id", "eom_id", "eot")),
+    *(f"<|{name}|>" for name in ("end", "return", "call")),
 )
-"""End tokens at the end of a text, which engines keep on request."""
-TOOL_TURN = re.compile(
-    r"(?:<\|im_end\|>|<\|eo[tm]_id\|>)\s*(?:<\|im_start\|>(?:user|tool)\s*(?=\s*<tool_response>)"
+"""End tokens, which engines keep at the end of a text on request."""
+_TOOL_TURN = re.compile(
+    r"(?:<\|im_end\|>|<\|eo[tm]_id\|>)\s{0,8}(?:<\|im_start\|>(?:user|tool)\s{0,8}<tool_response>"
     r"|<\|start_header_id\|>(?:ipython|tool)<\|end_header_id\|>)"
-    r".*?(?:<\|im_end\|>\s*<\|im_start\|>assistant\n|<\|eot_id\|>\s*<\|start_header_id\|>assistant<\|end_header_id\|>)",
-    re.DOTALL,
 )
-"""A tool's turn inside one text, as engines write rollouts of several turns."""
+_AFTER_TOOL = re.compile(
+    r"<\|im_end\|>\s{0,8}<\|im_start\|>assistant\n"
+    r"|<\|eot_id\|>\s{0,8}<\|start_header_id\|>assistant<\|end_header_id\|>"
+)
+
+
+def tool_turns(text: str, end: int) -> Iterator[tuple[int, int]]:
+    """Where tools' turns stand inside one text, as engines write rollouts of several turns."""
+    at = 0
+    while (begin := _TOOL_TURN.search(text, at, end)) is not None:
+        after = _AFTER_TOOL.search(text, begin.end(), end)
+        if after is None:
+            return
+        yield begin.start(), after.end()
+        at = after.end()
 
 
 @dataclass(frozen=True)
@@ -70,8 +85,10 @@ class Reading:
     @cached_property
     def end(self) -> int:
         """Where the text's end tokens begin, or its trailing space."""
-        found = ENDS.search(self.text) if self.text[-1:] in (">", "\n", " ") else None
-        return found.start() if found else len(self.text.rstrip())
+        text = self.text.rstrip()
+        while (token := next((one for one in _ENDS if text.endswith(one)), None)) is not None:
+            text = text.removesuffix(token).rstrip()
+        return len(text)
 
     @cached_property
     def own(self) -> list[tuple[int, int]]:
@@ -81,10 +98,21 @@ class Reading:
         if "<|" not in self.text:
             return [(0, self.end)]
         stretches, start = [], 0
-        for turn in TOOL_TURN.finditer(self.text, 0, self.end):
-            stretches.append((start, turn.start()))
-            start = turn.end()
+        for first, last in tool_turns(self.text, self.end):
+            stretches.append((start, first))
+            start = last
         return [*stretches, (start, self.end)]
+
+    @cached_property
+    def turns(self) -> list[tuple[int, Reading]]:
+        """Each stretch that the policy wrote by itself, with where it begins; most answers are one."""
+        if len(self.own) == 1 and self.own[0][0] == 0:
+            return [(0, self)]
+        rollout = self.rollout
+        return [
+            (start, Reading(replace(rollout, answer=self.text[start:end], completion_ids=None)))
+            for start, end in self.own
+        ]
 
     def _of_turns(self, turns: Messages) -> list[tuple[int, int]]:
         stretches, start = [], 0
@@ -92,7 +120,7 @@ class Reading:
             if turn.role == "assistant":
                 stretches.append((start, min(start + len(turn.content), self.end)))
             start += len(turn.content) + 2  # the blank line between turns
-        return stretches
+        return stretches or [(0, self.end)]
 
     def find(self, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
         """Every match in what the policy wrote."""
@@ -155,14 +183,15 @@ class Reading:
         return _grams(np.arange(len(self.body)), self.body, TOKEN_GRAM)
 
     def characters(self, start: int, end: int) -> tuple[int | None, int | None]:
-        """Where tokens ``start`` to ``end`` stand in the text; None without a vocabulary."""
+        """Where tokens ``start`` to ``end`` stand in the text; None where it is not what they decode to."""
         ids = self.rollout.completion_ids
         if self.vocabulary is None or ids is None:
             return None, None
-        first = len(self.vocabulary.decode(list(ids[:start])))
-        return min(first, len(self.text)), min(
-            first + len(self.vocabulary.decode(list(ids[start:end]))), len(self.text)
-        )
+        decode = self.vocabulary.decode
+        if self.rollout.text and decode(list(ids)).strip() != self.text.strip():
+            return None, None
+        first = len(decode(list(ids[:start])))
+        return min(first, len(self.text)), min(first + len(decode(list(ids[start:end]))), len(self.text))
 
 
 def _grams(at: NDArray[np.intp], symbols: NDArray[np.integer], width: int) -> Grams:

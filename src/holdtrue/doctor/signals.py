@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from statistics import NormalDist, fmean, median, pstdev
+from statistics import NormalDist, fmean, median, pstdev, stdev
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from holdtrue.doctor.findings import Finding, Severity
 from holdtrue.doctor.vocabulary import Vocabulary
@@ -139,8 +140,10 @@ def turn_ends(rows: Rows, vocabulary: Vocabulary | None) -> Iterator[Finding]:
 def blind_reward(rows: Rows) -> Iterator[Finding]:
     """REWARD_BLIND: whether degenerate answers get as much reward as the others to the same prompts.
 
-    Differences are taken within groups (same prompt and step) where they have both, else over all rows. Fails
-    when the upper end of the 95 % interval of the difference is above minus a tenth of the rewards' spread.
+    Differences are taken within groups (same prompt and step) where they have both, else over all rows;
+    the 95 % interval is Student's. Fails when the rewards do not differ at all, or when the interval lies
+    above minus half of their spread: then junk costs little, if anything. Warns when it reaches above
+    minus a tenth.
     """
     known = [row for row in rows if row.rollout.reward is not None and np.isfinite(row.rollout.reward)]
     bad = [row for row in known if row.verdict == "fail"]
@@ -154,20 +157,35 @@ def blind_reward(rows: Rows) -> Iterator[Finding]:
         differences = [_reward(row) - centre for row in bad]
     spread = pstdev([_reward(row) for row in known])
     mean = fmean(differences)
-    half = NormalDist().inv_cdf(0.975) * pstdev(differences) / len(differences) ** 0.5
+    half = _student(len(differences)) * stdev(differences) / len(differences) ** 0.5
+    low, high = mean - half, mean + half
+    severity: Severity = "ok"
+    if not spread or low > -0.5 * spread:
+        severity = "fail"
+    elif high > -0.1 * spread:
+        severity = "warn"
     others = "others to the same prompts" if paired else "the others"
     yield _finding(
         "REWARD_BLIND",
-        "fail" if mean + half > -0.1 * spread else "ok",
-        f"{len(bad)} degenerate answers get {mean:+.3f} [{mean - half:+.3f}, {mean + half:+.3f}] more reward "
+        severity,
+        f"{len(bad)} degenerate answers get {mean:+.3f} [{low:+.3f}, {high:+.3f}] more reward "
         f"than {others}; rewards spread by {spread:.3f}",
         "The reward pays for junk, or does not see it: nothing pulls the policy back.",
         "Audit the reward (holdtrue doctor reward), and give such answers the lowest one (veto).",
         "Visual-Agent/DeepEyes#131",
         difference=mean,
-        interval=[mean - half, mean + half],
+        interval=[low, high],
         spread=spread,
     )
+
+
+def _student(count: int) -> float:
+    """The 97.5 % point of Student's t with count - 1 degrees of freedom, to 1 % from 4 on.
+
+    t = z + (z³ + z)/4ν + (5z⁵ + 16z³ + 3z)/96ν² (Abramowitz and Stegun 26.7.5)
+    """
+    z, free = NormalDist().inv_cdf(0.975), count - 1
+    return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
 
 
 def _within_groups(rows: Rows) -> list[float]:
@@ -232,20 +250,18 @@ def _runs(text: str) -> list[tuple[str, ...]]:
 def advantage_on_junk(rows: Rows) -> Iterator[Finding]:
     """ADVANTAGE_ON_JUNK: sum(abs(advantage)) behind the onset of a fault, over the sum of all.
 
-    An answer's advantage counts for each of its characters. Warns from 1 %, fails from 5 % on when a
-    third of it is positive. No threshold is published: these are ours.
+    An answer's advantage counts for each of its characters, a token's for itself. Warns from 1 %, fails
+    from 5 % on when a third of it is positive. No threshold is published: these are ours.
     """
     total = junk = positive = 0.0
     for row in rows:
-        advantage = row.rollout.advantage
-        if not isinstance(advantage, (int, float)) or not np.isfinite(advantage):
-            continue
-        length = len(row.rollout.text)
-        total += abs(advantage) * length
+        each = _advantages(row)
+        total += float(np.abs(each).sum())
         starts = [flag.start for flag in row.flags if flag.severity == "fail" and flag.start is not None]
         if starts:
-            junk += abs(advantage) * (length - min(starts))
-            positive += max(advantage, 0.0) * (length - min(starts))
+            behind = each[round(len(each) * min(starts) / max(len(row.rollout.text), 1)) :]
+            junk += float(np.abs(behind).sum())
+            positive += float(behind.clip(min=0).sum())
     if not total:
         return
     share, rewarded = junk / total, positive / junk if junk else 0.0
@@ -261,12 +277,22 @@ def advantage_on_junk(rows: Rows) -> Iterator[Finding]:
     )
 
 
+def _advantages(row: Row) -> NDArray[np.float64]:
+    """An answer's advantage for each character, or for each token where they are given so."""
+    given = row.rollout.advantage
+    if given is None:
+        return np.zeros(0)
+    each = np.full(len(row.rollout.text), given) if isinstance(given, (int, float)) else np.asarray(given)
+    return np.nan_to_num(each.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+
 def gap_trend(rows: Rows) -> Iterator[Finding]:
     """GAP_TREND: mean abs(engine log-probability - trainer's), step by step.
 
-    Healthy runs stay flat near 0.01. Warns when the last third of the steps is above 1.5 times the first,
-    fails above 2 times and 0.02: the engine samples from other weights, or from a stale cache. A gap that
-    falls back at a restart says the same.
+    Healthy runs stay flat near 0.01; from 0.05 on it warns and from 0.1 on it fails, also where it is
+    flat. Warns when the last third of the steps is above 1.5 times the first, fails above 2 times and
+    0.02: the engine samples from other weights, or from a stale cache. A gap that falls back at a restart
+    says the same.
     """
     steps: dict[int, list[float]] = defaultdict(list)
     for row in rows:
@@ -288,7 +314,7 @@ def gap_trend(rows: Rows) -> Iterator[Finding]:
     fell = f", falling back at step {', '.join(map(str, drops[:3]))}" if drops else ""
     yield _finding(
         "GAP_TREND",
-        _level(grown, max(1.5 * first, 0.015), max(2 * first, 0.02)),
+        _level(grown, min(max(1.5 * first, 0.015), 0.05), min(max(2 * first, 0.02), 0.1)),
         f"engine and trainer differ by {first:.4f} nats a token at first and {grown:.4f} later "
         f"({len(means)} steps){fell}",
         "The engine does not sample from the weights that are trained: stale prefix or KV cache, or other "

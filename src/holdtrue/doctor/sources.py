@@ -29,8 +29,9 @@ from holdtrue.errors import DataError
 from holdtrue.records import Message, Messages, Rollout, Source
 
 EXAMPLES = 3
-_PROMPT = ("prompt", "input", "instruction", "question", "query")
-_ANSWER = ("completion", "answer", "output", "response", "completions", "outputs", "responses", "text")
+_PROMPT = ("prompt", "instruction", "question", "query", "input")
+_ANSWER = ("completion", "response", "output", "completions", "outputs", "responses", "answer", "text")
+"""What was written comes before what may be the right answer."""
 _IDS = ("completion_ids", "response_ids", "output_ids", "token_ids", "tokens")
 _MASK = ("loss_mask", "response_mask", "completion_mask", "tool_mask")
 _LOGPROBS = ("logprobs", "sampling_logprobs", "sampling_per_token_logps", "rollout_log_probs")
@@ -40,6 +41,7 @@ _ADVANTAGE = ("advantage", "advantages")
 _FINISH = ("finish", "finish_reason", "stop_reason")
 _STEP = ("step", "global_step", "gen_step")
 _POLICY = ("policy", "generator", "checkpoint", "model")
+_PER_TOKEN = {*_IDS, *_MASK, *_LOGPROBS, *_TRAINED}
 _KNOWN = {*_PROMPT, *_ANSWER, *_IDS, *_MASK, *_LOGPROBS, *_TRAINED, *_REWARD, *_ADVANTAGE, *_FINISH, *_STEP}
 _LIMIT = frozenset({"length", "max_tokens", "max_length", "truncated", "model_length", "max_new_tokens"})
 """Words of engines for "the length limit was reached"."""
@@ -72,7 +74,7 @@ def read_rollouts(paths: Sequence[str]) -> Dump:
     """
     dump = Dump()
     for resource in resources([str(_file(path)) for path in paths]):
-        for row in rows(resource, hashlib.sha256()):
+        for row in rows(resource, hashlib.sha256(), finite=False):
             at = Source(resource, row.line, row.offset)
             try:
                 if row.fault is not None or row.value is None:
@@ -118,7 +120,9 @@ def _columns(row: Mapping[str, Any], at: Source) -> Iterator[Rollout]:
     asked = next((column for column in _PROMPT if row.get(column) is not None and column != name), None)
     for index, answer in enumerate(answers):
         own = (
-            dict(row) if answers is not value else {key: _item(row[key], index, len(answers)) for key in row}
+            dict(row)
+            if answers is not value
+            else {key: _item(key, row[key], index, len(answers)) for key in row}
         )
         if isinstance(answer, Mapping) and "role" not in answer:  # vLLM's outputs
             own |= answer
@@ -126,12 +130,18 @@ def _columns(row: Mapping[str, Any], at: Source) -> Iterator[Rollout]:
         policies = own.get("policies")
         own |= {"policy": policies} if isinstance(policies, str) else {}
         prompt = _content(own[asked], asked) if asked else ""
+        if asked == "instruction" and isinstance(own.get("input"), str) and own["input"]:
+            prompt = f"{prompt}\n\n{own['input']}"  # Alpaca
         yield _rollout(own, prompt, _content(answer, name or "answer"), at)
 
 
-def _item(column: Any, index: int, count: int) -> Any:
+def _item(key: str, column: Any, index: int, count: int) -> Any:
     """An answer's own item of a column that has one for each; any other column is shared."""
-    return column[index] if isinstance(column, list) and len(column) == count else column
+    if not isinstance(column, list) or len(column) != count or _are_messages(column):
+        return column
+    if key in _PER_TOKEN and not isinstance(column[index], list):
+        return column
+    return column[index]
 
 
 def _content(value: Any, column: str) -> Messages | str:
@@ -249,7 +259,10 @@ def _first(row: Mapping[str, Any], columns: Sequence[str]) -> Any:
 def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise BadRow("number too large", f"{str(value)[:40]} does not fit a float") from None
 
 
 def _numbers(value: Any) -> list[float] | None:

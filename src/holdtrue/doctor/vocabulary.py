@@ -19,7 +19,7 @@ class Vocabulary:
     Attributes:
         size: ids from ``size`` on are phantoms: rows of the logits without a token.
         control: text of every control token, those that end an answer among them.
-        ends: ids that may end an answer: the tokenizer's and the generation config's EOS and pad.
+        ends: ids that may end an answer: as tokenizer, generation config, template and family say; and pad.
         decode: text of ids, special tokens kept.
         width: rows of the logits, where the model's config says it.
     """
@@ -42,7 +42,7 @@ class Vocabulary:
             tokenizer = subject.tokenizer
         except Missing as missing:
             raise ModelError(f"{folder}: {missing}; rollouts need the tokenizer that sampled them") from None
-        known = vocabulary.Vocabulary.of(tokenizer, _declared(subject))
+        known = vocabulary.Vocabulary.of(tokenizer, _declared(subject) | _usual(subject))
         ends = known.eos | ({known.pad} if known.pad is not None else set())
         texts = {id: str(token.content) for id, token in tokenizer.added_tokens_decoder.items()}
         control = {id: texts[id] for id in sorted(known.control | ends) if id in texts}
@@ -52,6 +52,17 @@ class Vocabulary:
     def names(self, ids: Sequence[int]) -> str:
         """Ids with their text, for people."""
         return ", ".join(f"{id} {self.control[id]}" if id in self.control else str(id) for id in ids)
+
+
+def _usual(subject: Subject) -> set[int]:
+    """What the chat template ends a turn with, and what the family's models are known to end with."""
+    family, tokenizer = subject.family, subject.tokenizer
+    texts = family.ends if family else ()
+    known = {tokenizer.convert_tokens_to_ids(text) for text in texts if text in tokenizer.get_vocab()}
+    try:
+        return known | set(subject.template.turn_end)
+    except Missing:
+        return known
 
 
 def _declared(subject: Subject) -> set[int]:

@@ -90,13 +90,21 @@ class Tensor:
 
     def write(self, row: int, values: Array) -> None:
         """Put float32 values into one row of the file, rounded to the stored type (16 or 32 bits)."""
+        self.check_writable()
         stored = _STORED[self.dtype]
-        if stored.itemsize == 1:
-            raise ModelError(f"{self.file}: rows of {self.dtype} are scaled and cannot be set one by one")
         raw = _encoded(values, self.dtype)
         with open(self.file, "r+b") as file:
             file.seek(self.start + row * self.width * stored.itemsize)
             file.write(raw.tobytes())
+
+    def check_writable(self) -> None:
+        """Refuse types whose rows share a scale.
+
+        Raises:
+            ModelError: such as eight-bit floats.
+        """
+        if not self.floating or _STORED[self.dtype].itemsize == 1:
+            raise ModelError(f"{self.file}: rows of {self.dtype} are scaled and cannot be set one by one")
 
     def chunks(self) -> Iterator[tuple[int, Array]]:
         """Its rows in order, each piece with the index of its first row."""

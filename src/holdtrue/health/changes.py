@@ -79,7 +79,7 @@ def baseline(values: Floats, *, share: bool = False, rows: float = 1.0) -> State
 
 def start() -> State:
     """State of a metric nothing has been seen of."""
-    return {"sum": 0.0, "since": None, "alarmed": False}
+    return {"sum": 0.0, "since": None, "alarmed": False, "failed": False}
 
 
 def advance(
@@ -87,9 +87,9 @@ def advance(
 ) -> tuple[State, bool]:
     """Take the value of the batch of ``step`` over ``n`` units: the new state, and whether it alarms now.
 
-    A change alarms once; it does again only after the sum has come back to 0 and no limit is passed. A value
-    that is not finite, or a batch without units, changes nothing. ``state["since"]`` is the step of the
-    estimated onset: the first after the sum was last 0.
+    A change alarms once, and once more when it passes the limit; it does again only after the sum has
+    come back to 0 and no limit is passed. A value that is not finite, or a batch without units, changes
+    nothing. ``state["since"]`` is the step of the estimated onset: the first after the sum was last 0.
     """
     if not math.isfinite(value) or not n:
         return state, False
@@ -109,7 +109,9 @@ def advance(
         since = None
     worse = over or (total > DECISION and floor_passed)
     alarmed = worse or (state["alarmed"] and since is not None)
-    return {"sum": total, "since": since, "alarmed": alarmed}, worse and not state["alarmed"]
+    failed = over or (state["failed"] and since is not None)
+    new = worse and (not state["alarmed"] or (over and not state["failed"]))
+    return {"sum": total, "since": since, "alarmed": alarmed, "failed": failed}, new
 
 
 def trend(values: Floats) -> tuple[float, float]:

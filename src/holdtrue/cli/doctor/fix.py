@@ -61,14 +61,17 @@ def command(
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (output / "data.jsonl").write_text(text, encoding="utf-8")
         given = [str(output / "data.jsonl")] if rows is not None else data or []
-        again, _ = check.subject(output, adapter, given, settings, check.asked(uses))
+        mended = output / fixes.COPIED
+        again, _ = check.subject(
+            output, mended if mended.is_dir() else adapter, given, settings, check.asked(uses)
+        )
         after = check.examine(again)
     value = {
         "output": None if output is None else str(output),
         "done": found.done,
         "by_hand": found.by_hand,
         "data": changed,
-        "diff": list(found.diff(model)),
+        "diff": list(found.diff(model, adapter)),
         "before": before.as_json(),
         "after": None if after is None else after.as_json(),
     }

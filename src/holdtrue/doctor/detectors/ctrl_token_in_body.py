@@ -12,6 +12,8 @@ import numpy as np
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import CONTROL, Reading, quote
 
+QUOTES = ("`", '"', "'", "*", "\u201c", "\u201d")
+_EXPLAINED = re.compile(r"token|template|chatml|prompt format", re.IGNORECASE)
 _HINTS = ("<|", "<｜", "s>", "INST]", "SYS>>", "_of_turn>", "<pad>", "<unk>")
 """One of these is in every match of CONTROL; they are faster to look for."""
 
@@ -46,9 +48,15 @@ class CtrlTokenInBody(Detector):
     def _in_ids(self, reading: Reading) -> Iterator[Flag]:
         vocabulary = reading.vocabulary
         assert vocabulary is not None
-        marked = np.isin(reading.body, [*vocabulary.control, *vocabulary.ends]) & reading.policy_wrote
-        places = np.flatnonzero(marked)
+        wrote = reading.policy_wrote
+        marked = np.isin(reading.body, [*vocabulary.control, *vocabulary.ends]) & wrote
+        # an end token may close a turn of several
+        closes = np.isin(reading.body, list(vocabulary.ends)) & wrote & ~np.append(wrote[1:], True)
+        places = np.flatnonzero(marked & ~closes)
         if not len(places):
+            return
+        if reading.rollout.loss_mask is None and len(reading.own) > 1:
+            yield from self._in_text(reading)  # tools' turns, and no mask that tells them from the policy's
             return
         first, last = int(places[0]), int(places[-1]) + 1
         counts = Counter(reading.body[places].tolist())
@@ -93,6 +101,11 @@ def _is_html(text: str, place: re.Match[str]) -> bool:
 
 
 def _is_named(reading: Reading, place: re.Match[str]) -> bool:
+    """Whether the token is talked about: in the prompt, in quotes, in backticks or in a block of code."""
     text, start, end = reading.text, place.start(), place.end()
-    quoted = text[start - 1 : start] in ("`", '"', "'") and text[end : end + 1] in ("`", '"', "'")
-    return quoted or place.group() in reading.prompt
+    if text[start - 1 : start] in QUOTES and text[end : end + 1] in QUOTES:
+        return True
+    before, _, after = text[text.rfind("\n", 0, start) + 1 :].partition(place.group())
+    inline = before.count("`") % 2 == 1 and "`" in after.partition("\n")[0]
+    block = text.count("```", 0, start) % 2 == 1 and "```" in text[end:] and _EXPLAINED.search(text)
+    return inline or bool(block) or place.group() in reading.prompt

@@ -22,9 +22,10 @@ class EmptyAnswer(Detector):
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The whole answer."""
-        said = reading.text[: reading.end]
+        start, last = reading.turns[-1]
+        said = last.text[: last.end]
         if "</think>" in said:
             said = said.rpartition("</think>")[2]
         if not said.strip() and not (len(reading.body) and reading.vocabulary is None):
-            length = len(reading.text)
-            yield self.flag("fail", f"{length} characters, none of them says anything", span=(0, length))
+            seen = f"{len(reading.text) - start} characters, none of them says anything"
+            yield self.flag("fail", seen, span=(start, len(reading.text)))

@@ -20,18 +20,17 @@ class EosInThink(Detector):
     source: ClassVar = "QwenLM/Qwen3.8#216"
 
     def check(self, reading: Reading) -> Iterator[Flag]:
-        """The last thought, when it stays open."""
-        start = reading.text.rfind("<think>")
-        if start < 0:
-            if not reading.prompt.rstrip().endswith("<think>") or "</think>" in reading.text:
-                return
-            start = 0
-        elif "</think>" in reading.text[start:]:
+        """The first turn whose thought stays open; a thought begins the turn."""
+        given = reading.prompt.rstrip().endswith("<think>")
+        for index, (start, turn) in enumerate(reading.turns):
+            opened = turn.text.lstrip().startswith("<think>") or (given and not index)
+            if not opened or "</think>" in turn.text:
+                continue
+            cut = reading.rollout.finish == "length" and index == len(reading.turns) - 1
+            yield self.flag(
+                "warn" if cut else "fail",
+                f"<think> is not closed in {len(turn.text)} characters"
+                + (", the length limit cut it" if cut else ", and the turn was ended"),
+                span=(start, start + len(turn.text)),
+            )
             return
-        cut = reading.rollout.finish == "length"
-        evidence = f"<think> is not closed in {len(reading.text) - start} characters"
-        yield self.flag(
-            "warn" if cut else "fail",
-            evidence + (", the length limit cut it" if cut else ", and the turn was ended"),
-            span=(start, len(reading.text)),
-        )

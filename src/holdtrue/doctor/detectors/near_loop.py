@@ -41,6 +41,10 @@ class NearLoop(Detector):
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The densest window, and where its repetition begins."""
+        for start, turn in reading.turns if reading.text else [(0, reading)]:
+            yield from self._of_turn(turn, start)
+
+    def _of_turn(self, reading: Reading, offset: int) -> Iterator[Flag]:
         grams = reading.loose if reading.text else reading.tokens
         window = self.window if reading.text else self.tokens
         twice = grams.before >= 2
@@ -63,7 +67,7 @@ class NearLoop(Detector):
             yield self.flag(
                 "fail",
                 f"{evidence}: {quote(reading.text[start : start + 160])}",
-                span=(start, max(stop, start + 1)),
+                span=(offset + start, offset + max(stop, start + 1)),
                 share=round(share, 3),
             )
         else:

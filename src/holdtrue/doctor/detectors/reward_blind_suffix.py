@@ -36,7 +36,12 @@ class RewardBlindSuffix(Detector):
         if "</" not in reading.text:
             return
         for start, end in reversed(reading.own):
-            closings = list(_CLOSING.finditer(reading.text, start, end))
+            closings = [
+                one
+                for one in _CLOSING.finditer(reading.text, start, end)
+                if f"<{one.group(1)}>" in reading.text[start : one.start()]
+                and reading.text[one.start() - 1 : one.start()] != "`"
+            ]
             if not closings:
                 continue
             last = closings[-1]

@@ -9,10 +9,18 @@ from typing import ClassVar
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Reading, quote
 
-_HEADED = re.compile(r"#{2,} ?(?:Human|Assistant|User|Instruction|System|Response)\b ?:", re.IGNORECASE)
+_HEADED = re.compile(r"###+ ?(?:Human|Assistant|User|Instruction|Response)\b ?:", re.IGNORECASE)
 """Roles as headings (Guanaco, Alpaca, Vicuna), also inside a line: models forget the break."""
-_PLAIN = re.compile(r"(?<=\n\n)(?:Human|USER|User) ?: ?(?=\S)")
+_BARE = re.compile(r"(?:(?<=[.!?\w]\n)|(?<=[.!?]))(?:assistant|user)\n\n(?=\S)")
+"""Llama-3's headers without their control tokens."""
+_PLAIN = re.compile(
+    r"(?:(?<=\n\n)|(?<=\r\n\r\n))(?:\*\*)?(?:Human|USER|User|用户) ?(?:\*\*)?[:：](?:\*\*)?\s?(?=\S)"
+)
+_REPLY = re.compile(r"^(?:\*\*)?(?:Assistant|ASSISTANT|AI|Bot|Model|助手) ?(?:\*\*)?[:：]", re.MULTILINE)
 _ROLE = re.compile(r"^\W{0,4}[A-Z][\w .]{0,20} ?:", re.MULTILINE)
+_ASKED = re.compile(
+    r"\b(?:dialogue?s?|chats?|conversations?|interviews?|scripts?|transcripts?|role-?play)\b", re.I
+)
 
 
 class RoleContinuation(Detector):
@@ -33,7 +41,7 @@ class RoleContinuation(Detector):
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The first role that the policy gave itself."""
-        found = _heading(reading) or _plain(reading)
+        found = _heading(reading) or next(reading.find(_BARE), None) or _plain(reading)
         if found is not None:
             evidence = quote(reading.text[found.start() : found.start() + 100])
             yield self.flag(
@@ -51,7 +59,9 @@ def _heading(reading: Reading) -> re.Match[str] | None:
 
 
 def _plain(reading: Reading) -> re.Match[str] | None:
-    found = next(reading.find(_PLAIN), None) if ":" in reading.text else None
+    found = next(reading.find(_PLAIN), None) if ":" in reading.text or "：" in reading.text else None
     if found is None or _ROLE.search(reading.text, 0, found.start()) or _ROLE.search(reading.prompt):
         return None
-    return found
+    rest = reading.text[found.end() : reading.end]
+    asks = "?" in rest.partition("\n")[0] or _REPLY.search(rest) is not None
+    return found if asks and not _ASKED.search(reading.prompt) else None

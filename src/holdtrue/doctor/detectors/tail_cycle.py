@@ -29,7 +29,8 @@ class TailCycle(Detector):
     source: ClassVar = "vllm-project/vllm PR 35451; Holtzman et al. 2020 (1904.09751)"
 
     min_cover: int = 150
-    """Characters. Below, refrains and rows of a table reach four copies."""
+    """Characters; half as many of Chinese or Japanese. Below, refrains and rows of a table reach four copies.
+    Of white space at the end twice as many fail."""
     min_copies: float = 4
     """Copies; a piece of ``min_cover`` characters or more needs one less."""
     max_period: int = 4_000
@@ -40,29 +41,36 @@ class TailCycle(Detector):
     """Token ids covered, where there is no text."""
 
     def check(self, reading: Reading) -> Iterator[Flag]:
-        """The longest cycle at the end."""
-        if reading.text:
-            cycle = self._cycle(reading.exact, self.min_cover) if self._may_loop(reading) else None
+        """The longest cycle at the end of each turn, and white space that does not end."""
+        for start, turn in reading.turns if reading.text else ():
+            cycle = self._of_text(turn)
             if cycle is not None:
-                piece = reading.text[cycle.start : cycle.start + cycle.period]
-                yield self._flag(
-                    cycle, f"{quote(piece)} x {cycle.copies:.1f}", (cycle.start, cycle.end), None
-                )
-        elif len(reading.body):
+                piece = turn.text[cycle.start : cycle.start + cycle.period]
+                span = (start + cycle.start, start + cycle.end)
+                yield self._flag(cycle, f"{quote(piece)} x {cycle.copies:.1f}", span, None)
+        blank = len(reading.text) - len(reading.text.rstrip())
+        if blank >= 2 * self.min_cover:
+            span = (len(reading.text) - blank, len(reading.text))
+            yield self.flag("fail", f"white space x {blank}", span=span, signature="short loop", period=1)
+        if not reading.text and len(reading.body):
             cycle = self._cycle(reading.tokens, self.min_tokens)
             if cycle is not None:
                 ids = reading.body[cycle.start : cycle.start + min(cycle.period, 8)].tolist()
                 tokens = (cycle.start, cycle.end)
                 yield self._flag(cycle, f"ids {ids} x {cycle.copies:.1f}", (None, None), tokens)
 
-    def _may_loop(self, reading: Reading) -> bool:
-        """False for nearly all healthy texts: their ends have not been said before."""
-        end = len(reading.symbols)
-        if end < self.min_cover:
-            return False
-        at, before = reading.loose.at, reading.loose.before
-        last = int(np.searchsorted(at, end - self.min_cover // 2))
-        return len(at) - last < self.min_cover // 4 or _certain(before[last:], self.slack)
+    def _of_text(self, turn: Reading) -> Cycle | None:
+        end = len(turn.symbols)
+        dense = np.count_nonzero(turn.symbols[-self.min_cover :] >= 0x2E80) > min(end, self.min_cover) / 2
+        cover = self.min_cover // (2 if dense else 1)  # of Chinese and Japanese half as many say as much
+        if end < cover:
+            return None
+        # nearly all healthy texts are told by this: their ends have not been said before
+        at, before = turn.loose.at, turn.loose.before
+        last = int(np.searchsorted(at, end - cover // 2))
+        if len(at) - last >= cover // 4 and not _certain(before[last:], self.slack):
+            return None
+        return self._cycle(turn.exact, cover)
 
     def _flag(
         self,

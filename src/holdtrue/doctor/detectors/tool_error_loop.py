@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Reading, quote
-
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
 class ToolErrorLoop(Detector):
@@ -29,19 +26,32 @@ class ToolErrorLoop(Detector):
         """The longest row of same calls."""
         if "tool_call" not in reading.text:
             return
-        calls = [(_key(found.group(1)), found) for found in _CALL.finditer(reading.text)]
-        best: list[Any] = []
-        row: list[Any] = []
-        for key, found in calls:
-            row = [*row, (key, found)] if row and row[-1][0] == key else [(key, found)]
-            best = max(best, row, key=len)
+        calls = [(_key(reading.text[start:end]), start, end) for start, end in _calls(reading)]
+        best: list[tuple[str, int, int]] = []
+        row: list[tuple[str, int, int]] = []
+        for call in calls:
+            row = [*row, call] if row and row[-1][0] == call[0] else [call]
+            best = row if len(row) > len(best) else best
         if len(best) >= 2:
+            _, start, end = best[0]
             yield self.flag(
                 "fail" if len(best) >= self.most else "warn",
-                f"the same call x {len(best)}: {quote(best[0][1].group(1), 160)}",
-                span=(best[1][1].start(), best[-1][1].end()),
+                f"the same call x {len(best)}: {quote(reading.text[start:end].strip(), 160)}",
+                span=(best[1][1] - len("<tool_call>"), best[-1][2] + len("</tool_call>")),
                 calls=len(best),
             )
+
+
+def _calls(reading: Reading) -> Iterator[tuple[int, int]]:
+    """Where the policy's calls stand, without their tags."""
+    for first, last in reading.own:
+        at = first
+        while (start := reading.text.find("<tool_call>", at, last)) >= 0:
+            end = reading.text.find("</tool_call>", start, last)
+            if end < 0:
+                break
+            yield start + len("<tool_call>"), end
+            at = end
 
 
 def _key(call: str) -> str:
