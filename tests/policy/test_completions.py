@@ -37,9 +37,20 @@ Make = Callable[..., Completions]
 @pytest.fixture
 def completions(base_model: Callable[..., Path], byte_tokenizer: Callable[..., Any]) -> Make:
     def make(
-        template: str | None = PADDED, max_length: int = 100, cut: Any = "drop", **options: Any
+        template: str | None = PADDED,
+        max_length: int = 100,
+        cut: Any = "drop",
+        eos: str = "<|im_end|>",
+        **options: Any,
     ) -> Completions:
-        folder = base_model(tokenizer=byte_tokenizer(chat_template=template, bos_token="<|im_start|>"))
+        folder = base_model(
+            tokenizer=byte_tokenizer(
+                chat_template=template,
+                bos_token="<|im_start|>",
+                eos_token=eos,
+                additional_special_tokens=["<|im_end|>"],
+            )
+        )
         loaded = policies.load(PolicySettings(path=str(folder)))
         return Completions(loaded, loaded.encoder(max_length, cut), **options)  # type: ignore[arg-type]
 
@@ -67,6 +78,14 @@ def test_every_answer_of_a_conversation_is_learned_with_its_stop_and_nothing_els
         "<|im_start|>user\nTea?<|im_end|>\n<|im_start|>assistant\n"
     )
     assert made.tokenizer.decode(tree.answers[0][tree.marks[0][0] - 10 : tree.marks[0][0]]) == "assistant\n"
+
+
+def test_the_stop_is_the_turns_own_also_where_the_whole_conversation_ends_with_another_token(
+    completions: Make,
+) -> None:
+    made = completions(PADDED + "{% if not add_generation_prompt %}<|pad|>{% endif %}", eos="<|pad|>")
+    assert learned(made, prepare(made, {"messages": TALK})) == ["Yes.<|im_end|>No.<|im_end|>"]
+    assert made.stops == {END: 2}
 
 
 def test_only_the_last_answer_where_that_is_asked_for_and_never_one_of_the_prompt(completions: Make) -> None:

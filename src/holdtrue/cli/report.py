@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from holdtrue.cli import frame
+from holdtrue.errors import SettingsError
 from holdtrue.rundir import RunDir
 
 
@@ -10,5 +11,8 @@ def command(run: frame.Run) -> frame.Result:
     """Write a run's report, one self-contained HTML file that opens without a network."""
     from holdtrue.report import write_report
 
-    path = write_report(RunDir.open(run))
+    opened = RunDir.open(run)
+    if opened.settings().get("task") is not None:
+        raise SettingsError(f"{run} fine-tunes a policy; its curves are in {opened.metrics_file}")
+    path = write_report(opened)
     return frame.Result({"report": str(path)}, str(path))

@@ -5,7 +5,7 @@
     text     BOS [text EOS]
 
 An answer begins where the rendered turns before it, with the opening of an assistant turn, end, and ends with
-the control token the template writes after it: the stop. White space after that is the template's own and is
+the first control token the template writes after it: the stop. What follows that is the template's own and is
 never generated, so it is not learned. A token that straddles the beginning is counted to the answer.
 """
 
@@ -141,6 +141,8 @@ class Completions:
         for i in answers if self.turns == "all" else answers[-1:]:
             last = i == len(messages) - 1
             upto = (whole if last else self._template(messages[: i + 1], example)).rstrip()
+            if not whole.startswith(upto):  # Phi-3 ends a conversation with EOS, whatever ends its turns
+                upto = upto.removesuffix(str(self.tokenizer.eos_token)).rstrip()
             if whole.startswith(upto):
                 start = _shared(self._template(messages[:i], example, opened=True), whole)
                 learned.append((self._from(example, whole, start) if last else start, len(upto)))
@@ -207,13 +209,18 @@ class Completions:
         )
 
     def _up_to_stop(self, own: Sequence[int], ids: Sequence[int]) -> list[int]:
-        """An answer's tokens up to the last control token, if nothing but white space stands after it."""
-        last = next((k for k in range(len(own) - 1, -1, -1) if ids[own[k]] in self.controls), None)
-        if last is None or self.tokenizer.decode([ids[i] for i in own[last + 1 :]]).strip():
+        """An answer's tokens with the first of the control tokens that end it; engines stop there."""
+        end = len(own)
+        while end and (
+            ids[own[end - 1]] in self.controls or not self.tokenizer.decode(ids[own[end - 1]]).strip()
+        ):
+            end -= 1
+        stop = next((k for k in range(end, len(own)) if ids[own[k]] in self.controls), None)
+        if stop is None:
             raise Unusable(
                 "the chat template ends an answer with no control token, so there is no stop to learn"
             )
-        return list(own[: last + 1])
+        return list(own[: stop + 1])
 
     def _fitted(
         self, example: Example, ids: Ids, marks: list[int], cut: Counter[str]
