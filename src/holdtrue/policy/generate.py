@@ -1,0 +1,103 @@
+"""The sampler for any policy: ``model.generate``, with the same draws, ends and guard as the fast one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.decoding import Decoding, draw
+from holdtrue.policy.request import evaluating, examine, left_padded
+from holdtrue.policy.rows import Rows
+from holdtrue.policy.samples import Ids, Samples
+
+
+@dataclass(frozen=True)
+class GenerateSampler:
+    """Lets ``model.generate`` keep the cache, and draws and ends the rows itself.
+
+    So padding that ``generate`` fills short rows with is never part of an answer, log-probabilities are those
+    of the draw, and equal seeds give the answers of
+    :class:`~holdtrue.policy.sampler.SharedPrefixSampler`. What the policy's generation config sets beside its
+    end tokens (top_k, penalties, ...) is not used: it would make what is sampled another policy.
+    """
+
+    vocabulary: Vocabulary = field(default_factory=Vocabulary)
+    """Control ids, and end ids beside those the policy declares."""
+    decoding: Decoding = field(default_factory=Decoding)
+    max_rows: int = 256
+    """Answers computed at once; a group stays whole even when it is larger."""
+
+    def sample(self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int) -> Samples:
+        """See :meth:`Sampler.sample <holdtrue.policy.sampler.Sampler.sample>`."""
+        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding)
+        rows, uniforms = request.rows(), request.uniforms()
+        banned = torch.from_numpy(request.banned).to(policy.device)
+        with torch.no_grad(), evaluating(policy), _plain(policy, self.decoding.max_new_tokens):
+            for batch in request.batches(self.max_rows):
+                held = np.concatenate([np.arange(group) + p * group for p in batch])
+                ids, attention = left_padded([request.prompts[p] for p in batch], policy.device)
+                drawing = _Drawing(self.decoding, rows, held, uniforms, banned)
+                policy.generate(
+                    input_ids=ids.repeat_interleave(group, dim=0),
+                    attention_mask=attention.long().repeat_interleave(group, dim=0),
+                    logits_processor=LogitsProcessorList([drawing]),
+                    stopping_criteria=StoppingCriteriaList([_Ended(rows, held)]),
+                )
+        return request.samples(rows)
+
+
+class _Drawing(LogitsProcessor):  # type: ignore[misc]
+    """Draws the next token of each row and leaves ``generate`` no other choice."""
+
+    def __init__(
+        self, decoding: Decoding, rows: Rows, held: Ids, uniforms: NDArray[np.float64], banned: Tensor
+    ) -> None:
+        self._decoding, self._rows, self._held = decoding, rows, held
+        self._uniforms, self._banned = uniforms, banned
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logprobs = self._decoding.distribution(scores, self._banned)
+        running = self._rows.running[self._held]
+        at = np.where(running, self._rows.lengths[self._held], 0)
+        tokens, chosen = draw(logprobs, self._uniforms[self._held, at])
+        drawn, said = tokens.cpu().numpy(), chosen.cpu().numpy()
+        self._rows.update(self._held[running], drawn[running], said[running])
+        return torch.full_like(scores, float("-inf")).scatter(-1, tokens[:, None], 0.0)
+
+
+class _Ended(StoppingCriteria):  # type: ignore[misc]
+    """Says which rows have ended."""
+
+    def __init__(self, rows: Rows, held: Ids) -> None:
+        self._rows, self._held = rows, held
+
+    def __call__(self, input_ids: Tensor, scores: Any = None, **kwargs: Any) -> Tensor:
+        return torch.from_numpy(~self._rows.running[self._held]).to(input_ids.device)
+
+
+@contextmanager
+def _plain(policy: Any, new_tokens: int) -> Iterator[None]:
+    """A generation config that changes no logits; ``generate`` takes unset fields from the model's own."""
+    before = policy.generation_config
+    policy.generation_config = GenerationConfig(
+        max_new_tokens=new_tokens, do_sample=False, pad_token_id=0, use_cache=True
+    )
+    try:
+        yield
+    finally:
+        policy.generation_config = before

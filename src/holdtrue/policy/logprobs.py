@@ -1,0 +1,60 @@
+"""Log-probabilities of answers by a full forward, with gradients: what training and rescoring compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from holdtrue.policy.decoding import Decoding
+from holdtrue.policy.request import accepted, evaluating
+from holdtrue.policy.samples import Ids, PaddedSamples, Samples
+
+
+def token_logprobs(policy: Any, padded: PaddedSamples, decoding: Decoding, banned: Tensor) -> Tensor:
+    """(N, T) log-probability of every token of the answers, 0 elsewhere.
+
+    In the distribution of ``decoding`` with ``banned`` ids (B,), so that it equals what a sampler of the same
+    decoding wrote down. Logits are computed from the first answer's first token on.
+    """
+    rows, places = padded.completion_NT.nonzero(as_tuple=True)
+    if not len(places):
+        return torch.zeros_like(padded.logprobs_NT)
+    width = padded.ids_NT.shape[1]
+    keep = width + 1 - int(places.min())
+    out = policy(
+        input_ids=padded.ids_NT,
+        attention_mask=padded.attention_NT.long(),
+        use_cache=False,
+        **({"logits_to_keep": keep} if "logits_to_keep" in accepted(policy) else {}),
+    )
+    logits = out.logits[rows, places - 1 - (width - out.logits.shape[1])]
+    logprobs = decoding.distribution(logits, banned)
+    chosen = logprobs.gather(-1, padded.ids_NT[rows, places][:, None])[:, 0]
+    return torch.zeros_like(padded.logprobs_NT).index_put((rows, places), chosen)
+
+
+def rescored(
+    policy: Any,
+    prompts: Sequence[Ids],
+    completions: Sequence[Ids],
+    decoding: Decoding,
+    banned: Ids,
+    rows: int = 64,
+) -> list[NDArray[np.float32]]:
+    """Log-probabilities of each completion after its prompt, ``rows`` at a time, without gradients."""
+    found: list[NDArray[np.float32]] = []
+    with torch.no_grad(), evaluating(policy):
+        for start in range(0, len(completions), rows):
+            part = completions[start : start + rows]
+            empty = [np.zeros(len(ids), dtype=np.float32) for ids in part]
+            samples = Samples(prompts[start : start + rows], 1, part, empty, ["length"] * len(part))
+            padded = samples.padded(0, policy.device)
+            values = token_logprobs(policy, padded, decoding, torch.from_numpy(banned).to(policy.device))
+            for row, mask in zip(values.cpu().numpy(), padded.completion_NT.cpu().numpy(), strict=True):
+                found.append(row[mask])
+    return found
