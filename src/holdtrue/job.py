@@ -19,10 +19,7 @@ from typing import TYPE_CHECKING, Any
 from holdtrue import __version__
 from holdtrue.errors import (
     DataError,
-    HoldtrueError,
-    Interrupted,
     ModelError,
-    ResourceError,
     SettingsError,
 )
 from holdtrue.rundir import RunDir, disk_errors, read_object, write_json, write_text
@@ -110,7 +107,7 @@ def train(
     with (
         distributed.join(processes if processes > 1 else None, settings.training.parallel) as world,
         _claimed(run, world),
-        _status(run),
+        run.recorded(),
     ):
         if world.main:
             _write_world(run, settings, tell)
@@ -417,25 +414,3 @@ def _claimed(run: RunDir, world: World) -> Iterator[None]:
                 run.update_info(status="running", exit_code=None, error=None)
         world.wait()
         yield
-
-
-@contextmanager
-def _status(run: RunDir) -> Iterator[None]:
-    """Record in ``run.json`` how the run ended; of several processes the first to say so is believed.
-
-    When one fails, the others only see that the connection to it broke.
-    """
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            error = ResourceError("out of memory; lower training.max_tokens_per_pass or data.max_length")
-        stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-        code = error.exit_code if isinstance(error, HoldtrueError) else 5 if stopped else 1
-        with disk_errors(run.path):
-            if run.info().get("status") == "running":
-                status = "interrupted" if stopped else "failed"
-                run.update_info(status=status, exit_code=code, error=str(error) or type(error).__name__)
-        if isinstance(error, ResourceError):
-            raise error from None
-        raise

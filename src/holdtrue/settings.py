@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -23,6 +23,9 @@ class Section(BaseModel):
     """A group of settings. Frozen; unknown keys and non-finite numbers are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+S = TypeVar("S", bound=Section)
 
 
 class LoraSettings(Section):
@@ -302,16 +305,25 @@ def build(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: unknown key (names the nearest), wrong type or out of range (says what was seen).
     """
-    _refuse_unknown(values, Settings, "")
-    # `training:` with nothing below it is None in YAML
-    given = {key: value for key, value in values.items() if value is not None}
-    try:
-        made = Settings(**given)
-    except ValidationError as error:
-        raise SettingsError(kinds.explain(error, "")) from error
+    made = typed(values, Settings)
     if made.sweep is not None:
         _check_space(made.sweep.space, {key: value for key, value in values.items() if key != "sweep"})
     return made
+
+
+def typed(values: Mapping[str, Any], section: type[S]) -> S:
+    """Plain values as settings of any class.
+
+    Raises:
+        SettingsError: as :func:`build`.
+    """
+    _refuse_unknown(values, section, "", [name for name, _ in keys(section)])
+    # `training:` with nothing below it is None in YAML
+    given = {key: value for key, value in values.items() if value is not None}
+    try:
+        return section(**given)
+    except ValidationError as error:
+        raise SettingsError(kinds.explain(error, "")) from error
 
 
 def _check_space(space: Mapping[str, Range | list[Any]], values: Mapping[str, Any]) -> None:
@@ -390,7 +402,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
         inside = values.setdefault(part, {})
-        if isinstance(inside, str) and part == "loss":  # `loss: bradley_terry` is short for its kind
+        if isinstance(inside, str) and part in ("loss", "algorithm"):  # a name is short for its kind
             inside = values[part] = {"kind": inside}
         if inside is None:
             inside = values[part] = {}
@@ -417,17 +429,22 @@ def _section_of(annotation: Any) -> type[Section] | None:
     return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
 
-def _refuse_unknown(values: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
+def _refuse_unknown(
+    values: Mapping[str, Any], section: type[BaseModel], prefix: str, anywhere: Sequence[str]
+) -> None:
     for key, value in values.items():
         if key not in section.model_fields:
             here = [f"{prefix}{name}" for name in section.model_fields]
-            everywhere = here + [name for name, _ in keys()]
+            everywhere = [*here, *anywhere]
             known = everywhere if nearest(f"{prefix}{key}", everywhere) else here
             raise SettingsError(unknown("setting", f"{prefix}{key}", known))
-        inner = _section_of(section.model_fields[key].annotation)
+        annotation = section.model_fields[key].annotation
+        inner = _section_of(annotation)
         if inner is None or value is None:
             continue
-        if not isinstance(value, Mapping) and not isinstance(value, BaseModel):
-            raise SettingsError(f"{prefix}{key} holds settings of its own, got {value!r}")
-        if isinstance(value, Mapping):
-            _refuse_unknown(value, inner, f"{prefix}{key}.")
+        listed = get_origin(annotation) is list and isinstance(value, list)
+        for item in value if listed else [value]:
+            if not isinstance(item, Mapping) and not isinstance(item, BaseModel):
+                raise SettingsError(f"{prefix}{key} holds settings of its own, got {item!r}")
+            if isinstance(item, Mapping):
+                _refuse_unknown(item, inner, f"{prefix}{key}.", anywhere)
