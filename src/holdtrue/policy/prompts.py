@@ -111,8 +111,8 @@ def _encoded(groups: Sequence[Group], encoder: Encoder, room: int | None, left_o
 
 
 def encode(prompt: Messages | str, encoder: Encoder) -> Ids:
-    """What a policy reads before its answer: the rendered chat with the opening of its turn, or the text after
-    the BOS that its tokenizer adds.
+    """What a policy reads before its answer: the rendered chat with the opening of its turn, or the text
+    after the BOS that its tokenizer adds.
 
     Raises:
         DataError: the chat template refuses the chat.

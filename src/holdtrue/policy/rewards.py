@@ -89,8 +89,8 @@ class FunctionJudge:
             ) from None
         if len(values) != len(rollouts):
             raise DataError(
-                f"reward {self.name} returned {len(values)} rewards for {len(rollouts)} answers; one for each "
-                "is needed"
+                f"reward {self.name} returned {len(values)} rewards for {len(rollouts)} answers; one for "
+                "each is needed"
             )
         return np.array([self._number(value, row) for row, value in enumerate(values)])
 

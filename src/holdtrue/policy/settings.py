@@ -32,9 +32,9 @@ class PolicySettings(Section):
 class PromptSettings(Section):
     """Where prompts come from, and how they are read."""
 
-    prompts: list[str] = []
-    """Files (JSONL, JSON, Parquet) or folders of them: rows with ``prompt`` (text or messages), or rows of any
-    layout holdtrue reads, of which the prompt is taken."""
+    prompts: list[str] = Field(default=[])
+    """Files (JSONL, JSON, Parquet) or folders of them: rows with ``prompt`` (text or messages), or rows of
+    any layout holdtrue reads, of which the prompt is taken."""
     eval_fraction: float = Field(0.0, ge=0, lt=1)
     """Share of prompts (by hash of the prompt) that is never trained on, only evaluated on."""
     eval_prompts: int = Field(64, gt=0)
@@ -51,8 +51,8 @@ class RewardSettings(Section):
     """Reward model: a folder or run of holdtrue (also an ensemble or an implicit reward), or a folder of any
     reward model holdtrue reads."""
     function: str | None = None
-    """``file.py:name`` of a Python function ``f(prompts, texts, completion_ids) -> list of numbers``, a number
-    for each answer. Texts show special tokens; None or NaN leaves the answer out."""
+    """``file.py:name`` of a Python function ``f(prompts, texts, completion_ids) -> list of numbers``, one for
+    each answer. Texts show special tokens; None or NaN leaves the answer out."""
     weight: float = 1.0
     """What it counts beside the other parts."""
     whiten: bool = True
@@ -140,7 +140,7 @@ class RLSettings(Section):
 
     policy: PolicySettings
     data: PromptSettings = PromptSettings()
-    rewards: list[RewardSettings] = []
+    rewards: list[RewardSettings] = Field(default=[])
     """Parts of the reward, added up by their weights."""
     algorithm: kinds.chosen("holdtrue.policy.algorithms", "rloo") = Field(  # type: ignore[valid-type]
         default="rloo", validate_default=True

@@ -15,14 +15,14 @@ run has the rates of an uninterrupted one. The cycle is the triangle of arXiv 15
 from __future__ import annotations
 
 from math import ceil, cos, pi
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 class Course(Protocol):
     """Settings of a schedule."""
 
     @property
-    def lr_scheduler_type(self) -> str: ...
+    def lr_scheduler_type(self) -> Literal["constant", "linear", "cosine", "step", "cyclical"]: ...
     @property
     def warmup_ratio(self) -> float: ...
     @property
