@@ -140,10 +140,11 @@ class PolicyTrainer:
             Interrupted: ``job.stop`` asked for it; a checkpoint was saved.
             QualityError: too many steps were not finite, or no answer has a reward.
         """
-        job, training, state = self.job, self.job.settings.training, self.state
+        job, training = self.job, self.job.settings.training
         every = max(1, round(training.max_steps / 10))
         if not self._resume():
             self._calibrate()
+        state = self.state
         while state.step < training.max_steps and state.stopped is None:
             self.step()
             last = state.step == training.max_steps or state.stopped is not None
