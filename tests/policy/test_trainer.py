@@ -12,8 +12,10 @@ import torch
 
 import optimising
 from holdtrue.errors import QualityError
+from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.logprobs import token_logprobs
 from holdtrue.policy.run import load_policy
+from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.rundir import RunDir, read_jsonl
 
 
@@ -125,15 +127,17 @@ def test_a_step_without_an_answer_to_learn_from_is_skipped_and_counted(
 ) -> None:
     made = optimising.settings(
         folder,
-        decoding={"top_k": 1, "max_new_tokens": 100},  # the likeliest token each time: a loop
+        decoding={"top_k": 1, "control": "end"},
         rewards=[{"function": "kindness.py:kindness", "whiten": False}],
         guard={"on_hit": "exclude"},
         training={"max_steps": 2},
     )
     trainer = optimising.trainer(made, run)
+    every = Vocabulary(eos=frozenset([1]), control=frozenset(range(2, 40)))  # any word but the end breaks off
+    trainer.job.sampler = SharedPrefixSampler(every, made.decoding)
     before = {name: p.clone() for name, p in trainer.parameters.items()}
     state = trainer.train()
-    assert [row["finish_loop"] for row in rows(run)] == [1, 1]
+    assert [row["finish_control"] for row in rows(run)] == [1, 1]
     assert (state.unusable, state.guarded, state.skipped) == (2, 32, 0)
     assert "step 2: no answer could be learnt from" in caplog.text
     assert all(torch.equal(p, before[name]) for name, p in trainer.parameters.items())

@@ -128,9 +128,12 @@ def check_rows() -> list[dict[str, str]]:
     return [{"id": one.id, "kind": one.name, "summary": one.summary} for one in all_checks()]
 
 
-def setting_rows() -> list[dict[str, Any]]:
-    """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``."""
-    return _rows(settings_schema())
+def setting_rows(schema: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``.
+
+    ``schema`` is of other settings than those of a reward model.
+    """
+    return _rows(schema or settings_schema())
 
 
 def paragraph(docstring: str | None) -> str:
@@ -152,12 +155,14 @@ def _rows(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _leaves(schema: dict[str, Any], sections: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in schema.get("properties", {}).items():
-        branches = [field, *field.get("anyOf", ()), *field.get("allOf", ())]
+        items = field.get("items", {})
+        branches = [field, *field.get("anyOf", ()), *field.get("allOf", ()), items]
         inner = next((branch["$ref"] for branch in branches if "$ref" in branch), None)
         if inner is None:
             yield prefix + name, field
         else:
-            yield from _leaves(sections[inner.rpartition("/")[2]], sections, f"{prefix}{name}.")
+            mark = "[]" if "$ref" in items else ""
+            yield from _leaves(sections[inner.rpartition("/")[2]], sections, f"{prefix}{name}{mark}.")
 
 
 def spell(schema: dict[str, Any]) -> str:

@@ -33,16 +33,29 @@ def page(name: str) -> str:
 
 
 def settings_page() -> str:
-    """Every setting, a table per section."""
-    sections: dict[str, list[dict[str, Any]]] = {}
-    for row in setting_rows():
-        sections.setdefault(row["name"].rpartition(".")[0], []).append(row)
-    parts = [
-        "# Settings",
+    """Every setting of a reward model's training."""
+    said = (
         "A settings file is YAML, grouped as below; `--set training.max_steps=100` sets one from the command "
         "line. Later ones win: the file, then arguments and flags, then `--set`. Unknown keys are errors. "
-        "`holdtrue schema` prints the JSON Schema of the file.",
-    ]
+        "`holdtrue schema` prints the JSON Schema of the file."
+    )
+    return _settings("Settings", said, setting_rows())
+
+
+def rl_page() -> str:
+    """Every setting of policy optimisation."""
+    from holdtrue.policy.settings import RLSettings  # needs torch
+
+    said = "What `holdtrue rl SETTINGS.yaml` reads; `--set training.max_steps=100` sets one as well."
+    return _settings("Settings of policy optimisation", said, setting_rows(RLSettings.model_json_schema()))
+
+
+def _settings(title: str, said: str, all_rows: list[dict[str, Any]]) -> str:
+    """A table per section."""
+    sections: dict[str, list[dict[str, Any]]] = {}
+    for row in all_rows:
+        sections.setdefault(row["name"].rpartition(".")[0], []).append(row)
+    parts = [f"# {title}", said]
     for section, rows in sections.items():
         parts += [f"## {section}" if section else "## At the top", fields_table("setting", rows)]
     return "\n\n".join(parts)
@@ -120,6 +133,7 @@ def code(text: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
+    "rl_settings.md": rl_page,
     **{f"{family}.md": partial(family_page, family, package) for family, package in FAMILIES.items()},
 }
 

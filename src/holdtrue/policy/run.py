@@ -218,6 +218,8 @@ def _anchored(settings: RLSettings) -> dict[str, Any]:
 
     values = settings.dump()
     values["data"]["prompts"] = [anchor(path) for path in values["data"]["prompts"]]
+    path = settings.policy.path
+    values["policy"]["path"] = str(find_model(path)) if RunDir(path).settings_file.is_file() else path
     for key in ("path", "chat_template_path"):
         values["policy"][key] = anchor(values["policy"][key])
     for one in values["rewards"]:
