@@ -27,11 +27,12 @@ from holdtrue.data.files import resources
 from holdtrue.errors import DataError, ModelError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.decoding import declared_ends
+from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Read, read_prompts
 from holdtrue.policy.rewards import RewardStack, open_judge
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.settings import PolicySettings, RLSettings, build
-from holdtrue.policy.trainer import Optimisation, PolicyTrainer, Row
+from holdtrue.policy.trainer import Optimisation, PolicyTrainer
 from holdtrue.reward import adapters
 from holdtrue.reward.classifiers import from_pretrained, quiet_loading
 from holdtrue.reward.store import has_tokenizer

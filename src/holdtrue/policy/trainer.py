@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -29,21 +29,20 @@ from holdtrue.errors import DataError, Interrupted, QualityError
 from holdtrue.health.batch import Batch
 from holdtrue.health.monitor import ENOUGH, Monitor
 from holdtrue.health.vocabulary import Vocabulary
-from holdtrue.policy import kl
+from holdtrue.policy import journal, kl
 from holdtrue.policy.algorithms import Algorithm
 from holdtrue.policy.inputs import Scored
+from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Prompts
 from holdtrue.policy.rewards import Judged, RewardStack
 from holdtrue.policy.sampler import Sampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import RLSettings
 from holdtrue.policy.update import Drawing, add_gradients, logprobs_of
-from holdtrue.records import Rollout, as_json
 from holdtrue.rundir import RunDir, append_jsonl
 from holdtrue.training import checkpoint, loop, schedules, sinks
 from holdtrue.training.step import Sums
 
-Row = dict[str, Any]
 _NAMES = {"kl": "kl_token"}
 """Metrics of algorithms under another name, ``kl`` being that of a whole answer."""
 _log = logging.getLogger(__name__)
@@ -172,7 +171,7 @@ class PolicyTrainer:
         padded = samples.padded(0, self.policy.device)
         scored = self._scored(samples, padded, judged)
         row: Row = {"event": "train", "step": state.step + 1, "steps": settings.training.max_steps}
-        row |= _told(samples, judged)
+        row |= journal.summary(samples, judged)
         if scored.reference_logprobs is not None:
             each = kl.of_answers(padded.logprobs_NT, scored.reference_logprobs, scored.mask)
             row["kl"] = float(each[scored.keep].mean()) if scored.keep.any() else None
@@ -182,12 +181,12 @@ class PolicyTrainer:
         row |= learnt
         if row.get("kl") is not None and isfinite(row["kl"]):
             self.controller.update(row["kl"], int(scored.keep.sum()))
-        rollouts = _complete(rollouts, judged, advantages, padded, trained)
+        rollouts = journal.completed(rollouts, judged, advantages, padded, trained)
         state.step += 1
         state.tokens += int(samples.lengths.sum())
         state.nan += judged.nan
         state.guarded += judged.guarded
-        append_jsonl(job.run.path / "rollouts.jsonl", map(as_row, rollouts))
+        append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
         self._watch(Batch.of(rollouts, state.step))
         seconds = time.perf_counter() - started
         state.seconds += seconds
@@ -207,7 +206,7 @@ class PolicyTrainer:
         samples = self._sample(job.held_out, 1, self.state.step, stream=1)
         rollouts = samples.rollouts(job.held_out.texts, job.tokenizer)
         judged = job.rewards.score(rollouts, samples)
-        told = _told(samples, judged)
+        told = journal.summary(samples, judged)
         told["reward_se"] = told["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
         self._write({"event": "eval", "step": self.state.step} | told)
 
@@ -224,7 +223,7 @@ class PolicyTrainer:
         rollouts = samples.rollouts(prompts.texts, job.tokenizer, step=0, policy="reference")
         raw = job.rewards.fit(rollouts, training.group).tolist()
         rollouts = [replace(one, reward=reward) for one, reward in zip(rollouts, raw, strict=True)]
-        append_jsonl(job.run.path / "rollouts.jsonl", map(as_row, rollouts))
+        append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
         if len(rollouts) >= ENOUGH:
             self.monitor.calibrate(Batch.of(rollouts, 0))
         else:
@@ -296,7 +295,7 @@ class PolicyTrainer:
             rows.append(row)
             if norm is None:
                 self._skip()
-        return before, {name: _mean([row[name] for row in rows]) for name in rows[0]}
+        return before, {name: journal.mean([row[name] for row in rows]) for name in rows[0]}
 
     def _skip(self) -> None:
         self.state.skipped += 1
@@ -312,16 +311,16 @@ class PolicyTrainer:
         for alarm in self.monitor.update(batch):
             self.state.alarms += 1
             row = {"event": "alarm", "text": str(alarm), **asdict(alarm)}
-            append_jsonl(self.job.run.path / "findings.jsonl", [_finite(row)])
+            append_jsonl(self.job.run.path / "findings.jsonl", [journal.finite(row)])
             self.job.tell(row)
             if alarm.severity == "fail" and self.job.settings.guard.on_alarm == "stop":
                 healthy = self.monitor.healthy_step
                 self.state.stopped = f"{alarm.cause} at step {alarm.step} (last healthy step: {healthy})"
 
     def _write(self, row: Row) -> None:
-        finite = _finite(row)
-        append_jsonl(self.job.run.metrics_file, [finite])
-        self.job.tell(finite)
+        row = journal.finite(row)
+        append_jsonl(self.job.run.metrics_file, [row])
+        self.job.tell(row)
 
     # Checkpoints
 
@@ -378,80 +377,3 @@ class PolicyTrainer:
             sinks.rewind(self.job.run, self.state.step, file)
         checkpoint.sweep(self.job.run)
         return True
-
-
-def _told(samples: Samples, judged: Judged) -> Row:
-    """A step's rewards and how its answers ended."""
-    raw = judged.raw[judged.raw.isfinite()]
-    used = judged.rewards[judged.keep]
-    finish = {
-        f"finish_{why}": samples.finish.count(why) / len(samples)
-        for why in ("stop", "length", "loop", "control")
-    }
-    drawn = np.concatenate(list(samples.logprobs))
-    return {
-        "reward": float(raw.mean()),
-        "reward_std": float(raw.std()) if len(raw) > 1 else 0.0,
-        "reward_whitened": float(used.mean()) if len(used) else None,
-        "length": float(samples.lengths.mean()),
-        **finish,
-        "entropy": float(-drawn.mean()),
-        "excluded": int((~judged.keep).sum()),
-        "nan_rewards": judged.nan,
-    }
-
-
-def _complete(
-    rollouts: Sequence[Rollout],
-    judged: Judged,
-    advantages: Tensor,
-    padded: PaddedSamples,
-    trained: Tensor | None,
-) -> list[Rollout]:
-    """The rollouts with what the step made of them."""
-    result = []
-    for row, one in enumerate(rollouts):
-        inside = padded.completion_NT[row]
-        kept = bool(judged.keep[row])
-        alone = advantages.ndim == 1
-        result.append(
-            replace(
-                one,
-                reward=float(judged.raw[row]),
-                advantage=float(advantages[row]) if alone else advantages[row][inside].tolist(),
-                trained_logprobs=trained[row][inside].tolist() if kept and trained is not None else None,
-            )
-        )
-    return result
-
-
-def as_row(rollout: Rollout) -> Row:
-    """A rollout as a row of ``rollouts.jsonl``; what is not known, or not finite, is left out or null."""
-    values = {
-        "step": rollout.step,
-        "policy": rollout.policy,
-        "prompt": as_json(rollout.prompt),
-        "answer": as_json(rollout.answer),
-        "reward": rollout.reward,
-        "advantage": rollout.advantage,
-        "finish": rollout.finish,
-        "completion_ids": rollout.completion_ids,
-        "logprobs": rollout.logprobs,
-        "trained_logprobs": rollout.trained_logprobs,
-    }
-    found: Row = _finite({name: value for name, value in values.items() if value is not None})
-    return found
-
-
-def _finite(value: Any) -> Any:
-    """Plain values with null for numbers that JSON has none for."""
-    if isinstance(value, float):
-        return value if isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
