@@ -102,7 +102,6 @@ def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Pa
         (["--reward", "nowhere.py:f"], "there is no such file"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
         (["--set", "decoding.max_new_tokens=500"], "no usable prompt in"),
-        (["--set", "guard.calibration=8"], ""),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_before_anything_is_drawn(
@@ -112,11 +111,17 @@ def test_what_is_wrong_is_said_in_a_line_before_anything_is_drawn(
     done = holdtrue(
         "rl", folder / "prompts.jsonl", *given, "--output", tmp_path / "run", *arguments, "--json"
     )
-    if not said:  # too few answers for the monitor is no error
-        assert done.code == 0
-        return
     assert done.code in (2, 3) and said in done.error["message"] and "\n" not in done.error["message"]
     assert not (tmp_path / "run" / "rollouts.jsonl").exists()
+
+
+def test_too_few_answers_for_the_monitor_are_said_and_no_error(
+    holdtrue: Run, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT]
+    few = ["--set", "guard.calibration=8"]
+    assert holdtrue("rl", folder / "prompts.jsonl", *given, "--output", tmp_path / "run", *few).code == 0
+    assert "gives 8 answers, 64 are needed" in caplog.text
 
 
 @pytest.mark.parametrize(
