@@ -3,8 +3,8 @@
     python benchmarks/sampler.py [--quick] [--rounds 5] [--output sampler.json]
 
 Random Llamas of 0.6 M and 11 M parameters with 4,096 ids, float32, 4 prompts of 72 or 300 tokens, groups of
-4 and 8, 48 new tokens a row (no end token is drawn). Rounds run the systems in turn. TRL's line is the
-``generate`` its GRPO calls (``_generate`` of a GRPOTrainer) and needs TRL 1.16; it gives no log-probabilities.
+4 and 8, 48 new tokens a row (no end token is drawn). Rounds run the systems in turn. TRL's line is
+``_generate`` of its GRPOTrainer (TRL 1.16); neither it nor ``generate`` gives log-probabilities.
 """
 
 from __future__ import annotations
@@ -84,10 +84,11 @@ def trl(model: Any, prompts: list[np.ndarray], group: int) -> Callable[[int], An
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    backend = Tokenizer(models.WordLevel({f"t{i}": i for i in range(4096)}, unk_token="t3"))
+    words = {"<pad>": 0, "<bos>": 1, "<eos>": END} | {f"t{i}": i for i in range(3, 4096)}
+    backend = Tokenizer(models.WordLevel(words, unk_token="t3"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=f"t{END}", pad_token="t0", padding_side="left"
+        tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>", padding_side="left"
     )
     texts = [" ".join(f"t{i}" for i in prompt) for prompt in prompts]
     trainer = GRPOTrainer(

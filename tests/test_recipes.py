@@ -19,8 +19,9 @@ from holdtrue.training.setup import set_up
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
 RL = FOLDER / "rl.yaml"
-RECIPES = sorted(set(FOLDER.glob("*.yaml")) - {RL})
-"""Those of reward models."""
+RECIPES = sorted(
+    set(FOLDER.glob("*.yaml")) - {FOLDER / "sft.yaml", RL}
+)  # of a policy: tests/policy/test_sft.py
 COMPARED = {"auto_j", "fine_grained", "helpsteer_pairs", "hh", "judgebench", "llama_factory", "ms_swift"}
 COMPARED |= {"nemo", "preference", "rewardbench2", "rm_bench", "rmb", "shp", "tldr"}
 """Layouts whose samples prefer an answer to another, and below other recipes' own."""
@@ -44,14 +45,6 @@ def test_a_recipe_fits_together_and_says_how_it_is_used(recipe: Path) -> None:
     assert len(commands) == 1 and head[0].startswith("# ")
     (row,) = (json.loads(line.partition(": ")[2]) for line in head if line.startswith("# A row of data: "))
     assert formats.recognise(row)().parse(row).answers
-
-
-def test_the_recipe_of_policy_optimisation_fits_together() -> None:
-    from holdtrue.policy.settings import build
-
-    values = settings.read(RL) | {"policy": {"path": "policy"}}
-    assert build(values).algorithm.name() == "rloo"
-    assert "# holdtrue rl recipes/rl.yaml " in RL.read_text(encoding="utf-8")
 
 
 def test_every_kind_of_reward_model_has_a_recipe() -> None:

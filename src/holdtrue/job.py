@@ -10,19 +10,16 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdtrue import __version__
 from holdtrue.errors import (
-    DataError,
     ModelError,
     SettingsError,
 )
-from holdtrue.rundir import RunDir, disk_errors, read_object, write_json, write_text
+from holdtrue.rundir import RunDir, disk_errors, now, read_object, write_json, write_text
 from holdtrue.settings import EvaluationSettings, Settings, build
 
 if TYPE_CHECKING:
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from holdtrue.evaluation.bag_of_words import BagOfWords
+    from holdtrue.policy.sft_settings import SftSettings
     from holdtrue.records import Group
     from holdtrue.reward.card import RewardCard
     from holdtrue.reward.scorer import StreamingScorer
@@ -53,6 +51,11 @@ def start(settings: Settings, output: str | Path) -> RunDir:
         raise SettingsError(
             f"training needs {missing}; with neither, the embedded support-desk world is used"
         )
+    return begin(settings, output)
+
+
+def begin(settings: Settings | SftSettings, output: str | Path) -> RunDir:
+    """A new run directory for settings that name a model and data, or need none; raises as :func:`start`."""
     _require_files(settings)
     run = RunDir.create(output, anchored(settings))
     run.update_info(
@@ -69,19 +72,16 @@ def settings_of(run: RunDir) -> Settings:
     """The settings a run was started with.
 
     Raises:
-        SettingsError: this version does not know them.
+        SettingsError: this version does not know them, or they are those of a policy.
     """
+    if run.settings().get("task") is not None:
+        raise SettingsError(f"{run.path} is a run that fine-tunes a policy; one of a reward model is needed")
     try:
         return build(run.settings())
     except SettingsError as error:
         raise SettingsError(
             f"{run.settings_file}: {error}; where another version of holdtrue began the run, train it again"
         ) from error
-
-
-def now() -> str:
-    """The time in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def train(
@@ -100,14 +100,14 @@ def train(
         Interrupted: ``stop`` asked for it and a checkpoint was saved.
         DataError: no usable rows, or the data changed since the run began.
     """
-    from holdtrue.training import distributed
+    from holdtrue.training import attempt, distributed
 
     settings = settings_of(run)
     processes = settings.training.processes
     with (
         distributed.join(processes if processes > 1 else None, settings.training.parallel) as world,
-        _claimed(run, world),
-        run.recorded(),
+        attempt.claimed(run, world),
+        attempt.recorded(run),
     ):
         if world.main:
             _write_world(run, settings, tell)
@@ -182,9 +182,10 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
     import torch
     import transformers
 
+    from holdtrue.training import attempt
     from holdtrue.training.preparation import write_dropped
 
-    _refuse_changed_data(run, setup.counts)
+    attempt.refuse_changed_data(run, setup.counts)
     before = run.info().get("processes", world.size)
     if before != world.size and setup.settings.training.per_device_train_batch_size:
         raise SettingsError(
@@ -283,31 +284,16 @@ def _measured_before(run: RunDir, model_hash: str) -> dict[str, Any]:
 
 def _card(setup: Setup, result: dict[str, Any]) -> RewardCard:
     """What the saved model's card says."""
-    from holdtrue.reward.card import READS, RewardCard, read_token
-    from holdtrue.reward.kinds import ComparingKind
-    from holdtrue.training.preparation import length_quantiles
-
-    data, reward = setup.settings.data, result["reward"]
-    pool = setup.loaded.model.pool
+    reward = result["reward"]
     fitted = setup.held_out and result["temperature"] and not result["temperature_bounded"]
-    last = [int(answer[-1]) for tree in setup.train.trees for answer in tree.answers]
-    compares = isinstance(setup.loaded.model.kind, ComparingKind)
-    read = {"policy": READS[pool]}
-    return RewardCard(
-        base_model=setup.loaded.base,
-        pooled={} if compares else read if pool != "last" else read_token(last, setup.loaded.tokenizer),
-        plain_text=data.plain_text,
-        max_length=setup.encoder.max_length,
-        truncation=data.truncation,
-        loss=setup.settings.dump()["loss"],
+    return setup.card(
         calibration={"temperature": result["temperature"]} if fitted else {},
         reward={"mean": reward["mean"], "std": reward["std"], "count": result["answers"]},
-        lengths=length_quantiles(setup.train.lengths),
         data={file["path"]: file["sha256"] for file in setup.counts["train"]["files"]},
     )
 
 
-def anchored(settings: Settings) -> dict[str, Any]:
+def anchored(settings: Settings | SftSettings) -> dict[str, Any]:
     """The settings with whole paths, so that a run can be resumed from anywhere."""
 
     def anchor(path: str | None) -> str | None:
@@ -318,12 +304,14 @@ def anchored(settings: Settings) -> dict[str, Any]:
         values["data"][split] = [anchor(path) for path in values["data"][split]]
     for key in ("path", "chat_template_path"):
         values["model"][key] = anchor(values["model"][key])
-    if settings.ridge.states:
+    if "reference" in values["loss"]:
+        values["loss"]["reference"] = anchor(values["loss"]["reference"])
+    if isinstance(settings, Settings) and settings.ridge.states:
         values["ridge"]["states"] = str(Path(settings.ridge.states).absolute())
     return values
 
 
-def _require_files(settings: Settings) -> None:
+def _require_files(settings: Settings | SftSettings) -> None:
     """Refuse paths that do not exist, as far as that can be told without loading anything."""
     from holdtrue.data.files import resources
 
@@ -368,25 +356,11 @@ def validation_groups(run: RunDir) -> list[Group]:
         DataError: a file of the run's data is gone or no longer what it was.
     """
     from holdtrue.data.splits import read_splits
+    from holdtrue.training import attempt
 
     splits = read_splits(_with_world(run, settings_of(run)).data, None)
-    _refuse_changed_data(run, {split: report.as_json() for split, report in splits.reports.items()})
+    attempt.refuse_changed_data(run, {split: report.as_json() for split, report in splits.reports.items()})
     return splits.eval
-
-
-def _refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:
-    before = run.info().get("data")
-    if before is None:
-        return
-    for split, now_counts in counts.items():
-        then, read = (
-            {file["path"]: file["sha256"] for file in part.get("files", [])}
-            for part in (before[split], now_counts)
-        )
-        for path in then.keys() | read.keys():
-            if then.get(path) != read.get(path):
-                what = "changed" if path in then and path in read else "came" if path in read else "went"
-                raise DataError(f"{path} {what} since this run began; start a new run to train on it")
 
 
 def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
@@ -403,14 +377,3 @@ def _unsharded(setup: Setup, world: World, trust: bool) -> Loaded:
     hold_master_weights(whole)
     whole.model.load_state_dict(weights, strict=False)
     return whole
-
-
-@contextmanager
-def _claimed(run: RunDir, world: World) -> Iterator[None]:
-    """The run for this process and its siblings alone, and ``run.json`` saying that it is at work."""
-    with run.claim() if world.main else nullcontext():
-        if world.main:
-            with disk_errors(run.path):
-                run.update_info(status="running", exit_code=None, error=None)
-        world.wait()
-        yield

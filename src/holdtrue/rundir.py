@@ -20,12 +20,13 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from holdtrue.errors import DataError, HoldtrueError, Interrupted, ResourceError, SettingsError
+from holdtrue.errors import DataError, ResourceError, SettingsError
 
 LONE_SURROGATES = "backslashreplace"  # UTF-8 cannot hold them, and JSON spells them just so: \udc80
 
@@ -128,31 +129,14 @@ class RunDir:
                     path.unlink(missing_ok=True)
             yield
 
-    @contextmanager
-    def recorded(self, when_full: str = "training.max_tokens_per_pass or data.max_length") -> Iterator[None]:
-        """Record in ``run.json`` how the run ended; of several processes the first to say so is believed.
-
-        When one fails, the others only see that the connection to it broke. ``when_full`` names the settings
-        to lower when memory has run out.
-        """
-        try:
-            yield
-        except BaseException as error:
-            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-                error = ResourceError(f"out of memory; lower {when_full}")
-            stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-            code = error.exit_code if isinstance(error, HoldtrueError) else 5 if stopped else 1
-            with disk_errors(self.path):
-                if self.info().get("status") == "running":
-                    status = "interrupted" if stopped else "failed"
-                    self.update_info(status=status, exit_code=code, error=str(error) or type(error).__name__)
-            if isinstance(error, ResourceError):
-                raise error from None
-            raise
-
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+
+def now() -> str:
+    """The time in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def alive(pid: int) -> bool:

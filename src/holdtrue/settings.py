@@ -305,19 +305,15 @@ def build(values: Mapping[str, Any]) -> Settings:
     Raises:
         SettingsError: unknown key (names the nearest), wrong type or out of range (says what was seen).
     """
-    made = typed(values, Settings)
+    made = build_section(values, Settings)
     if made.sweep is not None:
         _check_space(made.sweep.space, {key: value for key, value in values.items() if key != "sweep"})
     return made
 
 
-def typed(values: Mapping[str, Any], section: type[S]) -> S:
-    """Plain values as settings of any class.
-
-    Raises:
-        SettingsError: as :func:`build`.
-    """
-    _refuse_unknown(values, section, "", [name for name, _ in keys(section)])
+def build_section(values: Mapping[str, Any], section: type[S]) -> S:
+    """Typed settings of another root, such as those of fine-tuning; raises as :func:`build`."""
+    _refuse_unknown(values, section, "", section)
     # `training:` with nothing below it is None in YAML
     given = {key: value for key, value in values.items() if value is not None}
     try:
@@ -430,12 +426,12 @@ def _section_of(annotation: Any) -> type[Section] | None:
 
 
 def _refuse_unknown(
-    values: Mapping[str, Any], section: type[BaseModel], prefix: str, anywhere: Sequence[str]
+    values: Mapping[str, Any], section: type[BaseModel], prefix: str, root: type[BaseModel]
 ) -> None:
     for key, value in values.items():
         if key not in section.model_fields:
             here = [f"{prefix}{name}" for name in section.model_fields]
-            everywhere = [*here, *anywhere]
+            everywhere = here + [name for name, _ in keys(root)]
             known = everywhere if nearest(f"{prefix}{key}", everywhere) else here
             raise SettingsError(unknown("setting", f"{prefix}{key}", known))
         annotation = section.model_fields[key].annotation
@@ -447,4 +443,4 @@ def _refuse_unknown(
             if not isinstance(item, Mapping) and not isinstance(item, BaseModel):
                 raise SettingsError(f"{prefix}{key} holds settings of its own, got {item!r}")
             if isinstance(item, Mapping):
-                _refuse_unknown(item, inner, f"{prefix}{key}.", anywhere)
+                _refuse_unknown(item, inner, f"{prefix}{key}.", root)

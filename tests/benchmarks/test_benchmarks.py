@@ -98,3 +98,12 @@ def test_watching_rollouts_is_measured(tmp_path: Path) -> None:
 
     assert min(found["streaming"].values()) > 100_000  # tokens a second, even at toy size
     assert 0 < found["step"]["guard, share of sampling"] < 1
+
+
+def test_refresh_measures_every_step_against_the_vanilla_one(tmp_path: Path) -> None:
+    hh, _ = measured("refresh", tmp_path)
+
+    assert hh["systems"]["vanilla"]["ratio"] == 1.0
+    assert hh["meta_tokens"] < hh["tokens"]  # half as many sequences, prompts shared by four
+    ratios = {name: system["ratio"] for name, system in hh["systems"].items()}
+    assert ratios["metarm, head only"] < ratios["metarm, second order"]

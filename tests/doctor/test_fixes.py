@@ -11,8 +11,8 @@ import pytest
 
 from chat_families import CHATML, QWEN, byte_level, chat_folder, chatml_folder, put
 from doctor_folders import bfloat16, matrix, write_tensors
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import examine
-from holdtrue.doctor.examples import Example
 from holdtrue.doctor.findings import Diagnosis
 from holdtrue.doctor.fixes import plan, write
 from holdtrue.doctor.subject import Subject

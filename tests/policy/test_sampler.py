@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import MambaConfig, MambaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from holdtrue.errors import DataError, ModelError, SettingsError
@@ -211,6 +212,24 @@ def test_dropout_is_off_while_sampling_and_every_module_is_as_it_was():
     assert model.training and model.transformer.drop.training and not model.transformer.wte.training
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.is_gradient_checkpointing:FutureWarning"
+)  # of transformers, through peft
+@pytest.mark.parametrize("sampler", [SharedPrefixSampler, GenerateSampler])
+def test_a_policy_of_adapters_is_sampled_with_them_and_left_as_it_was(sampler):
+    model = get_peft_model(
+        policy("llama"), LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
+    )
+    base = model.get_base_model()
+    config = base.generation_config
+    samples = sampler(VOCABULARY, DECODING).sample(model, prompts(), 2, seed=0)
+    for found, right in zip(samples.logprobs, expected(model, samples), strict=True):
+        np.testing.assert_allclose(found, right, atol=1e-5)
+    assert base.generation_config is config and model.generation_config is config
+    with model.disable_adapter():
+        assert not equal(samples, sampler(VOCABULARY, DECODING).sample(model, prompts(), 2, seed=0))
+
+
 def test_the_generation_config_changes_nothing_but_the_ends_and_stays_as_it_was():
     model = policy("llama")
     first = GenerateSampler(VOCABULARY, DECODING).sample(model, prompts(), 2, seed=0)
@@ -223,10 +242,9 @@ def test_the_generation_config_changes_nothing_but_the_ends_and_stays_as_it_was(
 def test_a_policy_whose_state_cannot_be_copied_is_sampled_by_generate_and_the_log_says_so(caplog):
     config = MambaConfig(vocab_size=97, hidden_size=16, num_hidden_layers=1, state_size=4, eos_token_id=2)
     model = MambaForCausalLM(config).eval()
-    ids = [prompts()[0], prompts()[0][::-1]]  # of one length: a state space model reads padding
     with caplog.at_level(logging.WARNING):
-        samples = SharedPrefixSampler(VOCABULARY, DECODING).sample(model, ids, 2, seed=0)
-    assert "takes no past_key_values: model.generate computes each prompt 2 times" in caplog.text
+        samples = SharedPrefixSampler(VOCABULARY, DECODING).sample(model, prompts(), 2, seed=0)
+    assert "takes no past_key_values: model.generate computes each prompt once per answer" in caplog.text
     for found, right in zip(samples.logprobs, expected(model, samples), strict=True):
         np.testing.assert_allclose(found, right, atol=1e-5)
 

@@ -171,7 +171,25 @@ def settings_from(
     flags: Mapping[str, Any] | None = None,
     overrides: Sequence[str] | None = None,
 ) -> Settings:
-    """Settings of a command line: a ``.yaml`` argument, then data arguments and flags, then ``--set``.
+    """Settings of a reward model's run, from a command line; see :func:`values_from`."""
+    from holdtrue import settings
+
+    values = values_from(
+        arguments, model=model, format=format, columns=columns, flags=flags, overrides=overrides
+    )
+    return settings.build(values)
+
+
+def values_from(
+    arguments: Sequence[str],
+    *,
+    model: str | None = None,
+    format: str | None = None,
+    columns: Sequence[str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+    overrides: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """Plain settings of a command line: a ``.yaml`` argument, then data arguments and flags, then ``--set``.
 
     Later ones win. Arguments that do not end in ``.yaml`` or ``.yml`` are the training data and take the
     place of the file's ``data.train``; ``--column`` adds to the file's ``data.columns``.
@@ -200,7 +218,7 @@ def settings_from(
             settings.put(values, key, value)
     for override in overrides or ():
         settings.put(values, *settings.parse_override(override))
-    return settings.build(values)
+    return values
 
 
 def gate(results: Iterable[dict[str, Any]], minimum: float | None) -> int:

@@ -23,6 +23,7 @@ FAMILIES = {
     "algorithms": "holdtrue.policy.algorithms",
     "formats": "holdtrue.data.formats",
     "transforms": "holdtrue.data.transforms",
+    "refreshes": "holdtrue.refresh.methods",
     "benchmarks": "holdtrue.evaluation.benchmarks",
     "detectors": "holdtrue.doctor.detectors",
     "remedies": "holdtrue.doctor.remedies",
@@ -36,8 +37,8 @@ def command(
     """List what there is to choose from, each with its defaults and meaning.
 
     The families are kinds (of reward models), losses, algorithms (of policy optimisation), formats and
-    transforms (of data), benchmarks, and of the doctor detectors (of faults in rollouts) and remedies, with
-    the evidence for each.
+    transforms (of data), refreshes (of a reward model whose policy has moved), benchmarks, and of the doctor
+    detectors (of faults in rollouts) and remedies, with the evidence for each.
     Ensembles, averaged weights and implicit (DPO) rewards are made of models by "holdtrue combine".
     Without an argument the names in all of them are listed.
     """
@@ -131,7 +132,7 @@ def check_rows() -> list[dict[str, str]]:
 def setting_rows(schema: dict[str, Any] | None = None) -> list[dict[str, Any]]:
     """Every setting: ``name`` such as ``training.max_steps``, ``type``, ``default``, ``meaning``.
 
-    ``schema`` is of other settings than those of a reward model.
+    ``schema`` is by default that of a reward model's settings.
     """
     return _rows(schema or settings_schema())
 

@@ -33,32 +33,53 @@ def page(name: str) -> str:
 
 
 def settings_page() -> str:
-    """Every setting of a reward model's training."""
-    said = (
+    """Every setting, a table per section."""
+    parts = [
+        "# Settings",
         "A settings file is YAML, grouped as below; `--set training.max_steps=100` sets one from the command "
         "line. Later ones win: the file, then arguments and flags, then `--set`. Unknown keys are errors. "
-        "`holdtrue schema` prints the JSON Schema of the file."
-    )
-    return _settings("Settings", said, setting_rows())
+        "`holdtrue schema` prints the JSON Schema of the file.",
+    ]
+    return "\n\n".join([*parts, *_sections(setting_rows())])
+
+
+def sft_page() -> str:
+    """Every setting of fine-tuning, and its losses."""
+    from holdtrue.policy.sft_settings import SftSettings
+
+    parts = [
+        "# Settings of fine-tuning",
+        "What `holdtrue sft` takes, in the way of [other settings](settings.md).",
+    ]
+    parts += _sections(setting_rows(SftSettings.model_json_schema()))
+    package = "holdtrue.policy.sft_losses"
+    for name in kinds.names(package):
+        cls = kinds.load(package, name)
+        parts += [f"## loss: {name}", paragraph(cls.__doc__), inspect.getdoc(inspect.getmodule(cls)) or ""]
+        parts.append(fields_table("field", setting_rows(cls.model_json_schema())))
+    return "\n\n".join(parts)
 
 
 def rl_page() -> str:
     """Every setting of policy optimisation."""
-    from holdtrue.policy.settings import RLSettings  # needs torch
+    from holdtrue.policy.settings import RLSettings
 
-    said = "What `holdtrue rl SETTINGS.yaml` reads; `--set training.max_steps=100` sets one as well."
-    return _settings("Settings of policy optimisation", said, setting_rows(RLSettings.model_json_schema()))
+    parts = [
+        "# Settings of policy optimisation",
+        "What `holdtrue rl` takes, in the way of [other settings](settings.md).",
+    ]
+    return "\n\n".join([*parts, *_sections(setting_rows(RLSettings.model_json_schema()))])
 
 
-def _settings(title: str, said: str, all_rows: list[dict[str, Any]]) -> str:
-    """A table per section."""
+def _sections(settings: list[dict[str, Any]]) -> list[str]:
+    """A heading and a table for each section of settings."""
     sections: dict[str, list[dict[str, Any]]] = {}
-    for row in all_rows:
+    for row in settings:
         sections.setdefault(row["name"].rpartition(".")[0], []).append(row)
-    parts = [f"# {title}", said]
+    parts = []
     for section, rows in sections.items():
         parts += [f"## {section}" if section else "## At the top", fields_table("setting", rows)]
-    return "\n\n".join(parts)
+    return parts
 
 
 def family_page(family: str, package: str) -> str:
@@ -133,7 +154,8 @@ def code(text: str) -> str:
 PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
-    "rl_settings.md": rl_page,
+    "sft.md": sft_page,
+    "rl.md": rl_page,
     **{f"{family}.md": partial(family_page, family, package) for family, package in FAMILIES.items()},
 }
 

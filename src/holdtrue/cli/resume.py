@@ -16,6 +16,6 @@ def command(
     and saved again from its last checkpoint.
     """
     found = RunDir.open(run)
-    if "policy" in found.settings():  # a policy optimisation
+    if found.settings().get("task") == "rl":
         return rl.carry(found, trust_remote_code)
     return running.carry(found, trust_remote_code)

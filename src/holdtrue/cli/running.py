@@ -25,15 +25,60 @@ _STOP_FILE = "HOLDTRUE_STOP_FILE"
 
 
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
-    """Train a run to its end, here or in the processes its settings ask for, and return what came out."""
-    processes = job.settings_of(run).training.processes
+    """Train a run to its end, here or in the processes its settings ask for, and return what came out.
+
+    What is trained, a reward model or a policy, its settings say.
+    """
+    from holdtrue.policy import sft_settings
+
+    of_policy = run.settings().get("task") == "sft"
+    settings = sft_settings.build(run.settings()) if of_policy else job.settings_of(run)
+    processes = settings.training.processes
     if processes > 1 and not under_torchrun():
         _launch(run, processes, trust_remote_code)
     else:
         with stoppable() as stop, Narrator() as narrator:
-            job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
+            if of_policy:
+                from holdtrue.policy import sft
+
+                sft.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
+            else:
+                job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
     if int(os.environ.get("RANK", "0")) or _STOP_FILE in os.environ:
         return None  # the first process speaks for all, and for those it was started for their parent
+    return policy_result(run) if of_policy else reward_result(run)
+
+
+def policy_result(run: RunDir) -> frame.Result:
+    """What came out of a finished fine-tuning run."""
+    info, rows = run.info(), run.metrics()
+    held = [row for row in rows if row["event"] == "eval" and row["step"] == info["best_step"]]
+    kept = ("loss", "accuracy", "answers")
+    value = {
+        "run": str(run.path),
+        "model": str(run.model),
+        "model_hash": info["model_hash"],
+        "steps": info["steps"],
+        "best_step": info["best_step"],
+        "dropped": {split: counts["dropped"] for split, counts in info["data"].items()},
+        "cut": {split: counts["cut"] for split, counts in info["data"].items()},
+        "stops": info["model"]["stops"],
+        "train": {key: [row for row in rows if row["event"] == "train"][-1][key] for key in kept[:2]},
+        "validation": {key: held[-1][key] for key in kept} if held else None,
+    }
+    stops = ", ".join(f"{name} ({id})" for name, id in info["model"]["stops"].items()) or "none"
+    words = [f"step {info['best_step']} of {info['steps']} is the best"] if held else []
+    words += [f"stops    {stops}", f"policy   {run.model}"]
+    if held:
+        words[:0] = [
+            f"validation loss {number(held[-1]['loss'])} nats per token, likeliest token right "
+            f"{held[-1]['accuracy']:.1%} ({held[-1]['answers']:,} examples)"
+        ]
+    return frame.Result(value, "\n".join(words))
+
+
+def reward_result(run: RunDir) -> frame.Result:
+    """What came out of a finished run of a reward model."""
     from rich.console import Group
 
     from holdtrue.evaluation.summary import render
@@ -186,8 +231,8 @@ class Narrator:
                 self.console.print(f"{split:<8} nothing held out")
                 continue
             tokens = f"{counts['tokens_real']:,} tokens"
-            if model["layout"] == "tree":
-                shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
+            shared = counts["tokens_real"] / max(counts["tokens_unique"], 1)
+            if model["layout"] == "tree" and shared > 1:
                 tokens = f"{counts['tokens_unique']:,} tokens (sharing saves {shared:.2f}x)"
             lost = {**counts.get("rejected", {}), **counts["dropped"]}
             left_out = ", ".join(f"{n:,} {reason}" for reason, n in lost.items()) or "nothing"

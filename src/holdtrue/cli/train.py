@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,6 @@ from holdtrue import job
 from holdtrue.cli import frame, running
 from holdtrue.errors import SettingsError
 from holdtrue.rundir import RunDir
-from holdtrue.settings import Settings
 
 
 def command(
@@ -58,16 +58,16 @@ def command(
         return plan_result(settings, trust_remote_code)
     if output is None:
         raise SettingsError("say where the run goes: --output RUN")
-    return running.carry(_create(settings, output), trust_remote_code)
+    return running.carry(create(lambda: job.start(settings, output), output), trust_remote_code)
 
 
-def _create(settings: Settings, output: Path) -> RunDir:
+def create(start: Callable[[], RunDir], output: Path) -> RunDir:
     """The run directory; under torchrun the first process makes it and the others wait for it."""
     launch = "-".join(os.environ.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_PORT"))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE"):
         launch += f"-{os.getppid()}"  # torchrun itself, so that a run of before is not taken for this one
     if int(os.environ.get("RANK", "0")) == 0:
-        run = job.start(settings, output)
+        run = start()
         run.update_info(launch=launch)
         return run
     for _ in range(600):

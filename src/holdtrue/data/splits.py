@@ -58,13 +58,13 @@ def read_splits(settings: DataSettings, rejected: Path | None) -> Splits:
     """
     train, report = read_groups(settings.train, settings, rejected)
     reports = {"train": report}
-    held_out: list[Group] = []
+    other: list[Group] = []
     if settings.eval:
-        held_out, reports["eval"] = read_groups(settings.eval, settings, rejected)
+        other, reports["eval"] = read_groups(settings.eval, settings, rejected)
     elif settings.eval_fraction:
-        train, held_out = split_by_prompt(train, settings.eval_fraction)
-    train, held_out, transformed = transform_splits(settings.transforms, train, held_out)
-    return Splits(train, held_out, reports, transformed)
+        train, other = split_by_prompt(train, settings.eval_fraction)
+    train, other, transformed = transform_splits(settings.transforms, train, other)
+    return Splits(train, other, reports, transformed)
 
 
 def transform_splits(
@@ -96,19 +96,27 @@ def split_by_prompt(groups: Sequence[Group], fraction: float) -> tuple[list[Grou
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction}")
-    places = [_place(group) for group in groups]
+    held = held_out([_key(group) for group in groups], fraction)
+    return (
+        [group for group, out in zip(groups, held, strict=True) if not out],
+        [group for group, out in zip(groups, held, strict=True) if out],
+    )
+
+
+def held_out(keys: Sequence[str], fraction: float) -> list[bool]:
+    """Which rows are held out, by the hashes of their prompts, as :func:`split_by_prompt` says."""
+    places = [_place(key) for key in keys]
     cut = fraction
     if 0 < fraction < 1 and (distinct := sorted(set(places))):
         cut = min(max(fraction, distinct[1]), distinct[-1]) if len(distinct) > 1 else 0.0
-    train = [group for group, place in zip(groups, places, strict=True) if place >= cut]
-    held_out = [group for group, place in zip(groups, places, strict=True) if place < cut]
-    return train, held_out
+    return [place < cut for place in places]
 
 
-def _place(group: Group) -> float:
-    """Where in [0, 1) the group's prompt lies."""
-    key = group.prompt_key
-    if not group.prompt:
-        key = min(content_hash(answer.content) for answer in group.answers)
+def _key(group: Group) -> str:
+    return group.prompt_key if group.prompt else min(content_hash(a.content) for a in group.answers)
+
+
+def _place(key: str) -> float:
+    """Where in [0, 1) a prompt lies."""
     # Hashed again, so that files which were themselves split by hash are not all on one side.
     return int.from_bytes(hashlib.sha256(f"held out:{key}".encode()).digest()[:6]) / 2**48

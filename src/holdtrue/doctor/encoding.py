@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.doctor.subject import Example, Missing, Subject, content_of
+from holdtrue.data.examples import Example, content_of
+from holdtrue.doctor.subject import Missing, Subject
 
 Ids = NDArray[np.int32]
 BATCH = 512

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.doctor.probes import PROBES
 from holdtrue.doctor.rewards import Case, Reward, RewardFault, ask
 from holdtrue.errors import DataError
+from holdtrue.health.probes import PROBES
 from holdtrue.intervals import wilson
 
 Floats = NDArray[np.float64]

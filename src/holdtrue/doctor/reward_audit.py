@@ -1,6 +1,6 @@
 """The reward audit: which junk a reward pays for or cannot see, and whether its numbers can be trained on.
 
-Honest answers and their twins (:mod:`holdtrue.doctor.probes`) are given to the reward. A change is counted
+Honest answers and their twins (:mod:`holdtrue.health.probes`) are given to the reward. A change is counted
 in *spreads*, the standard deviation of the rewards of the honest answers: one of more than 0.1 is a raise
 or a loss, one below 1e-4 none at all. Whether a probe pays is a sign test: of the answers whose reward it
 changes, are more than half raised? The Wilson interval of that share says so, at a confidence of
@@ -45,8 +45,8 @@ from holdtrue.correlation import pearson, ranks
 from holdtrue.doctor.advice import ADVICE
 from holdtrue.doctor.findings import SEVERITIES, Diagnosis, Finding, Severity, Skipped
 from holdtrue.doctor.heard import COSTLY, FEW, HANGS, Effect, Floats, Heard, listen
-from holdtrue.doctor.probes import PROBES
 from holdtrue.doctor.rewards import Case, Reward
+from holdtrue.health.probes import PROBES
 
 
 def audit(reward: Reward, cases: Sequence[Case], *, limit: float = 60.0) -> Diagnosis:

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from holdtrue.data.examples import Example
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
 from holdtrue.doctor.rendering import Template
@@ -25,44 +26,6 @@ if TYPE_CHECKING:
 USES = ("tools", "thinking", "multi-turn")
 SAMPLE = 200
 """Enough to see a fault that many rows share, in about a second."""
-
-
-Turn = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A training example, and where it stands.
-
-    Attributes:
-        messages: the whole conversation, as chat templates take it; its last assistant turn is the target,
-            and there is none where it ends with another role (a prompt for RL). Empty for raw text.
-        at: ``file:line``.
-        rejected: what would stand in the target's place for the answer that lost (pairs only).
-        tools: functions offered to the model, as chat templates take them.
-        text: raw text, which is learned as it is, without a template.
-    """
-
-    messages: tuple[Turn, ...]
-    at: str
-    rejected: tuple[Turn, ...] | None = None
-    tools: Sequence[Any] | None = None
-    text: str | None = None
-
-    @property
-    def target(self) -> str | None:
-        """Text of the last assistant turn, or the raw text; None where nothing is to be learned."""
-        if self.text is not None:
-            return self.text
-        return content_of(self.messages[-1]) if self.messages[-1]["role"] == "assistant" else None
-
-
-def content_of(turn: Turn) -> str:
-    """Text of a turn; parts that are not text are left out."""
-    content = turn.get("content")
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
-    return content if isinstance(content, str) else ""
 
 
 @dataclass(frozen=True)

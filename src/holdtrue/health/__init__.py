@@ -1,1 +1,1 @@
-"""The health of rollouts on token ids: cycles, a loop detector, metrics, change detection. No torch."""
+"""The health of rollouts on token ids: cycles, loops, metrics, change detection; probes. No torch."""

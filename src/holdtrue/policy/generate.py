@@ -21,7 +21,7 @@ from transformers import (
 
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.decoding import Decoding, draw
-from holdtrue.policy.request import evaluating, examine, left_padded
+from holdtrue.policy.request import evaluating, examine, unwrapped
 from holdtrue.policy.rows import Rows
 from holdtrue.policy.samples import Ids, Samples
 
@@ -30,8 +30,9 @@ from holdtrue.policy.samples import Ids, Samples
 class GenerateSampler:
     """Lets ``model.generate`` keep the cache, and draws and ends the rows itself.
 
-    So padding that ``generate`` fills short rows with is never part of an answer, log-probabilities are those
-    of the draw, and equal seeds give the answers of
+    Only prompts of one length are computed together, since not every policy is blind to padding, and what
+    ``generate`` fills short answers up with is never part of them. Log-probabilities are those of the draw,
+    and equal seeds give the answers of
     :class:`~holdtrue.policy.sampler.SharedPrefixSampler`. What the policy's generation config sets beside its
     end tokens (top_k, penalties, ...) is not used: it would make what is sampled another policy.
     """
@@ -48,13 +49,13 @@ class GenerateSampler:
         rows, uniforms = request.rows(), request.uniforms()
         banned = torch.from_numpy(request.banned).to(policy.device)
         with torch.no_grad(), evaluating(policy), _plain(policy, self.decoding.max_new_tokens):
-            for batch in request.batches(self.max_rows):
+            for batch in request.batches(self.max_rows, even=True):
                 held = np.concatenate([np.arange(group) + p * group for p in batch])
-                ids, attention = left_padded([request.prompts[p] for p in batch], policy.device)
+                ids = torch.from_numpy(np.stack([request.prompts[p] for p in batch])).to(policy.device)
                 drawing = _Drawing(self.decoding, rows, held, uniforms, banned)
                 policy.generate(
                     input_ids=ids.repeat_interleave(group, dim=0),
-                    attention_mask=attention.long().repeat_interleave(group, dim=0),
+                    attention_mask=torch.ones_like(ids).repeat_interleave(group, dim=0),
                     logits_processor=LogitsProcessorList([drawing]),
                     stopping_criteria=StoppingCriteriaList([_Ended(rows, held)]),
                 )
@@ -93,11 +94,13 @@ class _Ended(StoppingCriteria):  # type: ignore[misc]
 @contextmanager
 def _plain(policy: Any, new_tokens: int) -> Iterator[None]:
     """A generation config that changes no logits; ``generate`` takes unset fields from the model's own."""
-    before = policy.generation_config
-    policy.generation_config = GenerationConfig(
-        max_new_tokens=new_tokens, do_sample=False, pad_token_id=0, use_cache=True
-    )
+    holders = [policy, unwrapped(policy)]  # peft hands the config of the one to the other
+    before = [holder.generation_config for holder in holders]
+    plain = GenerationConfig(max_new_tokens=new_tokens, do_sample=False, pad_token_id=0, use_cache=True)
     try:
+        for holder in holders:
+            holder.generation_config = plain
         yield
     finally:
-        policy.generation_config = before
+        for holder, config in zip(holders, before, strict=True):
+            holder.generation_config = config

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -54,17 +55,18 @@ class Request:
         """N rows without a token."""
         return Rows(len(self.prompts) * self.group, self.decoding, self.vocabulary, self.width)
 
-    def batches(self, most: int) -> Iterator[list[int]]:
+    def batches(self, most: int, *, even: bool = False) -> Iterator[list[int]]:
         """Prompts, by their index, whose answers are computed together: ``most`` answers or one group.
 
-        Prompts of like length stand together, to be padded less, and equal prompts to be computed once.
+        Prompts of like length stand together, to be padded less, with ``even`` only those of one length; and
+        equal prompts stand together to be computed once.
         """
-        order = sorted(
-            range(len(self.prompts)), key=lambda p: (len(self.prompts[p]), self.prompts[p].tolist())
-        )
-        size = max(1, most // self.group)
-        for start in range(0, len(order), size):
-            yield order[start : start + size]
+        lengths = [len(prompt) for prompt in self.prompts]
+        order = sorted(range(len(lengths)), key=lambda p: (lengths[p], self.prompts[p].tolist()))
+        for _, places in groupby(order, key=lambda p: lengths[p] if even else 0):
+            alike = list(places)
+            size = max(1, most // self.group)
+            yield from (alike[start : start + size] for start in range(0, len(alike), size))
 
     def samples(self, rows: Rows, *, exact: bool = True) -> Samples:
         """What the rows became."""
@@ -143,6 +145,10 @@ def left_padded(prompts: Sequence[Ids], device: torch.device) -> tuple[Tensor, T
 
 
 def accepted(policy: Any) -> Mapping[str, inspect.Parameter]:
-    """Arguments of the forward; of the model below, where adapters wrap it."""
-    model = policy.get_base_model() if hasattr(policy, "get_base_model") else policy
-    return inspect.signature(model.forward).parameters
+    """Arguments of the forward."""
+    return inspect.signature(unwrapped(policy).forward).parameters
+
+
+def unwrapped(policy: Any) -> Any:
+    """The model below, where adapters wrap it."""
+    return policy.get_base_model() if hasattr(policy, "get_base_model") else policy

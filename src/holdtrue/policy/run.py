@@ -38,6 +38,7 @@ from holdtrue.reward.classifiers import from_pretrained, quiet_loading
 from holdtrue.reward.store import has_tokenizer
 from holdtrue.rundir import RunDir, disk_errors, find_model
 from holdtrue.tokens.conversation import model_max_length, prepare_tokenizer
+from holdtrue.training import attempt
 from holdtrue.training.distributed import default_device
 
 
@@ -89,7 +90,7 @@ def optimise(
         HoldtrueError: something is wrong with the settings, the policy, the prompts or a reward.
     """
     settings = build(run.settings())
-    with run.claim(), run.recorded("training.rows_per_pass or decoding.max_new_tokens"):
+    with run.claim(), attempt.recorded(run):
         run.update_info(status="running", exit_code=None, error=None)
         device = default_device()
         judges = [open_judge(one, device, trust_remote_code) for one in settings.rewards]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -68,7 +69,7 @@ class SharedPrefixSampler:
     def sample(self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int) -> Samples:
         """See :meth:`Sampler.sample`."""
         if why := unshareable(policy):
-            _log.warning("%s: model.generate computes each prompt %d times", why, group)
+            _say(f"{why}: model.generate computes each prompt once per answer")
             plain = GenerateSampler(self.vocabulary, self.decoding, self.max_rows)
             return plain.sample(policy, prompts, group, seed)
         request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding)
@@ -107,6 +108,12 @@ class SharedPrefixSampler:
                 cached.select(kept)
                 held, tokens = held[left], tokens[kept]
             logits = cached.read(tokens[:, None])
+
+
+@cache
+def _say(what: str) -> None:
+    """Log it, once."""
+    _log.warning(what)
 
 
 class _Cached:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from holdtrue import kinds
 from holdtrue.policy.decoding import Decoding
-from holdtrue.settings import LoraSettings, Section, typed
+from holdtrue.settings import LoraSettings, Section, build_section
 
 
 class PolicySettings(Section):
@@ -138,6 +138,8 @@ class OptimisationSettings(Section):
 class RLSettings(Section):
     """Everything a policy optimisation is made of."""
 
+    task: Literal["rl"] = "rl"
+    """Tells these settings from those of a reward model."""
     policy: PolicySettings
     data: PromptSettings = PromptSettings()
     rewards: list[RewardSettings] = Field(default=[])
@@ -176,4 +178,4 @@ def build(values: Mapping[str, Any]) -> RLSettings:
     Raises:
         SettingsError: unknown key (names the nearest), wrong type or out of range (says what was seen).
     """
-    return typed(values, RLSettings)
+    return build_section(values, RLSettings)

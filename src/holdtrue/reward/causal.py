@@ -35,9 +35,24 @@ def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: boo
     """A causal LM, or an adapter on one, for its log-probabilities; it has no reward head.
 
     Raises:
-        ModelError: it cannot be read, or is a reward model.
+        ModelError: as :func:`read_causal`.
     """
-    path = str(path)
+    causal, tokenizer, base = read_causal(str(path), torch.float32, trust_remote_code=trust_remote_code)
+    template = prepare_tokenizer(tokenizer)
+    model = RewardModel(causal, pad_id=0)  # what stands in the padding is never seen
+    model.language_head = language_head(model.inner, model.inner)
+    model.to(device)
+    model.eval()
+    model.examine()
+    return Loaded(model, tokenizer, template, None, base, [])
+
+
+def read_causal(path: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> tuple[Any, Any, str]:
+    """A causal LM (with the adapter that the folder holds), its tokenizer, and the folder of its weights.
+
+    Raises:
+        ModelError: it cannot be read, or is no causal LM.
+    """
     imports.refuse_unreadable(Path(path))
     adapted = adapters.base_of(path)
     base = adapted or path
@@ -54,16 +69,8 @@ def load_causal(path: str | Path, *, device: str = "cpu", trust_remote_code: boo
         tokenizer = from_pretrained(
             AutoTokenizer, path if has_tokenizer(path) else base, trust_remote_code=trust_remote_code
         )
-        causal = _causal(base, torch.float32, trust_remote_code)
-        if adapted:
-            causal = adapters.with_saved(causal, path)
-        template = prepare_tokenizer(tokenizer)
-    model = RewardModel(causal, pad_id=0)  # what stands in the padding is never seen
-    model.language_head = language_head(model.inner, model.inner)
-    model.to(device)
-    model.eval()
-    model.examine()
-    return Loaded(model, tokenizer, template, None, base, [])
+        causal = _causal(base, dtype, trust_remote_code)
+        return adapters.with_saved(causal, path) if adapted else causal, tokenizer, base
 
 
 def _causal(base: str, dtype: torch.dtype, trust: bool) -> Any:

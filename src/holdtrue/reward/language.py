@@ -44,10 +44,12 @@ class LanguageHead(nn.Module):
         return torch.cat(found).masked_fill(before < 0, 0.0)
 
     def _logprobs(self, states: Tensor, tokens: Tensor) -> Tensor:
-        logits = self.head(states.to(next(self.head.parameters()).dtype)).float()
-        if self.softcap is not None:
-            logits = self.softcap * (logits / self.softcap).tanh()
-        return -cross_entropy(logits, tokens, reduction="none")
+        return -cross_entropy(self.logits(states), tokens, reduction="none")
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(tokens, V) float32, what the language model gives at these states."""
+        logits: Tensor = self.head(states.to(next(self.head.parameters()).dtype)).float()
+        return logits if self.softcap is None else self.softcap * (logits / self.softcap).tanh()
 
 
 def _places(batch: TreeBatch | PaddedBatch) -> tuple[Tensor, Tensor, Tensor]:

@@ -48,6 +48,9 @@ class RewardOutput:
         logprobs: (sum of answer lengths,) float32, log-probability of each answer token, packed.
         hidden: (N, D) float32, the pooled state.
         gap: (B,) logit of P(first preferred), for kinds that compare two answers.
+        likeliest: (M,) bool, whether a learned token is the likeliest, for a policy; its ``logprobs`` are of
+            these tokens too.
+        divergence: (M,) nats, KL(reference || policy) where each of them is predicted.
     """
 
     rewards: Tensor | None = None
@@ -58,6 +61,8 @@ class RewardOutput:
     logprobs: Tensor | None = None
     hidden: Tensor | None = None
     gap: Tensor | None = None
+    likeliest: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 class RewardModel(nn.Module):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -353,8 +355,16 @@ def _give_pad_token(classifier: Any, tokenizer: Any) -> None:
 
 def publish(loaded: Loaded, folder: Path, card: RewardCard, *, merge: bool = False) -> None:
     """:func:`save` beside the folder, then swap it in, so that a reader never meets half a model."""
+    with replacing(folder) as building:
+        save(loaded, building, card, merge=merge)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which takes the place of ``folder`` when all of it has been written."""
     building = folder.with_name(f".{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)
-    save(loaded, building, card, merge=merge)
+    building.mkdir(parents=True)
+    yield building
     shutil.rmtree(folder, ignore_errors=True)
     building.rename(folder)

@@ -147,7 +147,7 @@ class Encoder:
         boundary = self.boundary(group.prompt, text)
         encoding = self.backend.encode(text, add_special_tokens=False)
         start = next((i for i, (_, end) in enumerate(encoding.offsets) if end > boundary), len(encoding.ids))
-        ids = self._finish(np.asarray(encoding.ids, np.int32), raw=raw)
+        ids = self.finish(np.asarray(encoding.ids, np.int32), raw=raw)
         before = len(ids) - len(encoding.ids) - (1 if raw and self.tokenizer.eos_token_id is not None else 0)
         return max(start + before, 0), len(ids)
 
@@ -160,7 +160,7 @@ class Encoder:
         if isinstance(prompt, str):
             return prompt
         try:
-            text = str(self._template(as_json(prompt), add_generation_prompt=True))
+            text = str(self.template(as_json(prompt), add_generation_prompt=True))
         except Exception:
             return ""
         return text if isinstance(encodable(text), str) else ""
@@ -228,7 +228,7 @@ class Encoder:
         return self._shortened(parts, full, over), None, over
 
     def _joined(self, parts: list[Ids], *, raw: bool) -> Ids:
-        return self._finish(parts[0] if len(parts) == 1 else np.concatenate(parts), raw=raw)
+        return self.finish(parts[0] if len(parts) == 1 else np.concatenate(parts), raw=raw)
 
     def _shortened(self, parts: list[Ids], full: Ids, over: int) -> Ids:
         if self.truncation == "right":
@@ -240,7 +240,8 @@ class Encoder:
         keep = 1 if len(ids) and ids[0] == self.bos_id else 0
         return np.concatenate([ids[:keep], ids[tokens + keep :]])
 
-    def _finish(self, ids: Ids, *, raw: bool) -> Ids:
+    def finish(self, ids: Ids, *, raw: bool) -> Ids:
+        """The ids with one BOS at most, and plain text between the tokenizer's BOS and EOS."""
         if raw:
             ids = np.concatenate([self.bos, ids])
         extra = self.doubled_bos(ids)
@@ -269,15 +270,17 @@ class Encoder:
         return [encodable(text) for text in rendered]
 
     def _apply_template(self, chats: list[Any]) -> list[Any]:
-        return list(self._template(chats, add_generation_prompt=self.reply))
+        return list(self.template(chats, add_generation_prompt=self.reply))
 
-    def _template(self, chats: Any, *, add_generation_prompt: bool) -> Any:
+    def template(self, chats: Any, *, add_generation_prompt: bool, tools: Any = None) -> Any:
+        """What the chat template makes of one conversation or of several; raises whatever it does."""
         template = self.tokenizer.chat_template
         if "strftime_now" in template:  # else rewards would depend on the day they are computed
             template = _CLOCK + template
         return self.tokenizer.apply_chat_template(
             chats,
             chat_template=template,
+            tools=tools,
             tokenize=False,
             add_generation_prompt=add_generation_prompt,
         )

@@ -39,7 +39,7 @@ def whole(model: RewardModel, loss: Loss, batches: Iterable[Batch], world: World
     outs = []
     with torch.no_grad():
         for batch in passes:
-            states.append(_random_state(model))
+            states.append(random_state(model))
             outs.append(model(batch))
     joined, targets, first = _gather(outs, passes, world)
     read = {name: getattr(joined, name).requires_grad_() for name in loss.reads}
@@ -47,7 +47,7 @@ def whole(model: RewardModel, loss: Loss, batches: Iterable[Batch], world: World
     found = torch.autograd.grad(total, list(read.values()))
     gradients = dict(zip(read, found, strict=True))
     for batch, state, out in zip(passes, states, outs, strict=True):
-        _restore_random_state(model, state)
+        restore_random_state(model, state)
         again = model(batch)
         parts = []
         for name, gradient in gradients.items():
@@ -120,11 +120,12 @@ def _on(columns: Any, device: str) -> Any:
     return type(columns)(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in values.items()})
 
 
-def _random_state(model: RewardModel) -> Tensor:
+def random_state(model: RewardModel) -> Tensor:
+    """What the next dropout masks depend on."""
     return torch.cuda.get_rng_state() if model.device.type == "cuda" else torch.get_rng_state()
 
 
-def _restore_random_state(model: RewardModel, state: Tensor) -> None:
+def restore_random_state(model: RewardModel, state: Tensor) -> None:
     """So that dropout falls as it did when the outputs were gathered."""
     if model.device.type == "cuda":
         torch.cuda.set_rng_state(state)

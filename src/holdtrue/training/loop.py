@@ -1,4 +1,4 @@
-"""The training loop: one function, from the first step to the last, for every way to train a reward model.
+"""The training loop: one function, from the first step to the last, for every way to train a model.
 
     for each step of the order:
         gradients of Σ weight·term over this process's trees      (the gradient step, an argument)
@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -61,6 +62,7 @@ class Training:
 
     Attributes:
         gradient_step: by default what the loss needs, pass by pass or over the whole step.
+        evaluate: the same without gradients, on validation trees; goes with ``gradient_step``.
         tell: gets every row of ``metrics.jsonl`` as it is written (main process only).
         stop: asked once a step; true means save and stop.
     """
@@ -75,6 +77,7 @@ class Training:
     learning_rate: float
     world: World = field(default_factory=World)
     gradient_step: GradientStep | None = None
+    evaluate: GradientStep | None = None
     tell: Callable[[Row], None] = lambda row: None
     stop: Callable[[], bool] = lambda: False
 
@@ -105,7 +108,7 @@ def train(job: Training) -> State:
         trees = [job.trees[i] for i in step.trees]
         sums = gradient_step(model, job.loss, batches(model, trees, settings, world))
         *totals, stopping = world.total([*sums.values(), float(job.stop())])
-        sums = Sums(*totals)
+        sums = type(sums)(*totals)
         world.sum_gradients(list(parameters.values()))
         rate = job.learning_rate * schedules.factor(state.step, len(plan), settings)
         norm = update(list(parameters.values()), optimizer, sums, rate, settings.max_grad_norm)
@@ -120,7 +123,7 @@ def train(job: Training) -> State:
             "learning_rate": rate,
             "grad_norm": norm,
             "tokens": state.tokens,
-            "comparisons": state.comparisons,
+            sums.counted: state.comparisons,
             "skipped": state.skipped,
             "seconds": round(state.seconds, 3),
             "tokens_per_second": round(sum(tree.tokens for tree in trees) / seconds, 1),
@@ -234,11 +237,12 @@ def validate(job: Training, state: State, epoch: float) -> None:
     """Loss and accuracy on the validation trees; decides which step is best and when to stop early."""
     started = time.perf_counter()
     job.model.eval()
-    sums = Sums()
-    for trees in _portions(job):
-        parts = batches(job.model, trees, job.settings, job.world)
-        sums.add(coupled.evaluate(job.model, job.loss, parts, job.world).values())
-    sums = Sums(*job.world.total(sums.values()))
+    evaluate = job.evaluate or partial(coupled.evaluate, world=job.world)
+    portions = [batches(job.model, trees, job.settings, job.world) for trees in _portions(job)]
+    sums, *others = [evaluate(job.model, job.loss, parts) for parts in portions]
+    for other in others:
+        sums.add(other.values())
+    sums = type(sums)(*job.world.total(sums.values()))
     training_mode(job.model, job.settings)
     metrics = sums.metrics()
     value = metrics["loss"] if job.settings.metric_for_best_model == "loss" else -metrics["accuracy"]

@@ -17,15 +17,16 @@ from holdtrue.errors import DataError, SettingsError
 from holdtrue.losses import require_compatible
 from holdtrue.records import Group
 from holdtrue.reward import store
+from holdtrue.reward.card import READS, RewardCard, read_token
 from holdtrue.reward.causal import keep_language_head
 from holdtrue.reward.kinds import ComparingKind
 from holdtrue.reward.kinds.aspects import Aspects
-from holdtrue.settings import Settings
+from holdtrue.settings import Settings, TrainingSettings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.joint import JointEncoder
 from holdtrue.tokens.tree import PAIRS, Lesson
 from holdtrue.training.lessons import require_lessons
-from holdtrue.training.preparation import Prepared, prepare
+from holdtrue.training.preparation import Prepared, length_quantiles, prepare
 from holdtrue.training.ridge import require_learnable
 
 _NOTHING_FOR_THE_GATE = "a gate is trained on comparisons, and no usable one is among the training rows"
@@ -58,7 +59,7 @@ class Setup:
         """Peak rate: as set, or 0.04 / width, ten times that for adapters."""
         if self.settings.training.learning_rate is not None:
             return self.settings.training.learning_rate
-        rate = 0.04 / _width(self.loaded)
+        rate = 0.04 / width_of(self.loaded)
         return float(rate * (10 if self.settings.model.lora else 1))
 
     def describe(self) -> dict[str, Any]:
@@ -82,13 +83,36 @@ class Setup:
             "learning_rate": self.learning_rate,
         }
 
+    def card(self, **measured: Any) -> RewardCard:
+        """The reward card of the trained model: what is known of it before anything is ``measured``."""
+        data, pool = self.settings.data, self.loaded.model.pool
+        last = [int(answer[-1]) for tree in self.train.trees for answer in tree.answers]
+        compares = isinstance(self.loaded.model.kind, ComparingKind)
+        read = {"policy": READS[pool]}
+        return RewardCard(
+            base_model=self.loaded.base,
+            pooled={} if compares else read if pool != "last" else read_token(last, self.loaded.tokenizer),
+            plain_text=data.plain_text,
+            max_length=self.encoder.max_length,
+            truncation=data.truncation,
+            loss=self.settings.dump()["loss"],
+            lengths=length_quantiles(self.train.lengths),
+            **measured,
+        )
+
 
 def set_up(
-    settings: Settings, device: str, *, rejected: Path | None = None, trust_remote_code: bool = False
+    settings: Settings,
+    device: str,
+    *,
+    splits: Splits | None = None,
+    rejected: Path | None = None,
+    trust_remote_code: bool = False,
 ) -> Setup:
     """Read and encode the data, load the model and make it ready: precision, master weights, recomputation.
 
-    ``rejected`` is where unreadable rows are listed.
+    ``splits`` are rows at hand, by default those of the files that the settings name; ``rejected`` is where
+    unreadable ones are listed.
 
     Raises:
         DataError: no usable comparison is left. ModelError, SettingsError: as in loading.
@@ -98,7 +122,7 @@ def set_up(
     ridge = settings.training.method == "ridge"
     if isinstance(kind, Aspects) and not ridge:
         _refuse_unfitted(kind)
-    splits = read_splits(settings.data, rejected)
+    splits = splits or read_splits(settings.data, rejected)
     require_lessons(splits.train, loss, kind, splits.reports["train"])
     loss.check([*splits.train, *splits.eval])
     gated = ridge and kind.marks == "prompt"
@@ -176,7 +200,7 @@ def _make_ready(loaded: store.Loaded, settings: Settings) -> None:
         model.requires_grad_(False)
         model.head.requires_grad_(True)
     else:
-        model.bf16 = _bf16(loaded, settings)
+        model.bf16 = computes_in_bf16(loaded, settings.training)
     hold_master_weights(loaded)
     if settings.training.gradient_checkpointing:
         model.recompute_activations()
@@ -224,15 +248,16 @@ def hold_master_weights(loaded: store.Loaded) -> None:
             parameter.data = parameter.data.float()
 
 
-def _bf16(loaded: store.Loaded, settings: Settings) -> bool:
+def computes_in_bf16(loaded: store.Loaded, settings: TrainingSettings) -> bool:
     """Autocast as set, or by default where hardware computes bfloat16 natively and it pays."""
-    if settings.training.bf16 is not None:
-        return settings.training.bf16
+    if settings.bf16 is not None:
+        return settings.bf16
     if loaded.model.device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported())
-    return _width(loaded) >= 256 and torch.cpu._is_avx512_bf16_supported()
+    return width_of(loaded) >= 256 and torch.cpu._is_avx512_bf16_supported()
 
 
-def _width(loaded: store.Loaded) -> int:
+def width_of(loaded: store.Loaded) -> int:
+    """Width of the model's states."""
     width: int = loaded.model.inner.config.get_text_config().hidden_size
     return width

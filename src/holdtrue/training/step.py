@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from math import nan
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -30,6 +30,9 @@ class Sums:
     reward_square: float = 0.0
     answers: float = 0.0
     comparisons: float = 0.0
+
+    counted: ClassVar[str] = "comparisons"
+    """What ``comparisons`` are called in ``metrics.jsonl``."""
 
     def add(self, other: Iterable[float]) -> None:
         """Add other sums, given in the order of the fields."""

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from chat_families import CHATML, chat_folder, chatml_folder, finding, findings
+from holdtrue.data.examples import Example
 from holdtrue.doctor.findings import Missing
-from holdtrue.doctor.subject import Example, Subject
+from holdtrue.doctor.subject import Subject
 
 MULTI = frozenset({"multi-turn"})
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from holdtrue.data.examples import Example, example_of, read_examples
 from holdtrue.doctor.checks import all_checks, examine
-from holdtrue.doctor.examples import example_of, read_examples
 from holdtrue.doctor.findings import Diagnosis, Finding
-from holdtrue.doctor.subject import Example, Missing, Subject
+from holdtrue.doctor.subject import Missing, Subject
 
 START, END = "<|im_start|>", "<|im_end|>"
 

@@ -12,9 +12,10 @@ from hypothesis import settings as runs
 from hypothesis import strategies as st
 
 from chat_families import CHATML, QWEN, byte_level, chat_folder, chatml_folder, finding, put
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import examine
 from holdtrue.doctor.findings import Missing
-from holdtrue.doctor.subject import Example, Subject
+from holdtrue.doctor.subject import Subject
 from holdtrue.errors import HoldtrueError
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from chat_families import CHATML, QWEN, byte_level, chat_folder, chatml_folder, finding, put, trl_template
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import examine
 from holdtrue.doctor.checks.tokenizer import masks, ranges
-from holdtrue.doctor.subject import Example, Subject
+from holdtrue.doctor.subject import Subject
 from holdtrue.errors import DataError, ModelError
 
 

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import examine
 from holdtrue.doctor.findings import Finding
-from holdtrue.doctor.subject import Example, Subject
+from holdtrue.doctor.subject import Subject
 
 FOUNDING = {
     "learning_rate": 1e-6,

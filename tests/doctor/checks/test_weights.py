@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from doctor_folders import bfloat16, matrix, write_json, write_tensors
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import examine
 from holdtrue.doctor.findings import Finding
-from holdtrue.doctor.subject import Example, Subject
+from holdtrue.doctor.subject import Subject
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 

@@ -91,7 +91,7 @@ def subject(
             )
     examples, values, unread = None, None, {}
     if data:
-        from holdtrue.doctor.examples import read_examples
+        from holdtrue.data.examples import read_examples
 
         examples, report = read_examples(data)
         unread = dict(report.faults)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from holdtrue.data.examples import Example
 from holdtrue.doctor import rendering
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.findings import Finding, Missing
 from holdtrue.doctor.glue import differences
 from holdtrue.doctor.rendering import Template, Unrendered, answer, common_prefix
-from holdtrue.doctor.subject import Example, Subject
+from holdtrue.doctor.subject import Subject
 
 
 class Part(NamedTuple):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from holdtrue.data.examples import Example, content_of
 from holdtrue.data.near import RUN, near_classes
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.encoding import Encoded, examples_of, places, readable
@@ -17,7 +18,7 @@ from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.gopher import repeats, repetition
 from holdtrue.doctor.loops import looped
 from holdtrue.doctor.rendering import Unrendered
-from holdtrue.doctor.subject import Example, Missing, Subject, content_of
+from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.intervals import wilson
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"

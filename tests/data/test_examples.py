@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdtrue.doctor.examples import example_of, read_examples
-from holdtrue.doctor.subject import Subject, content_of
+from holdtrue.data.examples import content_of, example_of, read_examples
+from holdtrue.doctor.subject import Subject
 from holdtrue.doctor.training_settings import by_trl_names
 from holdtrue.errors import DataError
 

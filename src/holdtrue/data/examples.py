@@ -9,7 +9,8 @@
     text                              learned as it is
 
 Strings become a user's and an assistant's turn, native HH-RLHF dialogues their turns. ``tools`` (a list, or
-JSON) and ``system`` (a string) may stand beside each layout but ``text``.
+JSON) and ``system`` (a string) may stand beside each layout but ``text``; beside every one that is learned
+``weight`` (of the row in the loss) and ``loss_from`` (the first character of the target to be learned).
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 from typing import Any
 
 from holdtrue.data import files
 from holdtrue.data.fields import BadRow, dialogue, is_dialogue, show
-from holdtrue.doctor.subject import Example, Turn
 from holdtrue.errors import DataError
+
+Turn = Mapping[str, Any]
 
 _SPEAKERS = {
     "human": "user",
@@ -39,12 +42,61 @@ _SPEAKERS = {
 _ANSWERS = ("completion", "response", "output")
 
 
+@dataclass(frozen=True)
+class Example:
+    """A training example, and where it stands.
+
+    Attributes:
+        messages: the whole conversation, as chat templates take it; its last assistant turn is the target,
+            and there is none where it ends with another role (a prompt for RL). Empty for raw text.
+        at: ``file:line``.
+        rejected: what would stand in the target's place for the answer that lost (pairs only).
+        tools: functions offered to the model, as chat templates take them.
+        text: raw text, which is learned as it is, without a template.
+        given: turns at the beginning that are the row's prompt, so that none of them is learned.
+        plain: prompt and answer stood in the row as two strings.
+        weight: of the example in a loss.
+        loss_from: characters of the target that are not to be learned.
+    """
+
+    messages: tuple[Turn, ...]
+    at: str
+    rejected: tuple[Turn, ...] | None = None
+    tools: Sequence[Any] | None = None
+    text: str | None = None
+    given: int = 0
+    plain: bool = False
+    weight: float = 1.0
+    loss_from: int = 0
+
+    @property
+    def target(self) -> str | None:
+        """Text of the last assistant turn, or the raw text; None where nothing is to be learned."""
+        if self.text is not None:
+            return self.text
+        return content_of(self.messages[-1]) if self.messages[-1]["role"] == "assistant" else None
+
+
+def content_of(turn: Turn) -> str:
+    """Text of a turn; parts that are not text are left out."""
+    content = turn.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
+    return content if isinstance(content, str) else ""
+
+
 @dataclass
 class ExampleReport:
-    """Rows read, by layout, and what was wrong with the others: reason -> count, and places."""
+    """Rows read, by layout, and what was wrong with the others: reason -> count, and places.
 
+    ``files`` are those that were read, each with its ``path`` and ``sha256`` (null for hub data sets);
+    ``unread_rows`` has every row that could not be read with its place, reason and detail.
+    """
+
+    files: list[dict[str, str | None]] = field(default_factory=list)
     layouts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
+    unread_rows: list[dict[str, str]] = field(default_factory=list)
     places: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -54,6 +106,7 @@ class ExampleReport:
     def note(self, fault: BadRow, at: str) -> None:
         """Count a row that could not be read; its reason keeps the first three places."""
         self.faults[fault.reason] += 1
+        self.unread_rows.append({"at": at, "reason": fault.reason, "detail": fault.detail})
         kept = self.places.setdefault(fault.reason, [])
         if len(kept) < 3:
             kept.append(f"{at} ({fault.detail})" if fault.detail else at)
@@ -68,7 +121,8 @@ def read_examples(paths: Sequence[str]) -> tuple[list[Example], ExampleReport]:
     found: list[Example] = []
     report = ExampleReport()
     for resource in files.resources(paths):
-        for row in files.rows(resource, hashlib.sha256()):
+        digest = hashlib.sha256()
+        for row in files.rows(resource, digest):
             at = f"{resource}:{row.line}"
             try:
                 if row.value is None:
@@ -79,6 +133,8 @@ def read_examples(paths: Sequence[str]) -> tuple[list[Example], ExampleReport]:
             else:
                 report.layouts[layout] += 1
                 found.append(example)
+        sha256 = None if resource.startswith(files.HUB) else digest.hexdigest()
+        report.files.append({"path": resource, "sha256": sha256})
     if not found:
         reason, count = (report.faults.most_common(1) or [("no rows", 0)])[0]
         place = f", first at {report.places[reason][0]}" if count else ""
@@ -90,6 +146,13 @@ def read_examples(paths: Sequence[str]) -> tuple[list[Example], ExampleReport]:
 
 def example_of(row: Mapping[str, Any], at: str) -> tuple[str, Example]:
     """Name of the layout, and the example; raises BadRow for a row of no layout, or a broken one."""
+    layout, example = _laid_out(row, at)
+    return layout, replace(
+        example, weight=_number(row, "weight", 1.0), loss_from=int(_number(row, "loss_from"))
+    )
+
+
+def _laid_out(row: Mapping[str, Any], at: str) -> tuple[str, Example]:
     tools = _tools(row.get("tools"))
     before = _system(row)
     if row.get("messages") is not None:
@@ -97,36 +160,40 @@ def example_of(row: Mapping[str, Any], at: str) -> tuple[str, Example]:
     if row.get("conversations") is not None:
         return "sharegpt", Example(before + _spoken(row["conversations"]), at, tools=tools)
     if row.get("chosen") is not None and row.get("rejected") is not None:
-        chosen, rejected = _pair(row)
-        return "pair", Example(before + chosen, at, rejected, tools)
+        chosen, rejected, given = _pair(row)
+        plain = not before and _are_strings(row, "prompt", "chosen")
+        return "pair", Example(before + chosen, at, rejected, tools, given=len(before) + given, plain=plain)
     answer = next((name for name in _ANSWERS if row.get(name) is not None), None)
     if row.get("instruction") is not None and answer:
         asked = [_text(row, name) for name in ("instruction", "input") if row.get(name)]
         talk = (_turn("user", "\n\n".join(asked)), _turn("assistant", _text(row, answer)))
-        return "alpaca", Example(before + talk, at, tools=tools)
+        return "alpaca", Example(before + talk, at, tools=tools, given=len(before) + 1, plain=not before)
     if row.get("prompt") is not None:
         prompt = _prompt(row["prompt"])
         turns = _answer(row[answer], answer) if answer else ()
+        plain = bool(answer) and not before and _are_strings(row, "prompt", str(answer))
         return ("prompt and completion" if answer else "prompt"), Example(
-            before + prompt + turns, at, tools=tools
+            before + prompt + turns, at, tools=tools, given=len(before + prompt), plain=plain
         )
     if row.get("text") is not None:
         return "text", Example((), at, text=_text(row, "text"))
     raise BadRow("unknown layout", f"columns {show(sorted(map(str, row)))}")
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[tuple[Turn, ...], tuple[Turn, ...]]:
-    """The whole chosen conversation, and the turns that stand in the target's place when rejected."""
+def _pair(row: Mapping[str, Any]) -> tuple[tuple[Turn, ...], tuple[Turn, ...], int]:
+    """The whole chosen conversation, the turns that stand in the target's place when rejected, and how many
+    turns are before it.
+    """
     chosen, rejected = _answer(row["chosen"], "chosen"), _answer(row["rejected"], "rejected")
     if row.get("prompt") is not None:
         prompt = _prompt(row["prompt"])
         if chosen[: len(prompt)] == prompt and len(chosen) > len(prompt):  # the sides repeat the prompt
-            return chosen, rejected[len(prompt) :]
-        return prompt + chosen, rejected
+            return chosen, rejected[len(prompt) :], len(prompt)
+        return prompt + chosen, rejected, len(prompt)
     shared = 0
     while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
         shared += 1
-    return chosen, rejected[shared:]
+    return chosen, rejected[shared:], shared
 
 
 def _prompt(value: Any) -> tuple[Turn, ...]:
@@ -203,3 +270,16 @@ def _text(row: Mapping[str, Any], column: str) -> str:
     if not isinstance(row[column], str):
         raise BadRow("wrong type", f"{column} is {show(row[column])}, expected text")
     return str(row[column])
+
+
+def _are_strings(row: Mapping[str, Any], *columns: str) -> bool:
+    return all(isinstance(row.get(name), str) and not is_dialogue(row[name]) for name in columns)
+
+
+def _number(row: Mapping[str, Any], column: str, default: float = 0.0) -> float:
+    value = row.get(column)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value) or value < 0:
+        raise BadRow("wrong type", f"{column} is {show(value)}, expected a number, at least 0")
+    return float(value)
