@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -398,7 +398,7 @@ def put(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for depth, part in enumerate(parents):
         inside = values.setdefault(part, {})
-        if isinstance(inside, str) and part == "loss":  # `loss: bradley_terry` is short for its kind
+        if isinstance(inside, str) and part in ("loss", "algorithm"):  # a name is short for its kind
             inside = values[part] = {"kind": inside}
         if inside is None:
             inside = values[part] = {}
@@ -434,10 +434,13 @@ def _refuse_unknown(
             everywhere = here + [name for name, _ in keys(root)]
             known = everywhere if nearest(f"{prefix}{key}", everywhere) else here
             raise SettingsError(unknown("setting", f"{prefix}{key}", known))
-        inner = _section_of(section.model_fields[key].annotation)
+        annotation = section.model_fields[key].annotation
+        inner = _section_of(annotation)
         if inner is None or value is None:
             continue
-        if not isinstance(value, Mapping) and not isinstance(value, BaseModel):
-            raise SettingsError(f"{prefix}{key} holds settings of its own, got {value!r}")
-        if isinstance(value, Mapping):
-            _refuse_unknown(value, inner, f"{prefix}{key}.", root)
+        listed = get_origin(annotation) is list and isinstance(value, list)
+        for item in value if listed else [value]:
+            if not isinstance(item, Mapping) and not isinstance(item, BaseModel):
+                raise SettingsError(f"{prefix}{key} holds settings of its own, got {item!r}")
+            if isinstance(item, Mapping):
+                _refuse_unknown(item, inner, f"{prefix}{key}.", root)

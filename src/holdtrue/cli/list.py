@@ -156,12 +156,14 @@ def _rows(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _leaves(schema: dict[str, Any], sections: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, field in schema.get("properties", {}).items():
-        branches = [field, *field.get("anyOf", ()), *field.get("allOf", ())]
+        items = field.get("items", {})
+        branches = [field, *field.get("anyOf", ()), *field.get("allOf", ()), items]
         inner = next((branch["$ref"] for branch in branches if "$ref" in branch), None)
         if inner is None:
             yield prefix + name, field
         else:
-            yield from _leaves(sections[inner.rpartition("/")[2]], sections, f"{prefix}{name}.")
+            mark = "[]" if "$ref" in items else ""
+            yield from _leaves(sections[inner.rpartition("/")[2]], sections, f"{prefix}{name}{mark}.")
 
 
 def spell(schema: dict[str, Any]) -> str:

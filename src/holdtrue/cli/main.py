@@ -38,6 +38,7 @@ VERBS = {
     "rank": "Rank policies by the rewards of their answers.",
     "verify": "Prove that a model's rewards can be trusted.",
     "doctor": "Say why a policy repeats itself, and mend it.",
+    "rl": "Optimise a policy against a reward model or a function.",
     "report": "Write a run's report, one self-contained HTML file.",
     "resume": "Continue an interrupted run from its last checkpoint.",
     "schema": "Print the JSON Schema of the settings file.",

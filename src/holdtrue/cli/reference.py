@@ -60,6 +60,17 @@ def sft_page() -> str:
     return "\n\n".join(parts)
 
 
+def rl_page() -> str:
+    """Every setting of policy optimisation."""
+    from holdtrue.policy.settings import RLSettings
+
+    parts = [
+        "# Settings of policy optimisation",
+        "What `holdtrue rl` takes, in the way of [other settings](settings.md).",
+    ]
+    return "\n\n".join([*parts, *_sections(setting_rows(RLSettings.model_json_schema()))])
+
+
 def _sections(settings: list[dict[str, Any]]) -> list[str]:
     """A heading and a table for each section of settings."""
     sections: dict[str, list[dict[str, Any]]] = {}
@@ -144,6 +155,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": commands_page,
     "settings.md": settings_page,
     "sft.md": sft_page,
+    "rl.md": rl_page,
     **{f"{family}.md": partial(family_page, family, package) for family, package in FAMILIES.items()},
 }
 

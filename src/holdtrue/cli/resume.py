@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdtrue.cli import frame, running
+from holdtrue.cli import frame, rl, running
 from holdtrue.rundir import RunDir
 
 
@@ -15,4 +15,7 @@ def command(
     The finished run equals one that was never interrupted. A run that is already finished is measured
     and saved again from its last checkpoint.
     """
-    return running.carry(RunDir.open(run), trust_remote_code)
+    found = RunDir.open(run)
+    if found.settings().get("task") == "rl":
+        return rl.carry(found, trust_remote_code)
+    return running.carry(found, trust_remote_code)

@@ -15,8 +15,20 @@ run has the rates of an uninterrupted one. The cycle is the triangle of arXiv 15
 from __future__ import annotations
 
 from math import ceil, cos, pi
+from typing import Literal, Protocol
 
-from holdtrue.settings import TrainingSettings
+
+class Course(Protocol):
+    """Settings of a schedule."""
+
+    @property
+    def lr_scheduler_type(self) -> Literal["constant", "linear", "cosine", "step", "cyclical"]: ...
+    @property
+    def warmup_ratio(self) -> float: ...
+    @property
+    def lr_step_size(self) -> float: ...
+    @property
+    def lr_gamma(self) -> float: ...
 
 
 def warmup_steps(total: int, ratio: float) -> int:
@@ -25,7 +37,7 @@ def warmup_steps(total: int, ratio: float) -> int:
     return min(ceil(product), total - 1)
 
 
-def factor(step: int, total: int, settings: TrainingSettings) -> float:
+def factor(step: int, total: int, settings: Course) -> float:
     """Learning rate of update ``step + 1`` as a share of the peak rate, in (0, 1].
 
     Raises:

@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from holdtrue.errors import SettingsError
@@ -73,22 +74,24 @@ class Sinks:
         self.close()
 
 
-def rewind(run: RunDir, step: int) -> int:
+def rewind(run: RunDir, step: int, file: Path | None = None) -> int:
     """Take out of ``metrics.jsonl`` what was written after ``step``; resume writes it anew.
 
+    ``file`` is another one whose rows have a step.
     Rows of a later step go, and so does a line a crash has cut or filled with garbage; the others keep
     every byte. The file is replaced in one go.
 
     Returns:
         Lines taken out.
     """
-    if not run.metrics_file.exists():
+    file = file or run.metrics_file
+    if not file.exists():
         return 0
-    with disk_errors(run.metrics_file):
-        lines = list(io.BytesIO(run.metrics_file.read_bytes()))
+    with disk_errors(file):
+        lines = list(io.BytesIO(file.read_bytes()))
         kept = [line for line in lines if line.endswith(b"\n") and _step(line) <= step]
         if len(kept) < len(lines):
-            write_text(run.metrics_file, b"".join(kept).decode())
+            write_text(file, b"".join(kept).decode())
     return len(lines) - len(kept)
 
 

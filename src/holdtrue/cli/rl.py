@@ -1,0 +1,134 @@
+"""``holdtrue rl``: a policy and a reward in, a run directory with the optimised policy out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from holdtrue import settings as plain
+from holdtrue.cli import frame, running
+from holdtrue.errors import SettingsError
+from holdtrue.rundir import RunDir
+
+
+def command(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[SETTINGS.yaml|PROMPTS]...", help="Settings, and rows with prompts."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="PATH", help="The policy: model folder or run (policy.path)."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward", metavar="PATH", help="Reward model, or function as file.py:name. Repeatable."
+        ),
+    ] = None,
+    output: frame.Output = None,
+    overrides: frame.Overrides = None,
+    trust_remote_code: frame.RemoteCode = False,
+) -> frame.Result:
+    """Optimise a policy against a reward model or a function.
+
+    The run directory holds everything: settings, metrics, every rollout with its reward, alarms, checkpoints
+    and the policy. Read the rollouts with "holdtrue doctor rollouts RUN". Interrupted runs go on with
+    "holdtrue resume RUN".
+    """
+    given = arguments or []
+    files = [one for one in given if one.lower().endswith((".yaml", ".yml"))]
+    if len(files) > 1:
+        raise SettingsError(f"only one settings file can be given, got {' and '.join(files)}")
+    values = plain.read(files[0] if files else None)
+    if prompts := [one for one in given if one not in files]:
+        plain.put(values, "data.prompts", prompts)
+    if path := frame.model_path(model):
+        plain.put(values, "policy.path", path)
+    if reward:
+        values["rewards"] = [
+            {"function" if one.rpartition(":")[0].endswith(".py") else "model": one} for one in reward
+        ]
+    for override in overrides or ():
+        plain.put(values, *plain.parse_override(override))
+    if not (values.get("policy") or {}).get("path"):
+        raise SettingsError("policy optimisation needs a policy: --model PATH of a causal LM")
+    if output is None:
+        raise SettingsError("say where the run goes: --output RUN")
+    from holdtrue.policy import run
+    from holdtrue.policy.settings import build
+
+    return carry(run.start(build(values), output), trust_remote_code)
+
+
+def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
+    """Optimise a policy to the end of its run, and return what came out."""
+    from holdtrue.policy.run import optimise
+
+    with running.stoppable() as stop:
+        ended = optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
+    rows = run.metrics()
+    steps = [row for row in rows if row["event"] == "train"]
+    part = max(1, len(steps) // 10)
+    ends = {"first": steps[:part], "last": steps[-part:]}
+    value: dict[str, Any] = {"run": str(run.path), "model": str(run.model), **ended}
+    for name in ("reward", "kl", "length", "entropy"):
+        value[name] = {when: _mean(part, name) for when, part in ends.items()}
+    evaluated = [row for row in rows if row["event"] == "eval"]
+    value["evaluation"] = evaluated[-1] if evaluated else None
+    lines = [
+        f"{name:<8} {running.number(value[name]['first'])} -> {running.number(value[name]['last'])}"
+        for name in ("reward", "kl", "length", "entropy")
+        if value[name]["last"] is not None
+    ]
+    odd = [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]
+    lines += [f"counted  {', '.join(odd)}"] if odd else []
+    lines += [f"stopped  {value['stopped']}"] if value["stopped"] else []
+    return frame.Result(value, "\n".join([*lines, f"model    {run.model}"]))
+
+
+_COUNTS = ("skipped", "unusable", "nan_rewards", "guarded", "alarms")
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+    known = [row[name] for row in rows if row.get(name) is not None]
+    return sum(known) / len(known) if known else None
+
+
+class Narrator:
+    """Tells a run's rows on stderr, at most one step in five seconds where that is no terminal."""
+
+    def __init__(self) -> None:
+        self.console = frame.console(stderr=True)
+        self._last = 0.0
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if row["event"] == "prepared":
+            self._prepared(row)
+        elif row["event"] == "alarm":
+            self.console.print(f"alarm    {row['text']}")
+        elif row["event"] == "eval":
+            self.console.print(f"step {row['step']:>6}  held out  reward {running.number(row['reward'])}")
+        elif sys.stderr.isatty() or time.monotonic() - self._last > 5 or row["step"] == row["steps"]:
+            self._last = time.monotonic()
+            drift = f"  KL {running.number(row['kl'])}" if "kl" in row else ""
+            odd = f"  {row['excluded']} left out" if row["excluded"] else ""
+            self.console.print(
+                f"step {row['step']:>6}/{row['steps']}  reward {running.number(row['reward'])}{drift}  "
+                f"length {row['length']:.1f}{odd}  {row['seconds_step']:.2f} s"
+            )
+
+    def _prepared(self, info: dict[str, Any]) -> None:
+        policy, data = info["policy"], info["data"]
+        part = "" if policy["trainable"] == policy["parameters"] else f" ({policy['trainable']:,} trained)"
+        lost = ", ".join(f"{count:,} {reason}" for reason, count in data["left_out"].items())
+        self.console.print(
+            f"policy   {policy['architecture']}, {policy['parameters']:,} parameters{part}, "
+            f"{policy['device']}"
+        )
+        self.console.print(
+            f"prompts  {data['prompts']:,}, held out {data['held_out']:,}; left out: {lost or 'nothing'}"
+        )

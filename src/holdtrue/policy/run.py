@@ -1,0 +1,236 @@
+"""A policy optimisation, end to end: settings to a run directory with an optimised policy.
+
+settings.yaml, run.json     as of every run
+metrics.jsonl               a row for each step and each evaluation
+rollouts.jsonl              every answer with its reward, as ``holdtrue doctor rollouts`` reads it
+findings.jsonl              alarms of the monitor
+checkpoints/, model/        resumable states, and the policy as transformers loads it
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from holdtrue import __version__
+from holdtrue.data.files import resources
+from holdtrue.errors import DataError, ModelError, SettingsError
+from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.decoding import declared_ends
+from holdtrue.policy.journal import Row
+from holdtrue.policy.prompts import Read, read_prompts
+from holdtrue.policy.rewards import RewardStack, open_judge
+from holdtrue.policy.sampler import SharedPrefixSampler
+from holdtrue.policy.settings import PolicySettings, RLSettings, build
+from holdtrue.policy.trainer import Optimisation, PolicyTrainer
+from holdtrue.reward import adapters
+from holdtrue.reward.classifiers import from_pretrained, quiet_loading
+from holdtrue.reward.store import has_tokenizer
+from holdtrue.rundir import RunDir, disk_errors, find_model
+from holdtrue.tokens.conversation import model_max_length, prepare_tokenizer
+from holdtrue.training import attempt
+from holdtrue.training.distributed import default_device
+
+
+def start(settings: RLSettings, output: str | Path) -> RunDir:
+    """A new run directory for these settings.
+
+    Raises:
+        SettingsError: prompts or a reward are missing, or the directory is in use.
+        DataError, ModelError: a file that is named does not exist; then nothing is written.
+    """
+    if not settings.data.prompts:
+        raise SettingsError("policy optimisation needs prompts: holdtrue rl SETTINGS.yaml prompts.jsonl")
+    if not settings.rewards:
+        raise SettingsError(
+            "policy optimisation needs a reward: --reward PATH of a model, or file.py:function"
+        )
+    resources(settings.data.prompts)
+    for one in settings.rewards:
+        if one.model is not None:
+            find_model(one.model)
+        elif not Path(str(one.function).rpartition(":")[0]).is_file():
+            raise SettingsError(f"reward function {one.function}: there is no such file")
+    run = RunDir.create(output, _anchored(settings))
+    run.update_info(
+        holdtrue=__version__,
+        python=platform.python_version(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        command=sys.argv,
+        started=_now(),
+        status="running",
+    )
+    return run
+
+
+def optimise(
+    run: RunDir,
+    *,
+    tell: Callable[[Row], None] = lambda row: None,
+    stop: Callable[[], bool] = lambda: False,
+    trust_remote_code: bool = False,
+) -> dict[str, Any]:
+    """Carry a run from where it stands to its end; returns its part of ``run.json`` that says how it ended.
+
+    Everything that can be wrong with its input is found before anything is sampled, as far as that can be.
+
+    Raises:
+        Interrupted: ``stop`` asked for it and a checkpoint was saved.
+        HoldtrueError: something is wrong with the settings, the policy, the prompts or a reward.
+    """
+    settings = build(run.settings())
+    with run.claim(), attempt.recorded(run):
+        run.update_info(status="running", exit_code=None, error=None)
+        device = default_device()
+        judges = [open_judge(one, device, trust_remote_code) for one in settings.rewards]
+        policy, tokenizer = load_policy(settings.policy, settings.seed, device, trust_remote_code)
+        vocabulary = Vocabulary.of(tokenizer, eos=declared_ends(policy))
+        if not vocabulary.eos:
+            raise ModelError(
+                f"policy {settings.policy.path} declares no end token, so no answer would end; set "
+                "eos_token_id in its generation_config.json"
+            )
+        context = model_max_length(policy.config, tokenizer)
+        prompts = read_prompts(settings.data, tokenizer, context, settings.decoding.max_new_tokens)
+        _refuse_changed(run, prompts)
+        rate = settings.training.learning_rate or _learning_rate(policy)
+        trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
+        run.update_info(
+            data=prompts.summary(),
+            policy={
+                "architecture": type(policy).__name__,
+                "parameters": sum(p.numel() for p in policy.parameters()),
+                "trainable": trained,
+                "context": context,
+                "ends": sorted(vocabulary.eos),
+                "device": device,
+                "learning_rate": rate,
+            },
+        )
+        tell({"event": "prepared", **run.info()})
+        trainer = PolicyTrainer(
+            Optimisation(
+                policy=policy,
+                tokenizer=tokenizer,
+                vocabulary=vocabulary,
+                sampler=SharedPrefixSampler(vocabulary, settings.decoding),
+                rewards=RewardStack(judges, settings.rewards, settings.guard),
+                prompts=prompts.train,
+                held_out=prompts.held_out,
+                settings=settings,
+                run=run,
+                learning_rate=rate,
+                tell=tell,
+                stop=stop,
+            )
+        )
+        state = trainer.train()
+        lora = settings.policy.lora
+        with disk_errors(run.model):
+            publish(policy, tokenizer, run.model, merge=lora is not None and lora.merge)
+        ended = {
+            "steps": state.step,
+            "stopped": state.stopped,
+            "skipped": state.skipped,
+            "unusable": state.unusable,
+            "nan_rewards": state.nan,
+            "guarded": state.guarded,
+            "alarms": state.alarms,
+            "seconds": round(state.seconds, 1),
+        }
+        run.update_info(status="finished", finished=_now(), **ended)
+    return ended
+
+
+def load_policy(
+    settings: PolicySettings, seed: int, device: str = "cpu", trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """The policy, in float32 and ready to train, and its tokenizer with a chat template.
+
+    A saved adapter is merged into its base; fresh adapters are drawn from the seed.
+
+    Raises:
+        ModelError: it cannot be read, or is no decoder with a language head.
+    """
+    path = settings.path
+    adapted = adapters.base_of(path)
+    base = adapted or path
+    with quiet_loading():
+        config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
+        if config.is_encoder_decoder:
+            raise ModelError(f"{base} is an encoder-decoder ({config.model_type}); a decoder is needed")
+        if any("SequenceClassification" in name for name in config.architectures or []):
+            raise ModelError(f"{base} is a {config.architectures[0]}; the policy is a causal LM")
+        tokenizer = from_pretrained(
+            AutoTokenizer, path if has_tokenizer(path) else base, trust_remote_code=trust_remote_code
+        )
+        policy = from_pretrained(
+            AutoModelForCausalLM, base, dtype=torch.float32, trust_remote_code=trust_remote_code
+        )
+        if adapted:
+            policy = adapters.with_saved(policy, path).merge_and_unload()
+        if settings.lora is not None:
+            policy = adapters.with_new(policy, settings.lora, seed, task="CAUSAL_LM")
+        prepare_tokenizer(tokenizer, settings.chat_template_path)
+    return policy.to(device), tokenizer
+
+
+def publish(policy: Any, tokenizer: Any, folder: Path, *, merge: bool = False) -> None:
+    """Save the policy as transformers (or peft, for an adapter) loads it; the folder appears whole or not."""
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    whole = policy.merge_and_unload() if merge else policy
+    with quiet_loading():
+        whole.save_pretrained(temporary)
+        if whole.generation_config is not None:
+            whole.generation_config.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(temporary, folder)
+
+
+def _learning_rate(policy: Any) -> float:
+    rate = 0.004 / policy.config.get_text_config().hidden_size
+    return float(rate * (10 if hasattr(policy, "peft_config") else 1))
+
+
+def _refuse_changed(run: RunDir, prompts: Read) -> None:
+    before = (run.info().get("data") or {}).get("files", prompts.files)
+    for path in before.keys() | prompts.files.keys():
+        if before.get(path) != prompts.files.get(path):
+            raise DataError(f"{path} changed since this run began; start a new run to train on it")
+
+
+def _anchored(settings: RLSettings) -> dict[str, Any]:
+    """The settings with whole paths, so that a run can be resumed from anywhere."""
+
+    def anchor(path: str | None) -> str | None:
+        return str(Path(path).absolute()) if path and Path(path).exists() else path
+
+    values = settings.dump()
+    values["data"]["prompts"] = [anchor(path) for path in values["data"]["prompts"]]
+    path = settings.policy.path
+    values["policy"]["path"] = str(find_model(path)) if RunDir(path).settings_file.is_file() else path
+    for key in ("path", "chat_template_path"):
+        values["policy"][key] = anchor(values["policy"][key])
+    for one in values["rewards"]:
+        one["model"] = anchor(one["model"])
+        if one["function"] is not None:
+            file, _, name = one["function"].rpartition(":")
+            one["function"] = f"{Path(file).absolute()}:{name}"
+    return values
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,181 @@
+"""Settings of policy optimisation: what ``holdtrue rl`` reads, and what a run keeps in ``settings.yaml``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from holdtrue import kinds
+from holdtrue.policy.decoding import Decoding
+from holdtrue.settings import LoraSettings, Section, build_section
+
+
+class PolicySettings(Section):
+    """The model that is optimised; as it is loaded it is also the reference."""
+
+    path: str
+    """Folder (or hub name) of a causal LM, of an adapter on one, or of a run that trained one."""
+    chat_template_path: str | None = None
+    """Jinja file that replaces the model's chat template. A model without any gets the default ``plain``."""
+    lora: LoraSettings | None = None
+    """Train low-rank adapters instead of every weight; the reference is then the same model without them."""
+
+    @model_validator(mode="after")
+    def _no_dropout(self) -> PolicySettings:
+        if self.lora is not None and self.lora.dropout:
+            raise ValueError("lora.dropout is 0 here: what is trained must be the policy that sampled")
+        return self
+
+
+class PromptSettings(Section):
+    """Where prompts come from, and how they are read."""
+
+    prompts: list[str] = Field(default=[])
+    """Files (JSONL, JSON, Parquet) or folders of them: rows with ``prompt`` (text or messages), or rows of
+    any layout holdtrue reads, of which the prompt is taken."""
+    eval_fraction: float = Field(0.0, ge=0, lt=1)
+    """Share of prompts (by hash of the prompt) that is never trained on, only evaluated on."""
+    eval_prompts: int = Field(64, gt=0)
+    """Most held-out prompts an evaluation answers."""
+    plain_text: Literal["chat", "raw"] = "chat"
+    """Plain strings: ``chat`` makes a user turn of them; ``raw`` lets the policy continue them as they
+    stand, after the BOS its tokenizer adds."""
+
+
+class RewardSettings(Section):
+    """One part of the reward: a model or a function."""
+
+    model: str | None = None
+    """Reward model: a folder or run of holdtrue (also an ensemble or an implicit reward), or a folder of any
+    reward model holdtrue reads."""
+    function: str | None = None
+    """``file.py:name`` of a Python function ``f(prompts, texts, completion_ids) -> list of numbers``, one for
+    each answer. Texts show special tokens; None or NaN leaves the answer out."""
+    weight: float = 1.0
+    """What it counts beside the other parts."""
+    whiten: bool = True
+    """Count in standard deviations of this reward on answers of the start policy, with mean 0 there, so that
+    one KL coefficient fits every reward."""
+    clip: float | None = Field(None, gt=0)
+    """Largest size after whitening."""
+    timeout: float = Field(300.0, gt=0)
+    """Seconds a function may take for a step's answers."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> RewardSettings:
+        if (self.model is None) == (self.function is None):
+            raise ValueError("a reward is a model or a function: give one of the two")
+        if self.function is not None and not self.function.rpartition(":")[0].endswith(".py"):
+            raise ValueError(f"function is file.py:name, got {self.function!r}")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What it is called in errors."""
+        return self.model or str(self.function)
+
+
+class GuardSettings(Section):
+    """What answers that loop or break off at a control token are worth, and when the run is ended."""
+
+    on_hit: Literal["exclude", "penalise", "none"] = "exclude"
+    """``exclude``: they move no baseline and nothing is learnt from them. ``penalise``: their reward is
+    ``penalty``. ``none``: they keep their reward."""
+    penalty: float = -1.0
+    """Reward of a penalised answer, on the scale of the whitened reward."""
+    no_end_reward: float | None = None
+    """Reward of an answer without its end token, on the same scale (arXiv 2403.17031: -1); null leaves it
+    the reward it has."""
+    on_alarm: Literal["warn", "stop"] = "warn"
+    """What an alarm of severity ``fail`` does beside being told."""
+    calibration: int = Field(128, ge=2)
+    """Answers of the start policy that whitening and the monitor are calibrated on; the monitor needs 64."""
+
+
+class OptimisationSettings(Section):
+    """The loop."""
+
+    max_steps: int = Field(100, gt=0)
+    """Rounds of sampling and learning."""
+    prompts_per_step: int = Field(8, gt=0)
+    """Prompts answered in a step."""
+    group: int = Field(4, gt=0)
+    """Answers to each prompt."""
+    updates: int = Field(1, gt=0)
+    """Optimiser updates on the answers of a step, all of them in each."""
+    rows_per_pass: int = Field(16, gt=0)
+    """Answers in one forward and backward pass. Bounds memory and does not change the result."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak rate. By default 0.004 / width of the model (1e-6 at 4096), ten times that with LoRA."""
+    lr_scheduler_type: Literal["constant", "linear", "cosine", "step", "cyclical"] = "constant"
+    """Course of the rate after warm-up, over the updates of the run."""
+    warmup_ratio: float = Field(0.0, ge=0, lt=1)
+    """Share of the updates over which the rate rises linearly to its peak."""
+    lr_step_size: float = Field(0.3, gt=0, le=1)
+    """``step``: share of the updates between two decays. ``cyclical``: length of a cycle as a share."""
+    lr_gamma: float = Field(0.3, gt=0, lt=1)
+    """``step``: factor of each decay. ``cyclical``: lowest rate as a share of the peak."""
+    weight_decay: float = Field(0.0, ge=0)
+    """AdamW's decoupled decay, of matrices."""
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    """Decay of the first moment."""
+    adam_beta2: float = Field(0.99, ge=0, lt=1)
+    """Decay of the second moment."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Gradients are scaled down to this norm; 0 leaves them."""
+    eval_steps: int | None = Field(None, gt=0)
+    """Steps between evaluations on held-out prompts. By default ten times a run."""
+    save_steps: int | None = Field(None, gt=0)
+    """Steps between checkpoints. By default ten times a run."""
+    save_total_limit: int = Field(2, gt=0)
+    """Checkpoints kept."""
+    max_nonfinite_steps: int = Field(5, gt=0)
+    """Updates with a non-finite loss or gradient are skipped and counted; after this many the run stops."""
+
+
+class RLSettings(Section):
+    """Everything a policy optimisation is made of."""
+
+    task: Literal["rl"] = "rl"
+    """Tells these settings from those of a reward model."""
+    policy: PolicySettings
+    data: PromptSettings = PromptSettings()
+    rewards: list[RewardSettings] = Field(default=[])
+    """Parts of the reward, added up by their weights."""
+    algorithm: kinds.chosen("holdtrue.policy.algorithms", "rloo") = Field(  # type: ignore[valid-type]
+        default="rloo", validate_default=True
+    )
+    """How advantages and loss are made (``holdtrue list algorithms``): a name, or ``{kind: name, ...}`` with
+    its fields."""
+    decoding: Decoding = Decoding()
+    """How answers are drawn, and when the loop guard ends one."""
+    guard: GuardSettings = GuardSettings()
+    training: OptimisationSettings = OptimisationSettings()
+    seed: int = Field(42, ge=0)
+    """Seed of the order of prompts, the draws and fresh adapters."""
+
+    @model_validator(mode="after")
+    def _can_be_computed(self) -> RLSettings:
+        lacking = self.algorithm.needs - {"reference_logprobs"}
+        if lacking:
+            field = {"values": "a critic", "entropy": "the entropy of every token (entropy_coef)"}
+            said = " and ".join(field[name] for name in sorted(lacking))
+            raise ValueError(f"algorithm {self.algorithm.name()} needs {said}, which is not computed here")
+        if self.algorithm.name() not in ("reinforce_pp", "ppo") and self.training.group < 2:
+            raise ValueError(f"algorithm {self.algorithm.name()} needs training.group of 2 or more")
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values, as written to ``settings.yaml``."""
+        return self.model_dump(mode="json")
+
+
+def build(values: Mapping[str, Any]) -> RLSettings:
+    """Typed settings from plain values.
+
+    Raises:
+        SettingsError: unknown key (names the nearest), wrong type or out of range (says what was seen).
+    """
+    return build_section(values, RLSettings)

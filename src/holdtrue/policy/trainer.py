@@ -1,0 +1,379 @@
+"""The loop of policy optimisation; it knows no algorithm.
+
+    for each step:
+        draw G answers to each of the step's prompts, judge them, compute advantages over all of them
+        updates times: gradients pass by pass, divided once by the step's weight, clipped; AdamW
+        the KL controller and the monitor see the step; log, evaluate, checkpoint
+
+Prompts and draws of a step follow from the seed and the step alone, and everything else that changes is in a
+checkpoint, so a run that was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdtrue.errors import DataError, Interrupted, QualityError
+from holdtrue.health.batch import Batch
+from holdtrue.health.monitor import ENOUGH, Monitor
+from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy import journal, kl
+from holdtrue.policy.algorithms import Algorithm
+from holdtrue.policy.inputs import Scored
+from holdtrue.policy.journal import Row
+from holdtrue.policy.prompts import Prompts
+from holdtrue.policy.rewards import Judged, RewardStack
+from holdtrue.policy.sampler import Sampler
+from holdtrue.policy.samples import PaddedSamples, Samples
+from holdtrue.policy.settings import RLSettings
+from holdtrue.policy.update import Drawing, add_gradients, logprobs_of
+from holdtrue.rundir import RunDir, append_jsonl
+from holdtrue.training import checkpoint, loop, schedules, sinks
+from holdtrue.training.step import Sums
+
+_NAMES = {"kl": "kl_token"}
+"""Metrics of algorithms under another name, ``kl`` being that of a whole answer."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class State:
+    """What changes during a run beside weights, optimiser, scales, β and the monitor.
+
+    Attributes:
+        skipped: updates that were not made because something was not finite.
+        unusable: steps of which no answer could be learnt from.
+        nan: answers without a finite reward.
+        guarded: answers the guard's verdict left out or penalised.
+        stopped: the alarm that ended the run, if one did.
+    """
+
+    step: int = 0
+    updates: int = 0
+    tokens: int = 0
+    skipped: int = 0
+    unusable: int = 0
+    nan: int = 0
+    guarded: int = 0
+    alarms: int = 0
+    seconds: float = 0.0
+    stopped: str | None = None
+
+
+@dataclass
+class Optimisation:
+    """A run's fixed parts.
+
+    Attributes:
+        policy: a causal LM, or a peft model around one.
+        vocabulary: its ends, control ids and digits.
+        tell: gets every row of ``metrics.jsonl``, and alarms as ``{"event": "alarm"}``.
+        stop: asked once a step; true means save and stop.
+    """
+
+    policy: Any
+    tokenizer: Any
+    vocabulary: Vocabulary
+    sampler: Sampler
+    rewards: RewardStack
+    prompts: Prompts
+    held_out: Prompts
+    settings: RLSettings
+    run: RunDir
+    learning_rate: float
+    tell: Callable[[Row], None] = lambda row: None
+    stop: Callable[[], bool] = lambda: False
+
+
+class PolicyTrainer:
+    """Carries an :class:`Optimisation` from where it stands to its end."""
+
+    def __init__(self, job: Optimisation) -> None:
+        self.job = job
+        settings = job.settings
+        self.policy = job.policy
+        self.policy.eval()  # without dropout: what is trained is the policy that sampled
+        self.algorithm: Algorithm = settings.algorithm
+        referring = "reference_logprobs" in self.algorithm.needs
+        self._adapted = hasattr(self.policy, "peft_config")
+        self._reference = None
+        if referring:
+            self._reference = self.policy if self._adapted else deepcopy(self.policy).requires_grad_(False)
+        banned = job.vocabulary.banned(self.policy.config.get_text_config().vocab_size)
+        banned = banned if settings.decoding.control == "ban" else banned[:0]
+        self.drawing = Drawing(settings.decoding, torch.from_numpy(banned).to(self.policy.device))
+        self.parameters = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
+        training = settings.training
+        matrices = [p for p in self.parameters.values() if p.ndim > 1]
+        others = [p for p in self.parameters.values() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": matrices, "weight_decay": training.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            betas=(training.adam_beta1, training.adam_beta2),
+            fused=True,
+        )
+        self.controller = self.algorithm.controller()
+        self.monitor = Monitor(job.vocabulary)
+        self.state = State()
+
+    # The run
+
+    def train(self) -> State:
+        """Train from the newest checkpoint (or the beginning) to the end.
+
+        Raises:
+            Interrupted: ``job.stop`` asked for it; a checkpoint was saved.
+            QualityError: too many steps were not finite, or no answer has a reward.
+        """
+        job, training = self.job, self.job.settings.training
+        every = max(1, round(training.max_steps / 10))
+        if not self._resume():
+            self._calibrate()
+        state = self.state
+        while state.step < training.max_steps and state.stopped is None:
+            self.step()
+            last = state.step == training.max_steps or state.stopped is not None
+            if len(job.held_out) and (state.step % (training.eval_steps or every) == 0 or last):
+                self.evaluate()
+            stopping = job.stop()
+            if state.step % (training.save_steps or every) == 0 or last or stopping:
+                self.save()
+            if stopping and not last:
+                raise Interrupted(
+                    f"stopped after step {state.step} of {training.max_steps}, everything is saved; "
+                    f"continue with: holdtrue resume {job.run.path}"
+                )
+        return state
+
+    def step(self) -> None:
+        """Draw, judge, learn, watch, log."""
+        started = time.perf_counter()
+        job, state, settings = self.job, self.state, self.job.settings
+        prompts = self._prompts_of(state.step)
+        samples = self._sample(prompts, settings.training.group, state.step + 1)
+        sampled = time.perf_counter() - started
+        rollouts = samples.rollouts(prompts.texts, job.tokenizer, step=state.step + 1, policy="current")
+        judged = self.job.rewards.score(rollouts, samples)
+        padded = samples.padded(0, self.policy.device)
+        scored = self._scored(samples, padded, judged)
+        row: Row = {"event": "train", "step": state.step + 1, "steps": settings.training.max_steps}
+        row |= journal.summary(samples, judged)
+        if scored.reference_logprobs is not None:
+            each = kl.of_answers(padded.logprobs_NT, scored.reference_logprobs, scored.mask)
+            row["kl"] = float(each[scored.keep].mean()) if scored.keep.any() else None
+            row["kl_coef"] = self.controller.coef
+        advantages = self.algorithm.advantages(scored)
+        trained, learnt = self._learn(scored, advantages, padded)
+        row |= learnt
+        if row.get("kl") is not None and isfinite(row["kl"]):
+            self.controller.update(row["kl"], int(scored.keep.sum()))
+        rollouts = journal.completed(rollouts, judged, advantages, padded, trained)
+        state.step += 1
+        state.tokens += int(samples.lengths.sum())
+        state.nan += judged.nan
+        state.guarded += judged.guarded
+        append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
+        self._watch(Batch.of(rollouts, state.step))
+        seconds = time.perf_counter() - started
+        state.seconds += seconds
+        row |= {
+            "skipped": state.skipped,
+            "unusable": state.unusable,
+            "tokens": state.tokens,
+            "seconds": round(state.seconds, 3),
+            "seconds_step": round(seconds, 4),
+            "seconds_sampling": round(sampled, 4),
+        }
+        self._write(row)
+
+    def evaluate(self) -> None:
+        """One answer to each held-out prompt: reward, length, how they ended."""
+        job = self.job
+        samples = self._sample(job.held_out, 1, self.state.step, stream=1)
+        rollouts = samples.rollouts(job.held_out.texts, job.tokenizer)
+        judged = job.rewards.score(rollouts, samples)
+        told = journal.summary(samples, judged)
+        told["reward_se"] = told["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
+        self._write({"event": "eval", "step": self.state.step} | told)
+
+    # Parts of a step
+
+    def _calibrate(self) -> None:
+        """Scales of the rewards and what is usual, from answers of the start policy."""
+        job, training = self.job, self.job.settings.training
+        for file in self._files:
+            file.unlink(missing_ok=True)
+        count = -(-job.settings.guard.calibration // training.group)
+        prompts = job.prompts.take([i % len(job.prompts) for i in range(count)])
+        samples = self._sample(prompts, training.group, 0)
+        rollouts = samples.rollouts(prompts.texts, job.tokenizer, step=0, policy="reference")
+        raw = job.rewards.fit(rollouts, training.group).tolist()
+        rollouts = [replace(one, reward=reward) for one, reward in zip(rollouts, raw, strict=True)]
+        append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
+        if len(rollouts) >= ENOUGH:
+            self.monitor.calibrate(Batch.of(rollouts, 0))
+        else:
+            _log.warning(
+                f"the monitor is not calibrated: guard.calibration gives {len(rollouts)} answers, {ENOUGH} "
+                "are needed; only limits and trends alarm"
+            )
+
+    def _prompts_of(self, step: int) -> Prompts:
+        """A step's prompts: all of them in a random order, then all in another."""
+        job, count = self.job, len(self.job.prompts)
+        most = job.settings.training.prompts_per_step
+        places = range(step * most, (step + 1) * most)
+        orders = {
+            epoch: np.random.default_rng([job.settings.seed, epoch]).permutation(count)
+            for epoch in {place // count for place in places}
+        }
+        return job.prompts.take([int(orders[place // count][place % count]) for place in places])
+
+    def _sample(self, prompts: Prompts, group: int, step: int, stream: int = 0) -> Samples:
+        seed = np.random.SeedSequence([self.job.settings.seed, stream, step]).generate_state(1)[0]
+        return self.job.sampler.sample(self.policy, prompts.ids, group, int(seed))
+
+    def _scored(self, samples: Samples, padded: PaddedSamples, judged: Judged) -> Scored:
+        device = padded.ids_NT.device
+        reference = None
+        if self._reference is not None:
+            off: AbstractContextManager[Any] = nullcontext()
+            if self._adapted:
+                off = self._reference.disable_adapter()
+            with off:
+                rows = self.job.settings.training.rows_per_pass
+                reference = logprobs_of(self._reference, padded, self.drawing, rows)
+        return Scored(
+            rewards=judged.rewards.to(device),
+            mask=padded.completion_NT,
+            keep=judged.keep.to(device),
+            group=samples.group,
+            kl_coef=self.controller.coef,
+            old_logprobs=padded.logprobs_NT,
+            reference_logprobs=reference,
+        )
+
+    def _learn(self, scored: Scored, advantages: Tensor, padded: PaddedSamples) -> tuple[Tensor | None, Row]:
+        """Make the step's updates: log-probabilities (N, T) before the first, and what to log of all."""
+        training, state = self.job.settings.training, self.state
+        if not scored.keep.any():
+            state.unusable += 1
+            _log.warning(f"step {state.step + 1}: no answer could be learnt from; the step was skipped")
+            state.updates += training.updates
+            return None, {"learning_rate": None, "grad_norm": None}
+        before: Tensor | None = None
+        rows: list[Row] = []
+        for _ in range(training.updates):
+            total = training.max_steps * training.updates
+            rate = self.job.learning_rate * schedules.factor(state.updates, total, training)
+            learnt = add_gradients(
+                self.policy, self.algorithm, scored, advantages, padded, self.drawing, training.rows_per_pass
+            )
+            sums = Sums(loss=float(learnt.loss.total), weight=float(learnt.loss.weight))
+            norm = loop.update(
+                list(self.parameters.values()), self.optimizer, sums, rate, training.max_grad_norm
+            )
+            state.updates += 1
+            before = learnt.logprobs if before is None else before
+            row: Row = {"loss": float(learnt.loss.value), "grad_norm": norm, "learning_rate": rate}
+            for name, mean in learnt.metrics.items():
+                row[_NAMES.get(name, name)] = float(mean.value)
+            rows.append(row)
+            if norm is None:
+                self._skip()
+        return before, {name: journal.mean([row[name] for row in rows]) for name in rows[0]}
+
+    def _skip(self) -> None:
+        self.state.skipped += 1
+        _log.warning(f"step {self.state.step + 1}: loss or gradient is not finite; the update was skipped")
+        if self.state.skipped >= self.job.settings.training.max_nonfinite_steps:
+            raise QualityError(
+                f"loss or gradient was not finite in {self.state.skipped} updates (last in step "
+                f"{self.state.step + 1}); try a lower training.learning_rate or a higher algorithm.kl_coef"
+            )
+
+    def _watch(self, batch: Batch) -> None:
+        """Alarms of the step, told and written down; one that is grave may end the run."""
+        for alarm in self.monitor.update(batch):
+            self.state.alarms += 1
+            row = {"event": "alarm", "text": str(alarm), **asdict(alarm)}
+            append_jsonl(self.job.run.path / "findings.jsonl", [journal.finite(row)])
+            self.job.tell(row)
+            if alarm.severity == "fail" and self.job.settings.guard.on_alarm == "stop":
+                healthy = self.monitor.healthy_step
+                self.state.stopped = f"{alarm.cause} at step {alarm.step} (last healthy step: {healthy})"
+
+    def _write(self, row: Row) -> None:
+        row = journal.finite(row)
+        append_jsonl(self.job.run.metrics_file, [row])
+        self.job.tell(row)
+
+    # Checkpoints
+
+    @property
+    def _files(self) -> list[Path]:
+        run = self.job.run
+        return [run.metrics_file, run.path / "rollouts.jsonl", run.path / "findings.jsonl"]
+
+    def save(self) -> None:
+        """Publish a checkpoint of everything that changes."""
+        moments = {
+            f"{name}/{key}": value
+            for name, p in self.parameters.items()
+            for key, value in self.optimizer.state.get(p, {}).items()
+        }
+        state = {
+            "state": asdict(self.state),
+            "rewards": self.job.rewards.state_dict(),
+            "kl": self.controller.state_dict(),
+            "monitor": self.monitor.state_dict(),
+        }
+        checkpoint.save(
+            self.job.run,
+            self.state.step,
+            {"policy": self.parameters, "optimizer": moments, "random": {"cpu": torch.get_rng_state()}},
+            state,
+            keep=self.job.settings.training.save_total_limit,
+        )
+
+    def _resume(self) -> bool:
+        """Go on from the newest whole checkpoint; false where there is none."""
+        found = checkpoint.newest(self.job.run)
+        if found is None:
+            torch.manual_seed(self.job.settings.seed)
+            return False
+        tensors, values = checkpoint.read(found[1])
+        if tensors["policy"].keys() != self.parameters.keys():
+            raise DataError(
+                f"checkpoint {found[1]} is of another policy than {self.job.settings.policy.path}"
+            )
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors["policy"][name])
+        for key, value in tensors["optimizer"].items():
+            name, _, part = key.rpartition("/")
+            parameter = self.parameters[name]
+            self.optimizer.state[parameter][part] = value.to(parameter.device)
+        torch.set_rng_state(tensors["random"]["cpu"])
+        self.state = State(**values["state"])
+        self.job.rewards.load_state_dict(values["rewards"])
+        self.controller.load_state_dict(values["kl"])
+        self.monitor.load_state_dict(values["monitor"])
+        for file in self._files:
+            sinks.rewind(self.job.run, self.state.step, file)
+        checkpoint.sweep(self.job.run)
+        return True

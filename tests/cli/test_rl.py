@@ -1,0 +1,164 @@
+"""``holdtrue rl``: a policy and a reward in, an optimised policy out; what is wrong is said in a line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+import optimising
+import toy
+from holdtrue.rundir import RunDir, read_jsonl
+
+Run = Callable[..., Any]
+SHORT = [
+    "--set",
+    "training.max_steps=2",
+    "--set",
+    "decoding.max_new_tokens=6",
+    "--set",
+    "guard.calibration=64",
+]
+SHORT += ["--set", "training.learning_rate=0.01", "--set", "guard.on_hit=none"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = optimising.write(tmp_path_factory.mktemp("rl"))
+    (folder / "mine.py").write_text(
+        "def share(prompts, texts, completion_ids):\n"
+        "    return [list(ids).count(6) / len(ids) for ids in completion_ids]\n"
+        "def broken(prompts, texts, completion_ids):\n"
+        "    return [1 / 0 for _ in texts]\n"
+        "def nothing(prompts, texts, completion_ids):\n"
+        "    return [None for _ in texts]\n",
+        encoding="utf-8",
+    )
+    return folder
+
+
+def test_a_policy_is_optimised_against_a_reward_model(
+    holdtrue: Run, folder: Path, toy_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    given = [folder / "prompts.jsonl", "--model", folder / "policy", "--reward", toy_run]
+    done = holdtrue("rl", *given, "--output", run, *SHORT, "--set", "data.eval_fraction=0.3", "--json")
+    assert done.code == 0, done.err
+    assert done.value["steps"] == 2 and done.value["reward"]["last"] is not None
+    assert done.value["evaluation"]["event"] == "eval"
+    assert RunDir(run).info()["status"] == "finished"
+    before = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    after = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
+    assert AutoTokenizer.from_pretrained(run / "model").eos_token_id == 1
+    assert GenerationConfig.from_pretrained(run / "model").eos_token_id == 1
+
+    examined = holdtrue("doctor", "rollouts", run, "--tokenizer", run / "model", "--json")
+    assert examined.code in (0, 4), examined.err
+    drawn = list(read_jsonl(run / "rollouts.jsonl"))
+    assert len(examined.value["rows"]) == len(drawn) == 64 + 2 * 32
+    assert set(examined.value["rates"]["degenerate"]["by_policy"]) == {"reference", "current"}
+    assert not examined.value["unreadable"] and not examined.value["skipped"].get("tail_cycle")
+
+    again = holdtrue("resume", run, "--json")  # of a finished run: saved again from its last checkpoint
+    assert again.code == 0 and again.value["steps"] == 2
+    assert list(read_jsonl(run / "rollouts.jsonl")) == drawn
+
+
+def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "rl.yaml"
+    file.write_text(
+        "algorithm: grpo\npolicy: {lora: {r: 4, alpha: 8, merge: true}}\n"
+        f"rewards:\n- {{function: '{folder}/mine.py:share', weight: 2.0}}\n"
+        "training: {prompts_per_step: 4}\n",
+        encoding="utf-8",
+    )
+    run = tmp_path / "run"
+    done = holdtrue(
+        "rl", file, folder / "prompts.jsonl", "--model", folder / "policy", "--output", run, *SHORT,
+        "--set", "algorithm.kl_coef=0.1",
+    )  # fmt: skip
+    assert done.code == 0 and "reward" in done.out and "policy   PeftModel" in done.err, done.err
+    kept = RunDir(run).settings()
+    assert kept["algorithm"]["kind"] == "grpo" and kept["algorithm"]["kl_coef"] == 0.1
+    assert (run / "model" / "model.safetensors").is_file()
+    assert RunDir(run).metrics()[0]["kl"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "trainin.group=4"], "unknown setting 'trainin'; did you mean 'training'"),
+        (["--set", "rewards=[{modle: x}]"], "unknown setting 'rewards.modle'; did you mean 'rewards.model'"),
+        (["--set", "algorithm=ppo"], "algorithm ppo needs a critic, which is not computed here"),
+        (["--set", "training.group=1"], "algorithm rloo needs training.group of 2 or more"),
+        (["--set", "policy.lora={dropout: 0.1}"], "lora.dropout is 0 here"),
+        (["--reward", "nowhere"], "nowhere does not exist"),
+        (["--reward", "nowhere.py:f"], "there is no such file"),
+        (["--model", "nowhere/at/all"], "nowhere/at/all"),
+        (["--set", "decoding.max_new_tokens=500"], "no usable prompt in"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_line_before_anything_is_drawn(
+    holdtrue: Run, folder: Path, tmp_path: Path, arguments: list[str], said: str
+) -> None:
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT]
+    done = holdtrue(
+        "rl", folder / "prompts.jsonl", *given, "--output", tmp_path / "run", *arguments, "--json"
+    )
+    assert done.code in (2, 3) and said in done.error["message"] and "\n" not in done.error["message"]
+    assert not (tmp_path / "run" / "rollouts.jsonl").exists()
+
+
+def test_too_few_answers_for_the_monitor_are_said_and_no_error(
+    holdtrue: Run, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT]
+    few = ["--set", "guard.calibration=8"]
+    assert holdtrue("rl", folder / "prompts.jsonl", *given, "--output", tmp_path / "run", *few).code == 0
+    assert "gives 8 answers, 64 are needed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("function", "code", "said"),
+    [
+        ("broken", 3, "mine.py:broken raised ZeroDivisionError: division by zero, at answer 0"),
+        ("nothing", 4, "0 of 64 rewards of reference samples are finite"),
+    ],
+)
+def test_a_reward_that_fails_ends_the_run_and_the_run_says_so(
+    holdtrue: Run, folder: Path, tmp_path: Path, function: str, code: int, said: str
+) -> None:
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:{function}", *SHORT]
+    done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", tmp_path / "run", "--json")
+    assert done.code == code and said in done.error["message"]
+    info = RunDir(tmp_path / "run").info()
+    assert info["status"] == "failed" and said in info["error"]
+
+
+def test_a_policy_without_an_end_token_is_refused(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
+    policy = toy.write_model(tmp_path / "endless", eos_token_id=None)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (file := policy / name).is_file():
+            values = json.loads(file.read_text(encoding="utf-8"))
+            values.pop("eos_token", None)
+            file.write_text(json.dumps(values), encoding="utf-8")
+    given = ["--model", policy, "--reward", f"{folder}/mine.py:share", *SHORT]
+    done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", tmp_path / "run", "--json")
+    assert done.code == 3 and "declares no end token" in done.error["message"]
+
+
+def test_prompts_that_changed_are_not_trained_on(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_bytes((folder / "prompts.jsonl").read_bytes())
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT]
+    assert holdtrue("rl", prompts, *given, "--output", tmp_path / "run").code == 0
+    with open(prompts, "a", encoding="utf-8") as file:
+        file.write('{"prompt": "tell about bees ?"}\n')
+    done = holdtrue("resume", tmp_path / "run", "--json")
+    assert done.code == 3 and "changed since this run began" in done.error["message"]

@@ -1,0 +1,195 @@
+"""The loop: it learns, leaves out what it is told to, and goes on after a kill as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import optimising
+from holdtrue.errors import QualityError
+from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.logprobs import token_logprobs
+from holdtrue.policy.run import load_policy
+from holdtrue.policy.sampler import SharedPrefixSampler
+from holdtrue.rundir import RunDir, read_jsonl
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return optimising.write(tmp_path_factory.mktemp("optimised"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    return RunDir.create(tmp_path / "run", {})
+
+
+def rows(run: RunDir, event: str = "train") -> list[dict[str, Any]]:
+    return [row for row in run.metrics() if row["event"] == event]
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+def test_the_share_of_a_word_rises_clearly_in_forty_steps(algorithm: str, folder: Path, run: RunDir) -> None:
+    made = optimising.settings(folder, algorithm=algorithm, training={"max_steps": 40})
+    optimising.trainer(made, run).train()
+    rewards = [row["reward"] for row in rows(run)]
+    assert np.mean(rewards[:3]) < 0.2 and np.mean(rewards[-3:]) > 0.6
+    assert rows(run)[0]["kl"] == pytest.approx(0, abs=1e-4) and rows(run)[-1]["kl"] > 1
+
+
+def test_a_run_killed_after_a_step_and_resumed_equals_one_that_was_not(
+    folder: Path, run: RunDir, tmp_path: Path
+) -> None:
+    made = optimising.settings(
+        folder, algorithm={"kind": "rloo", "kl_target": 2.0}, data={"eval_fraction": 0.2}
+    )
+    whole = optimising.trainer(made, run)
+    whole.train()
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["event"] == "train" and row["step"] == 5:  # checkpoints are of steps 2 and 4
+            raise KeyboardInterrupt
+
+    broken = RunDir.create(tmp_path / "broken", {})
+    with pytest.raises(KeyboardInterrupt):
+        optimising.trainer(made, broken, tell=kill).train()
+    assert rows(broken)[-1]["step"] == 5
+    resumed = optimising.trainer(made, broken)
+    resumed.train()
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, resumed.parameters[name]), name
+    for name in ("rollouts.jsonl", "findings.jsonl"):
+        one, other = (r.path / name for r in (run, broken))
+        assert one.exists() == other.exists() and (not one.exists() or one.read_bytes() == other.read_bytes())
+    assert [timeless(row) for row in run.metrics()] == [timeless(row) for row in broken.metrics()]
+    assert whole.monitor.state_dict() == resumed.monitor.state_dict()
+    assert whole.controller.coef == resumed.controller.coef != 0.05
+
+
+def timeless(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not name.startswith("seconds")}
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(folder: Path, run: RunDir) -> None:
+    made = optimising.settings(folder, training={"max_steps": 2})
+
+    def kill(row: dict[str, Any]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        optimising.trainer(made, run, tell=kill).train()
+    optimising.trainer(made, run).train()
+    assert [row["step"] for row in rows(run)] == [1, 2]
+    steps = [row["step"] for row in read_jsonl(run.path / "rollouts.jsonl")]
+    assert steps == [0] * 64 + [1] * 16 + [2] * 16
+
+
+def test_the_reference_of_adapters_is_the_model_without_them(folder: Path, run: RunDir) -> None:
+    lora = {"r": 4, "alpha": 8.0}
+    made = optimising.settings(
+        folder, policy={"path": str(folder / "policy"), "lora": lora}, training={"max_steps": 3}
+    )
+    trainer = optimising.trainer(made, run)
+    assert all("lora" in name for name in trainer.parameters)
+    trainer.train()
+    prompts = trainer.job.prompts.take([0, 1])
+    samples = trainer.job.sampler.sample(trainer.policy, prompts.ids, 2, seed=1)
+    padded = samples.padded(0)
+    judged = trainer.job.rewards.score(samples.rollouts(prompts.texts, trainer.job.tokenizer), samples)
+    found = trainer._scored(samples, padded, judged).reference_logprobs
+    start, _ = load_policy(optimising.settings(folder).policy, 0)
+    expected = token_logprobs(start.eval(), padded, trainer.drawing.decoding, trainer.drawing.banned)
+    assert found is not None
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, padded.logprobs_NT, atol=1e-3)
+
+
+def test_answers_that_break_off_at_a_control_token_are_left_out_and_counted(
+    folder: Path, run: RunDir
+) -> None:
+    made = optimising.settings(folder, decoding={"control": "end"}, guard={"on_hit": "exclude"})
+    optimising.trainer(made, run).train()
+    row = rows(run)[0]
+    drawn = [one for one in read_jsonl(run.path / "rollouts.jsonl") if one["step"]]
+    broken = [one for one in drawn if one["finish"] in ("control", "loop")]
+    assert sum(row["excluded"] for row in rows(run)) == len(broken) > 0 and row["finish_control"] > 0
+    assert all(one["advantage"] == 0 and "trained_logprobs" not in one for one in broken)
+    assert any(one["advantage"] for one in drawn)
+
+
+def test_a_step_without_an_answer_to_learn_from_is_skipped_and_counted(
+    folder: Path, run: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = optimising.settings(
+        folder,
+        decoding={"top_k": 1, "control": "end"},
+        rewards=[{"function": "kindness.py:kindness", "whiten": False}],
+        guard={"on_hit": "exclude"},
+        training={"max_steps": 2},
+    )
+    trainer = optimising.trainer(made, run)
+    every = Vocabulary(eos=frozenset([1]), control=frozenset(range(2, 40)))  # any word but the end breaks off
+    trainer.job.sampler = SharedPrefixSampler(every, made.decoding)
+    before = {name: p.clone() for name, p in trainer.parameters.items()}
+    state = trainer.train()
+    assert [row["finish_control"] for row in rows(run)] == [1, 1]
+    assert (state.unusable, state.guarded, state.skipped) == (2, 32, 0)
+    assert "step 2: no answer could be learnt from" in caplog.text
+    assert all(torch.equal(p, before[name]) for name, p in trainer.parameters.items())
+
+
+def test_a_loss_that_is_not_finite_changes_nothing_and_several_end_the_run(folder: Path, run: RunDir) -> None:
+    made = optimising.settings(
+        folder,
+        rewards=[{"function": "kindness.py:kindness", "whiten": False}],
+        training={"max_nonfinite_steps": 2},
+        algorithm={"kind": "rloo", "kl_coef": 0},
+    )
+
+    def enormous(prompts: Any, texts: Any, ids: Any) -> list[float]:  # overflows float32 when squared
+        return [3e38 * (-1) ** row for row in range(len(ids))]
+
+    trainer = optimising.trainer(made, run, enormous)
+    before = {name: p.clone() for name, p in trainer.parameters.items()}
+    with pytest.raises(QualityError, match=r"not finite in 2 updates .*learning_rate"):
+        trainer.train()
+    assert all(torch.equal(p, before[name]) for name, p in trainer.parameters.items())
+
+
+def test_rollouts_hold_what_was_drawn_and_what_the_step_made_of_it(folder: Path, run: RunDir) -> None:
+    trainer = optimising.trainer(optimising.settings(folder, training={"max_steps": 1}), run)
+    trainer.train()
+    drawn = [json.loads(line) for line in (run.path / "rollouts.jsonl").read_text().splitlines()]
+    assert [one["policy"] for one in drawn] == ["reference"] * 64 + ["current"] * 16
+    first = drawn[64]
+    assert first["reward"] == pytest.approx(optimising.kindness(None, None, [first["completion_ids"]])[0])
+    # the policy is unchanged when the step's log-probabilities are computed
+    np.testing.assert_allclose(first["trained_logprobs"], first["logprobs"], atol=1e-5)
+    group = [one["advantage"] for one in drawn[64:68]]
+    assert sum(group) == pytest.approx(0, abs=1e-5)  # leave-one-out advantages of a group add up to 0
+
+
+def test_the_prompts_of_all_steps_are_every_prompt_once_before_any_comes_again(
+    folder: Path, run: RunDir
+) -> None:
+    trainer = optimising.trainer(optimising.settings(folder), run)
+    drawn = [text[0].content for step in range(3) for text in trainer._prompts_of(step).texts]
+    assert len(drawn) == 12 and len(set(drawn)) == 12
+    assert [trainer._prompts_of(1).texts] == [trainer._prompts_of(1).texts]
+    again = [text[0].content for step in range(3, 6) for text in trainer._prompts_of(step).texts]
+    assert sorted(again) == sorted(drawn) and again != drawn
+
+
+def test_a_grave_alarm_ends_the_run_where_that_was_asked_for(folder: Path, run: RunDir) -> None:
+    made = optimising.settings(
+        folder, decoding={"max_new_tokens": 2}, guard={"on_alarm": "stop"}, training={"max_steps": 6}
+    )  # nearly all answers are cut
+    state = optimising.trainer(made, run).train()
+    assert state.step < 6 and state.stopped is not None and "TRUNCATION" in state.stopped
+    (finding, *_) = read_jsonl(run.path / "findings.jsonl")
+    assert finding["cause"] == "TRUNCATION" and finding["severity"] == "fail"

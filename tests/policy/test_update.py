@@ -1,0 +1,74 @@
+"""A step's gradients: the same however it is cut, and untouched by what does not count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from holdtrue.kinds import choose
+from holdtrue.policy.decoding import Decoding
+from holdtrue.policy.inputs import Scored
+from holdtrue.policy.samples import Samples
+from holdtrue.policy.update import Drawing, add_gradients, logprobs_of
+from policy_models import policy
+
+DRAWING = Drawing(Decoding(max_new_tokens=9), torch.tensor([0]))
+
+
+def step(name: str, rows_per_pass: int, keep: list[bool], junk: int = 0) -> tuple[Any, Any]:
+    """Gradients of a step of two groups of three uneven answers; ``junk`` changes those not kept."""
+    model = policy("llama")
+    draw = np.random.default_rng(0)
+    prompts = [draw.integers(3, 97, 2), draw.integers(3, 97, 5)]
+    answers = [draw.integers(3, 97, n) for n in (1, 9, 4, 3, 3, 7)]
+    rewards = torch.tensor(draw.normal(size=6)).float()
+    for row, kept in enumerate(keep):
+        if not kept:
+            answers[row] = answers[row] + junk if len(answers[row]) < 90 else answers[row]
+            answers[row] %= 97
+            rewards[row] = float("nan") if junk else 5.0
+    old = [np.full(len(ids), -4.5, dtype=np.float32) for ids in answers]
+    padded = Samples(prompts, 3, answers, old, ["stop"] * 6).padded(0)
+    algorithm = choose("holdtrue.policy.algorithms", name, None)
+    reference = logprobs_of(model, padded, DRAWING, rows_per_pass) - 0.1 * padded.completion_NT
+    scored = Scored(
+        rewards, padded.completion_NT, torch.tensor(keep), 3, algorithm.kl_coef, padded.logprobs_NT, reference
+    )
+    advantages = algorithm.advantages(scored)
+    learnt = add_gradients(model, algorithm, scored, advantages, padded, DRAWING, rows_per_pass)
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters()]) / learnt.loss.weight
+    return gradients, {name: float(mean.value) for name, mean in learnt.metrics.items()}
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "dapo", "dr_grpo", "gspo", "reinforce_pp"])
+def test_no_way_to_cut_a_step_into_passes_changes_it(name: str) -> None:
+    keep = [True, True, False, True, True, True]
+    whole, metrics = step(name, 6, keep)
+    assert whole.norm() > 1e-3
+    for rows_per_pass in (1, 2, 5):
+        parts, own = step(name, rows_per_pass, keep)
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+        assert own == pytest.approx(metrics, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "reinforce_pp"])
+def test_rows_that_are_not_kept_move_nothing_whatever_they_hold(name: str) -> None:
+    keep = [True, True, False, True, True, False]
+    plain, _ = step(name, 2, keep)
+    junk, _ = step(name, 2, keep, junk=13)
+    torch.testing.assert_close(junk, plain, rtol=1e-4, atol=1e-6)
+
+
+def test_log_probabilities_of_the_policy_before_the_update_come_along() -> None:
+    model = policy("llama")
+    ids = [np.array([5, 6]), np.array([7])]
+    padded = Samples(
+        [np.array([3, 4])], 2, ids, [np.zeros(len(i), np.float32) for i in ids], ["stop"] * 2
+    ).padded(0)
+    algorithm = choose("holdtrue.policy.algorithms", {"kind": "rloo", "kl_coef": 0}, None)
+    scored = Scored(torch.tensor([1.0, 2.0]), padded.completion_NT, torch.tensor([True, True]), 2)
+    learnt = add_gradients(model, algorithm, scored, algorithm.advantages(scored), padded, DRAWING, 1)
+    torch.testing.assert_close(learnt.logprobs, logprobs_of(model, padded, DRAWING, 2))
