@@ -188,7 +188,7 @@ class Reading:
         if self.vocabulary is None or ids is None:
             return None, None
         decode = self.vocabulary.decode
-        if self.rollout.text and decode(list(ids)).strip() != self.text.strip():
+        if not decode(list(ids)).lstrip().startswith(self.text[: self.end].strip()):
             return None, None
         first = len(decode(list(ids[:start])))
         return min(first, len(self.text)), min(first + len(decode(list(ids[start:end]))), len(self.text))
