@@ -144,3 +144,44 @@ def test_a_copy_is_never_written_over_something(tmp_path):
         write(subject, found, tmp_path / "b")
     with pytest.raises(DataError, match="lies in"):
         write(subject, found, tmp_path / "a" / "inside")
+
+
+def test_an_adapter_is_mended_in_a_copy_of_its_own(tmp_path):
+    folder = chatml_folder(tmp_path / "a")
+    rows = matrix(len(QWEN) + 256)
+    rows[[1, 2]] *= 1e-6
+    write_tensors(folder / "model.safetensors", {"model.embed_tokens.weight": rows, "lm_head.weight": rows})
+    put(folder, "config.json", {"model_type": "qwen2", "vocab_size": len(rows), "sliding_window": None})
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    put(adapter, "adapter_config.json", {"peft_type": "LORA", "target_modules": ["q_proj"], "r": 8})
+    subject = Subject(folder, adapter=adapter)
+    assert severity(examine(subject), "W02") == "fail"
+    found = plan(subject, examine(subject))
+    write(subject, found, tmp_path / "b")
+    assert not (tmp_path / "b" / "adapter_config.json").exists()
+    mended = json.loads((tmp_path / "b" / "adapter" / "adapter_config.json").read_text())
+    assert (mended["peft_type"], mended["r"]) == ("LORA", 8)
+    assert severity(examine(Subject(tmp_path / "b", adapter=tmp_path / "b" / "adapter")), "W02") == "ok"
+
+
+def test_keys_that_are_null_stay_null(tmp_path):
+    folder = chatml_folder(tmp_path / "a", eos_token="<|endoftext|>")
+    put(folder, "generation_config.json", {"eos_token_id": 0, "top_k": None})
+    subject = Subject(folder)
+    found = plan(subject, examine(subject))
+    assert json.loads(found.files["generation_config.json"])["top_k"] is None
+
+
+def test_links_are_followed_and_a_broken_one_leaves_nothing_behind(tmp_path):
+    folder = chatml_folder(tmp_path / "a")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "notes.txt").write_text("mine")
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    subject = Subject(folder)
+    write(subject, plan(subject, examine(subject)), tmp_path / "b")
+    assert (tmp_path / "b" / "linked" / "notes.txt").read_text() == "mine"
+    (folder / "broken").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="link to nothing"):
+        write(subject, plan(subject, examine(subject)), tmp_path / "c")
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith((".", "c"))) == []

@@ -41,7 +41,7 @@ class RoleContinuation(Detector):
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The first role that the policy gave itself."""
-        found = _heading(reading) or next(reading.find(_BARE), None) or _plain(reading)
+        found = _heading(reading) or _bare(reading) or _plain(reading)
         if found is not None:
             evidence = quote(reading.text[found.start() : found.start() + 100])
             yield self.flag(
@@ -56,6 +56,12 @@ def _heading(reading: Reading) -> re.Match[str] | None:
     if "##" not in reading.text or _HEADED.search(reading.prompt):
         return None
     return next(reading.find(_HEADED), None)
+
+
+def _bare(reading: Reading) -> re.Match[str] | None:
+    if "assistant\n\n" not in reading.text and "user\n\n" not in reading.text:
+        return None
+    return next(reading.find(_BARE), None)
 
 
 def _plain(reading: Reading) -> re.Match[str] | None:
