@@ -96,6 +96,8 @@ def load(family: str, name: str) -> type[Kind]:
 def _one_of(family: str) -> str:
     """``loss`` for ``holdtrue.losses``, ``format`` for ``holdtrue.data.formats``."""
     name = family.rpartition(".")[2]
+    if name.endswith("ies"):
+        return f"{name.removesuffix('ies')}y"
     return name.removesuffix("es") if name.endswith("sses") else name.removesuffix("s")
 
 

@@ -331,7 +331,7 @@ def test_white_space_without_end_and_loops_of_dense_scripts(text):
     ],
 )
 def test_roles_in_other_dress(more):
-    assert only("role_continuation", PROSE + more).start in (len(PROSE), len(PROSE) + 2)
+    assert len(PROSE) <= (only("role_continuation", PROSE + more).start or 0) <= len(PROSE) + 2
 
 
 def test_regular_expressions_take_linear_time():
@@ -347,3 +347,9 @@ def test_regular_expressions_take_linear_time():
             if not detector.needs:
                 list(detector.check(Reading(Rollout("?", text))))
     assert time.process_time() - start < 10
+
+
+def test_a_prompt_that_is_given_rendered_names_no_control_tokens():
+    prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    text = "Hello.<|im_end|>\n<|im_start|>user\nok thanks"
+    assert [flag.severity for flag in found("ctrl_token_in_body", text, prompt=prompt)] == ["fail"]

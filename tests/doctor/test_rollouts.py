@@ -192,6 +192,33 @@ def test_answers_that_are_all_the_same_are_a_collapsed_group():
     assert [s.severity for s in examine(rows).signals if s.id == "GROUP_COLLAPSE"] == ["ok"]
 
 
+def test_groups_whose_rewards_differ_have_not_collapsed():
+    rows = [Rollout(f"{i}?", prose(i), reward=float(j % 2)) for i in range(6) for j in range(8)]
+    assert [s.severity for s in examine(rows).signals if s.id == "GROUP_COLLAPSE"] == ["ok"]
+
+
+@pytest.mark.parametrize("reward", [1.0, 0.0])
+def test_a_reward_that_gives_everything_the_same_is_blind(reward):
+    rows = [Rollout(f"{i}?", prose(i) + " no" * 100, reward=reward) for i in range(10)]
+    rows += [Rollout(f"{i}?", prose(i), reward=reward) for i in range(10)]
+    assert [s.severity for s in examine(rows).signals if s.id == "REWARD_BLIND"] == ["fail"]
+
+
+def test_advantages_of_tokens_count_as_those_of_answers():
+    def severities(advantage: Any) -> list[str]:
+        rows = [Rollout(f"{i}?", "ok" + " na" * 100, advantage=advantage) for i in range(6)]
+        return [s.severity for s in examine(rows).signals if s.id == "ADVANTAGE_ON_JUNK"]
+
+    assert severities(0.5) == severities([0.5] * 40) == ["fail"]
+
+
+def test_a_gap_that_is_large_from_the_start_fails():
+    rows = [
+        Rollout("?", prose(i), logprobs=[-1.0] * 9, trained_logprobs=[-3.0] * 9, step=i) for i in range(9)
+    ]
+    assert [s.severity for s in examine(rows).signals if s.id == "GAP_TREND"] == ["fail"]
+
+
 def test_a_reward_that_sees_the_junk_is_not_called_blind():
     rows = [Rollout(f"{i}?", prose(i) + " no" * 100, reward=0.1 * (i % 2)) for i in range(10)]
     rows += [Rollout(f"{i}?", prose(i), reward=1 + 0.1 * (i % 2)) for i in range(10)]

@@ -132,6 +132,32 @@ def test_a_conversation_is_cut_after_the_last_user_turn(tmp_path):
     assert rollout.text == "look\n\n4\n\n4"
 
 
+def test_what_was_written_is_read_and_not_the_right_answer(tmp_path):
+    rows = read(tmp_path, {"question": "2 + 2?", "answer": "4", "response": "5"}).rollouts
+    assert [(r.prompt, r.text) for r in rows] == [("2 + 2?", "5")]
+    alpaca = read(tmp_path, {"instruction": "Add.", "input": "2, 2", "output": "4"}).rollouts[0]
+    assert (alpaca.prompt, alpaca.text) == ("Add.\n\n2, 2", "4")
+
+
+def test_a_conversation_and_the_ids_of_one_answer_are_never_split(tmp_path):
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    both = read(tmp_path, {"prompt": turns, "completions": ["1", "2"]}).rollouts
+    assert [len(rollout.prompt) for rollout in both] == [2, 2]
+    one = read(tmp_path, {"prompt": ["a?"], "completions": ["1"], "completion_ids": [7]}).rollouts[0]
+    assert (one.prompt, one.text, one.completion_ids) == ("a?", "1", [7])
+
+
+def test_numbers_that_are_none_are_read_as_python_writes_them(tmp_path):
+    row = '{"prompt": "?", "completion": "!", "logprobs": [NaN, -Infinity, -1.0], "reward": NaN}'
+    rollout = read(tmp_path, row).rollouts[0]
+    assert rollout.logprobs is not None and len(rollout.logprobs) == 3 and math.isnan(rollout.logprobs[0])
+    assert rollout.reward is None
+    huge = read(
+        tmp_path, '{"prompt": "?", "completion": "!"}', f'{{"completion": "x", "reward": {"9" * 400}}}'
+    )
+    assert (len(huge.rollouts), huge.unreadable.total()) == (1, 1)
+
+
 def test_rows_of_ids_alone_are_rollouts(tmp_path):
     assert read(tmp_path, {"response_ids": [1, 2, 3]}).rollouts[0].completion_ids == [1, 2, 3]
 

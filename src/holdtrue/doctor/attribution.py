@@ -74,15 +74,24 @@ def attribute(rows: Sequence[Row], checkpoints: Mapping[str, Path]) -> Finding:
         "ATTRIBUTION",
         "fail" if gain >= 1 else "ok",
         f"probability a token of copies 1, 2, ... of {len(places)} faults, geometric mean; {evidence}",
-        f"{names[-1]} says it {np.exp(gain):.1f} times as readily as {names[0]}: training taught it"
-        if gain >= 1
-        else f"{names[0]} says it about as readily: it comes from the start checkpoint, or from the engine",
+        _reading(names[0], names[-1], gain),
         f"Find the step: give checkpoints between {names[0]} and {names[-1]}."
         if gain >= 1
         else "A KL term to this reference keeps it; look at its data, its template and its numerics.",
         "2206.02369",
         {"rows": [place.index for place in places], "mean_logprob": means, "gain": gain},
     )
+
+
+def _reading(first: str, last: str, gain: float) -> str:
+    if gain >= 1:
+        return f"{last} says it {np.exp(gain):.1f} times as readily as {first}: training taught it"
+    if gain <= -1:
+        return (
+            f"{first} says it {np.exp(-gain):.1f} times as readily as {last}: {last} hardly wrote these "
+            "rollouts, or has unlearned it"
+        )
+    return f"{first} says it about as readily: it comes from the start checkpoint, or from the engine"
 
 
 def _tokenizer(folder: Path) -> Any:

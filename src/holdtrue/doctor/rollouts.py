@@ -198,7 +198,8 @@ def clusters(rows: Sequence[Row]) -> list[dict[str, Any]]:
                 "begins_at": median(starts) if starts else None,
                 "first_step": min(steps) if steps else None,
                 "examples": [
-                    {"index": row.index, "evidence": flag.evidence} for row, flag in members[:EXAMPLES]
+                    {"index": row.index, "at": str(row.rollout.source or ""), "evidence": flag.evidence}
+                    for row, flag in members[:EXAMPLES]
                 ],
             }
         )

@@ -219,10 +219,13 @@ def group_collapse(rows: Rows) -> Iterator[Finding]:
     Distinct-4 of a group: different runs of four words over all of them, at most 200 words an answer.
     Warns when its median over groups of four or more is below 0.3, fails below 0.1.
     """
-    shares = []
+    shares, spreads = [], []
     for group in _groups(rows):
         if len(group) < 4:
             continue
+        rewards = {row.rollout.reward for row in group if row.rollout.reward is not None}
+        if rewards:
+            spreads.append(len(rewards) > 1)
         runs = [_runs(row.rollout.text) for row in group]
         total = sum(map(len, runs))
         if total:
@@ -230,9 +233,10 @@ def group_collapse(rows: Rows) -> Iterator[Finding]:
     if len(shares) < FEW:
         return
     share = median(shares)
+    learning = bool(spreads) and fmean(spreads) >= 0.5
     yield _finding(
         "GROUP_COLLAPSE",
-        _level(-share, -0.3, -0.1),
+        "ok" if learning else _level(-share, -0.3, -0.1),
         f"median distinct-4 of {len(shares)} groups is {share:.2f}",
         "The answers to a prompt hardly differ: advantages vanish and exploration has ended.",
         "Raise the temperature or the entropy term, go back to an earlier checkpoint, or use clip-higher.",

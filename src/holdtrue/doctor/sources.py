@@ -236,10 +236,10 @@ def _rollout(row: Mapping[str, Any], prompt: Messages | str, answer: Messages | 
 
 
 def _rewards(row: Mapping[str, Any]) -> float | None:
-    """The sum of TRL's reward functions: columns of numbers named after functions, beside an advantage."""
+    """The sum of TRL's reward functions: beside an advantage, every other column of numbers is one."""
     if _first(row, _ADVANTAGE) is None:
         return None
-    found = [_number(value) for key, value in row.items() if "reward" in key]
+    found = [_number(value) for key, value in row.items() if key not in _KNOWN]
     numbers = [value for value in found if value is not None]
     return sum(numbers) if numbers else None
 

@@ -164,8 +164,10 @@ def render(value: dict[str, Any], page: Path | None) -> RenderableType:
     for headers, cells in _tables(value):
         if cells:
             parts += ["", frame.table(headers, cells)]
-    bad = [one for one in value["signals"] if one["severity"] != "ok"]
-    parts += [Text(f"\n{one['severity']} {one['id']}: {one['evidence']}", style="yellow") for one in bad]
+    for one in value["signals"]:
+        if one["severity"] != "ok" or one["id"] == "ATTRIBUTION":
+            why = f". {one['why']}" if one["id"] == "ATTRIBUTION" else ""
+            parts.append(Text(f"\n{one['severity']} {one['id']}: {one['evidence']}{why}", style="yellow"))
     for place, cause in enumerate(value["causes"], start=1):
         parts += [Text(f"\n{place}. {cause['what']}", style="bold"), f"   {cause['fix']}"]
         parts += [Text(f"   - {_cut(line, 200)}", style="dim") for line in cause["evidence"]]

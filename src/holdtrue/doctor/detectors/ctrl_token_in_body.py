@@ -14,6 +14,10 @@ from holdtrue.doctor.reading import CONTROL, Reading, quote
 
 QUOTES = ("`", '"', "'", "*", "\u201c", "\u201d")
 _EXPLAINED = re.compile(r"token|template|chatml|prompt format", re.IGNORECASE)
+_RENDERED = re.compile(
+    r"<\|im_start\|>(?:system|user|assistant)|<\|start_header_id\|>|\[INST\]|<start_of_turn>"
+)
+"""In a prompt that is given as the engine read it, control tokens are no words about control tokens."""
 _HINTS = ("<|", "<｜", "s>", "INST]", "SYS>>", "_of_turn>", "<pad>", "<unk>")
 """One of these is in every match of CONTROL; they are faster to look for."""
 
@@ -108,4 +112,6 @@ def _is_named(reading: Reading, place: re.Match[str]) -> bool:
     before, _, after = text[text.rfind("\n", 0, start) + 1 :].partition(place.group())
     inline = before.count("`") % 2 == 1 and "`" in after.partition("\n")[0]
     block = text.count("```", 0, start) % 2 == 1 and "```" in text[end:] and _EXPLAINED.search(text)
-    return inline or bool(block) or place.group() in reading.prompt
+    if inline or block:
+        return True
+    return place.group() in reading.prompt and not _RENDERED.search(reading.prompt)

@@ -11,11 +11,11 @@ from holdtrue.doctor.reading import Reading, quote
 
 _HEADED = re.compile(r"###+ ?(?:Human|Assistant|User|Instruction|Response)\b ?:", re.IGNORECASE)
 """Roles as headings (Guanaco, Alpaca, Vicuna), also inside a line: models forget the break."""
-_BARE = re.compile(r"(?:(?<=[.!?\w]\n)|(?<=[.!?]))(?:assistant|user)\n\n(?=\S)")
-"""Llama-3's headers without their control tokens."""
-_PLAIN = re.compile(
-    r"(?:(?<=\n\n)|(?<=\r\n\r\n))(?:\*\*)?(?:Human|USER|User|用户) ?(?:\*\*)?[:：](?:\*\*)?\s?(?=\S)"
+_BARE = re.compile(
+    r"(?:(?<=[.!?\w]\n)|(?<=[.!?]))(?:assistant|user)\n\n(?=\S)|(?<=\n)user\n(?=[^\n]+\nassistant\n)"
 )
+"""The headers of Llama-3 and of ChatML without their control tokens, as skip_special_tokens leaves them."""
+_PLAIN = re.compile(r"(?<=\n)(?:\*\*)?(?:Human|USER|User|用户) ?(?:\*\*)?[:：](?:\*\*)?\s?(?=\S)")
 _REPLY = re.compile(r"^(?:\*\*)?(?:Assistant|ASSISTANT|AI|Bot|Model|助手) ?(?:\*\*)?[:：]", re.MULTILINE)
 _ROLE = re.compile(r"^\W{0,4}[A-Z][\w .]{0,20} ?:", re.MULTILINE)
 _ASKED = re.compile(
@@ -59,7 +59,7 @@ def _heading(reading: Reading) -> re.Match[str] | None:
 
 
 def _bare(reading: Reading) -> re.Match[str] | None:
-    if "assistant\n\n" not in reading.text and "user\n\n" not in reading.text:
+    if not any(header in reading.text for header in ("assistant\n", "user\n")):
         return None
     return next(reading.find(_BARE), None)
 
@@ -69,5 +69,6 @@ def _plain(reading: Reading) -> re.Match[str] | None:
     if found is None or _ROLE.search(reading.text, 0, found.start()) or _ROLE.search(reading.prompt):
         return None
     rest = reading.text[found.end() : reading.end]
-    asks = "?" in rest.partition("\n")[0] or _REPLY.search(rest) is not None
+    apart = reading.text[: found.start()].replace("\r", "").endswith("\n\n")
+    asks = _REPLY.search(rest) is not None or (apart and "?" in rest.partition("\n")[0])
     return found if asks and not _ASKED.search(reading.prompt) else None
