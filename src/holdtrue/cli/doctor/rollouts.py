@@ -45,7 +45,10 @@ def command(
         typer.Option("--evidence", metavar="FILE", help="JSON of doctor check or doctor reward. Repeatable."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write a page with all transcripts.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write a page with the transcripts, the worst first."
+        ),
     ] = None,
 ) -> frame.Result:
     """Find degenerate answers in rollouts of any engine, where they begin, and what causes them.
