@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdtrue.data.examples import Example, content_of
+from holdtrue.doctor.reading import CONTROL
 from holdtrue.doctor.subject import Missing, Subject
 
 Ids = NDArray[np.int32]
@@ -103,10 +104,17 @@ def places(found: Iterable[Encoded | Example]) -> str:
     return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
 
 
+def is_rendered(example: Example) -> bool:
+    """Whether the prompt is a string with control tokens in it: trainers take such rows as they stand."""
+    return example.plain and CONTROL.search(content_of(example.messages[0])) is not None
+
+
 def _rendered(example: Example, tokenizer: Any) -> tuple[str | None, str | None]:
     """The text of an example, or why there is none."""
     if example.text is not None:
         return example.text, None
+    if is_rendered(example):
+        return "".join(content_of(turn) for turn in example.messages), None
     if not tokenizer.chat_template:
         return "\n".join(content_of(turn) for turn in example.messages), None
     try:

@@ -160,3 +160,16 @@ def test_glue_is_compared_with_the_role_it_comes_nearest_to(tmp_path: Path):
 def test_no_glue_skips_the_check(tmp_path: Path):
     with pytest.raises(Missing, match="no --glue given"):
         finding(Subject(chatml_folder(tmp_path)), "C08")
+
+
+def test_two_strings_that_are_rendered_already_are_taken_as_they_stand(tmp_path: Path):
+    turns = (
+        {"role": "user", "content": "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"},
+        {"role": "assistant", "content": "4<|im_end|>"},
+    )
+    folder = chatml_folder(tmp_path)
+    rendered = [Example(turns, f"rows.jsonl:{i}", plain=True) for i in range(20)]
+    assert finding(Subject(folder, examples=rendered), "C06").severity == "ok"
+    assert findings(Subject(folder, examples=rendered), "X01")[0].severity == "ok"
+    messages = [Example(turns, "rows.jsonl:1")]
+    assert finding(Subject(folder, examples=messages), "C06").severity == "fail"

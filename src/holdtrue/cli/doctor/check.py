@@ -89,6 +89,8 @@ def subject(
             raise ModelError(
                 f"{folder} is not a folder; a model folder holds a tokenizer, config.json, weights"
             )
+    if adapter is not None and not (adapter / "adapter_config.json").is_file():
+        raise ModelError(f"{adapter} holds no adapter_config.json; --adapter takes the folder PEFT writes")
     examples, values, unread = None, None, {}
     if data:
         from holdtrue.data.examples import read_examples

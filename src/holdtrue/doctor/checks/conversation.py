@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from holdtrue.data.examples import Example
 from holdtrue.doctor import rendering
 from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.encoding import is_rendered
 from holdtrue.doctor.findings import Finding, Missing
 from holdtrue.doctor.glue import differences
 from holdtrue.doctor.rendering import Template, Unrendered, answer, common_prefix
@@ -124,11 +125,17 @@ _THOUGHTS = ", or keep each turn's sampled ids"
 
 @check("C06")
 def double_apply(subject: Subject) -> Results:
-    """Texts that hold turn markers already; fails when any does, as the template puts them in again."""
+    """Texts that hold turn markers already; fails when any does, as the template puts them in again. Rows of
+    two strings, prompt and answer, whose prompt is rendered are taken as they stand, and fine.
+    """
     if subject.examples is None:
         raise Missing("no data")
     headers = subject.template.headers
-    rows = [one for one in subject.examples if any(h in _words(m) for m in one.messages for h in headers)]
+    rows = [
+        one
+        for one in subject.examples
+        if not is_rendered(one) and any(h in _words(m) for m in one.messages for h in headers)
+    ]
     values = {"markers": list(headers), "examples": [one.at for one in rows]}
     counted = f"{len(rows)} of {len(subject.examples)} examples hold {' or '.join(map(repr, headers))}"
     if rows:

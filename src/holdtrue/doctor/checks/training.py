@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.training_settings import NAMES
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
 OF_RL = frozenset(
@@ -81,7 +83,7 @@ def learning_rate(subject: Subject) -> Results:
         faults.append(
             f"learning_rate {rate:g} is above {most:g} for {'an adapter' if adapter else 'all weights'}"
         )
-        changes["learning_rate"] = most / 10
+        changes["learning_rate"] = float(f"{most / 10:g}")
     if schedule in CONSTANT:
         faults.append(f"lr_scheduler_type is {schedule}")
         changes["lr_scheduler_type"] = "cosine"
@@ -222,3 +224,28 @@ def _prompt(messages: Any) -> str:
 def _float(settings: Mapping[str, Any], name: str, default: float) -> float:
     value = settings.get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
+
+
+@check("K06")
+def names(subject: Subject) -> Results:
+    """Settings whose names are nearly those of others: warns, as a name with a slip in it sets nothing."""
+    if subject.settings is None:
+        raise Missing("no settings are given")
+    known = sorted({*NAMES.values(), *OF_RL, *EARLY_STOP, "learning_rate", "temperature", "top_p", "top_k"})
+    near: dict[str, str] = {}
+    for name in map(str, subject.settings):
+        close = [] if name in known else get_close_matches(name, known, 1, 0.88)
+        if close and close[0] not in subject.settings:
+            near[name] = close[0]
+    if near:
+        yield Finding(
+            "K06",
+            "warn",
+            "; ".join(f"{name} is no setting anybody knows; {right} is" for name, right in near.items()),
+            "a trainer that ignores unknown names runs with its default instead",
+            f"write {', '.join(near.values())}",
+            "",
+            {"near": near},
+        )
+    else:
+        yield Finding("K06", "ok", f"{len(subject.settings)} settings, no name with a slip in it")
