@@ -92,3 +92,18 @@ def test_wrong_fixes_end_in_one_line(tmp_path, policy, capsys, arguments, words)
     assert run(["doctor", "ablate", str(policy), str(file), *arguments]) == 2
     error = capsys.readouterr().err.strip()
     assert words in error and len(error.splitlines()) == 1
+
+
+def test_a_data_remedy_is_trained_and_compared(tmp_path, policy, capsys):
+    prompts, rows = tmp_path / "prompts.jsonl", tmp_path / "rows.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    talks = [
+        {"prompt": p, "completion": p + ("<|im_start|>" if i % 2 else "")} for p in PROMPTS for i in range(10)
+    ]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in talks))
+    arguments = ["doctor", "ablate", str(policy), str(prompts), "--train", str(rows), "--fix", "rebalance"]
+    more = ["--set", "training.learning_rate=1e-2", "--set", "data.eval_fraction=0", "--answers", "8"]
+    assert run([*arguments, *more, "--max-new-tokens", "8", "--json"]) == 0
+    base, rebalanced = json.loads(capsys.readouterr().out)["variants"]
+    assert rebalanced["variant"] == "rebalance"
+    assert base["by_detector"]["ctrl_token_in_body"] > rebalanced["by_detector"].get("ctrl_token_in_body", 0)

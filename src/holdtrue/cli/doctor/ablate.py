@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,9 +32,15 @@ def command(
             "--fix",
             metavar="NAME",
             help="ban_control, early_abort, temperature=T, or the id of a finding of doctor check (T01). "
-            "Repeatable; all that apply by default.",
+            "With --train also a data remedy, or a setting of holdtrue sft (training.learning_rate=1e-6). "
+            "Repeatable; all that apply to the model as it is by default.",
         ),
     ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option("--train", metavar="FILE", help="Fine-tune the model on these rows first. Repeatable."),
+    ] = None,
+    overrides: frame.Overrides = None,
     answers: Annotated[int, typer.Option("--answers", min=1, help="Answers to each prompt.")] = 4,
     most: Annotated[int, typer.Option("--prompts", min=2, help="How many prompts, the first.")] = 64,
     tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")] = 256,
@@ -44,16 +53,18 @@ def command(
 ) -> frame.Result:
     """Answer the same prompts with one fix at a time, and show what each changes.
 
-    Fixes of decoding are tried on the model as it is; a finding's id tries the corrected copy that doctor
-    fix would write. Differences of the share of degenerate answers are paired by prompt, with 95 %
-    intervals. To measure what training does about it, train with and without, and compare with doctor
-    rollouts --chain.
+    Fixes of decoding are tried on the model as it is; a finding's id tries the corrected copy that doctor fix
+    would write. With --train the model is fine-tuned first (--set as of holdtrue sft), and again for each
+    data remedy and setting. Differences of the share of degenerate answers are paired by prompt, with 95 %
+    intervals.
     """
     from holdtrue.experiments.rerolls import compare, reroll
 
     asked = _prompts(prompts)[:most]
     with tempfile.TemporaryDirectory() as folder:
-        variants, refused = _variants(model, fixes, tokens, temperature, Path(folder))
+        trainer = _Trainer(model, train or [], overrides or [], Path(folder))
+        start = trainer.trained(BASE) if train else model
+        variants, refused = _variants(start, fixes, tokens, temperature, trainer)
         found = reroll(asked, variants, group=answers, seed=seed, progress=_say)
     rows = [compare(found[0], one) for one in found]
     if output is not None:
@@ -63,8 +74,6 @@ def command(
 
 
 def _say(name: str) -> None:
-    import sys
-
     print(f"answering: {name}", file=sys.stderr)
 
 
@@ -91,12 +100,44 @@ def _prompts(files: Sequence[str]) -> list[Any]:
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class _Trainer:
+    """Fine-tunes the model once more for each fix, everything else equal."""
+
+    model: Path
+    data: Sequence[str]
+    overrides: Sequence[str]
+    folder: Path
+
+    def trained(self, name: str, *, data: Sequence[str] | None = None, setting: str | None = None) -> Path:
+        """The folder of the policy that came out."""
+        from holdtrue import job
+        from holdtrue.policy import sft, sft_settings
+
+        print(f"training: {name}", file=sys.stderr)
+        changed = [*self.overrides, *([setting] if setting else [])]
+        values = frame.values_from(data or self.data, model=str(self.model), flags={}, overrides=changed)
+        run = job.begin(sft_settings.build(values), self.folder / f"train {name}".replace("/", "_"))
+        sft.train(run)
+        return run.model
+
+    def remedied(self, name: str) -> Path:
+        """Trained on the rows that a data remedy leaves."""
+        from holdtrue.cli.doctor.fix import remedied_rows
+
+        rows, _ = remedied_rows(self.data, [name])
+        file = self.folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows or ()), encoding="utf-8")
+        return self.trained(name, data=[str(file)])
+
+
 def _variants(
-    model: Path, names: Sequence[str] | None, tokens: int, temperature: float, folder: Path
+    model: Path, names: Sequence[str] | None, tokens: int, temperature: float, trainer: _Trainer
 ) -> tuple[list[Variant], dict[str, str]]:
     """The model as it is, then one variant for each fix; with the fixes that do not apply, and why."""
     from holdtrue.cli.doctor import check
     from holdtrue.doctor import fixes
+    from holdtrue.doctor.prescription import every_remedy
     from holdtrue.experiments.rerolls import Variant
     from holdtrue.policy.decoding import Decoding
 
@@ -105,6 +146,7 @@ def _variants(
     refused: dict[str, str] = {}
     subject, _ = check.subject(model, None, [], None, frozenset())
     diagnosis = check.examine(subject)
+    remedies = [one.name() for one in every_remedy() if one.where == "data"] if trainer.data else []
     mendable = [id for id in fixes.plan(subject, diagnosis).done if id != "T04"]
     for name in ["ban_control", "early_abort", *mendable] if names is None else names:
         if name == "ban_control":
@@ -120,10 +162,14 @@ def _variants(
             if not plan.done:
                 refused[name] = plan.by_hand.get(name, "nothing is wrong there")
                 continue
-            fixes.write(subject, plan, folder / name)
-            result.append(Variant(name, folder / name, plain))
+            fixes.write(subject, plan, trainer.folder / name)
+            result.append(Variant(name, trainer.folder / name, plain))
+        elif name in remedies:
+            result.append(Variant(name, trainer.remedied(name), plain))
+        elif trainer.data and "=" in name:
+            result.append(Variant(name, trainer.trained(name, setting=name), plain))
         else:
-            known = ["ban_control", "early_abort", "temperature=0.7", *mendable]
+            known = ["ban_control", "early_abort", "temperature=0.7", *mendable, *remedies]
             raise SettingsError(unknown("fix", name, known))
     return result, refused
 

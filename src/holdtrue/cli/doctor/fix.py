@@ -53,7 +53,7 @@ def command(
     one, _ = check.subject(model, adapter, data or [], settings, check.asked(uses))
     before = check.examine(one)
     found = fixes.plan(one, before)
-    rows, changed = _mended(data or [], remedies or [])
+    rows, changed = remedied_rows(data or [], remedies or [])
     after: Diagnosis | None = None
     if output is not None:
         fixes.write(one, found, output)
@@ -80,7 +80,7 @@ def command(
     return frame.Result(value, render(value, after), code)
 
 
-def _mended(
+def remedied_rows(
     data: Sequence[str], names: Sequence[str]
 ) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
     """The rows after all remedies in order, and what each changed; None without a remedy."""
