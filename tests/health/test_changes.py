@@ -68,3 +68,14 @@ def test_the_trend_of_a_line_is_its_rise():
     # slope = (-1.5*0 - .5*2 + .5*0 + 1.5*2) / 5 = 0.4; rests -.4 1.2 -1.2 .4, squares 3.2
     assert change == pytest.approx(1.2)
     assert t == pytest.approx(0.4 / math.sqrt(3.2 / 2 / 5))
+
+
+def test_a_limit_that_the_calibration_passes_too_does_not_alarm():
+    usual = {"mean": 0.9, "sd": 0.1, "n": 10**9}
+    assert run([0.9] * 10, Limit(limit=0.5), usual) == []
+    assert run([0.9] * 10, Limit(limit=0.5), None) == [(0, 0)]
+
+
+def test_a_change_that_passes_the_limit_later_alarms_once_more():
+    # 1.5 a step: the sum passes 5 at the fourth; the limit is passed at the seventh
+    assert run([2, 2, 2, 2, 2, 2, 9, 9], Limit(limit=8), REFERENCE) == [(3, 0), (6, 0)]

@@ -43,6 +43,7 @@ NAMES: Mapping[str, str] = {
     "actor_rollout_ref.model.lora_rank": "lora_r",
     "actor_rollout_ref.model.target_modules": "lora_target_modules",
     _ROLLOUT + "n": "num_generations",
+    _ROLLOUT + "enable_prefix_caching": "enable_prefix_caching",
     _ROLLOUT + "temperature": "temperature",
     _ROLLOUT + "top_p": "top_p",
     _ROLLOUT + "top_k": "top_k",

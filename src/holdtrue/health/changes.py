@@ -102,7 +102,8 @@ def advance(
         )
         total = min(max(0.0, total + min(z, LARGEST) - DRIFT), MOST)
         floor_passed = change >= limit.floor
-    over = limit.beyond(value)
+    # a limit that the calibration passes too says nothing of what changed
+    over = limit.beyond(value) and not (reference and limit.beyond(reference["mean"]))
     if total > 0 or over:
         since = step if since is None else since
     else:

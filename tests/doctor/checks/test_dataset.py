@@ -299,3 +299,8 @@ def test_any_data_gets_findings_or_reasons(tokenizer, rows, run_settings):
                     assert found.evidence
                     assert found.severity == "ok" or (found.why and found.fix and found.source)
                     json.dumps(found.values)
+
+
+def test_many_targets_that_loop_fail(tokenizer):
+    loop = [talk("I am sure of this very fact. " * 12, at=f"loop:{i}") for i in range(3)]
+    assert worst(run(tokenizer(), [*talks(20), *loop]), "X03").severity == "fail"

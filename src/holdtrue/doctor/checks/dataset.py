@@ -41,6 +41,10 @@ ALIKE = 1.5
 """Factor up to which two answers count as equally long: longer texts repeat more, whatever they say."""
 
 
+MANY = 0.05
+"""Share of looped targets that fails (ours)."""
+
+
 @check("X02")
 def no_end_label(subject: Subject) -> Results:
     """Examples whose target no ending token follows, or whose end the collator masks: fails."""
@@ -99,7 +103,8 @@ def no_end_label(subject: Subject) -> Results:
 
 @check("X03")
 def repeated_data(subject: Subject) -> Results:
-    """Examples that are there twice, targets that are near duplicates or repeat themselves; warns."""
+    """Examples that are there twice, targets that are near duplicates or loop; warns, and fails when over
+    one target in twenty loops."""
     examples = [one for one in examples_of(subject) if one.target]
     if not examples:
         raise Missing("no example has a target")
@@ -138,7 +143,7 @@ def repeated_data(subject: Subject) -> Results:
         )
     yield Finding(
         "X03",
-        "warn" if faults else "ok",
+        "fail" if len(loops) > MANY * total else "warn" if faults else "ok",
         seen,
         "; ".join(why for why, _ in faults),
         "; ".join(f for _, f in faults),
