@@ -70,6 +70,19 @@ def test_a_policy_is_optimised_against_a_reward_model(
     assert list(read_jsonl(run / "rollouts.jsonl")) == drawn
 
 
+def test_an_adapter_is_a_policy_to_go_on_from(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
+    given = [folder / "prompts.jsonl", "--reward", f"{folder}/mine.py:share", *SHORT]
+    lora = ["--set", "policy.lora={r: 2, alpha: 4}"]
+    first = holdtrue("rl", *given, *lora, "--model", folder / "policy", "--output", tmp_path / "first")
+    assert first.code == 0 and (tmp_path / "first" / "model" / "adapter_config.json").is_file()
+    assert holdtrue("rl", *given, "--model", tmp_path / "first", "--output", tmp_path / "second").code == 0
+    assert (tmp_path / "second" / "model" / "model.safetensors").is_file()
+    refused = holdtrue(
+        "rl", *given, *lora, "--model", tmp_path / "first", "--output", tmp_path / "third", "--json"
+    )
+    assert refused.code == 2 and "set policy.lora.merge=true" in refused.error["message"]
+
+
 def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "rl.yaml"
     file.write_text(

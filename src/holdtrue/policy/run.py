@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from holdtrue import __version__
 from holdtrue.data.files import resources
@@ -34,8 +33,8 @@ from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.settings import PolicySettings, RLSettings, build
 from holdtrue.policy.trainer import Optimisation, PolicyTrainer
 from holdtrue.reward import adapters
-from holdtrue.reward.classifiers import from_pretrained, quiet_loading
-from holdtrue.reward.store import has_tokenizer
+from holdtrue.reward.causal import read_causal
+from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.rundir import RunDir, disk_errors, find_model
 from holdtrue.tokens.conversation import model_max_length, prepare_tokenizer
 from holdtrue.training import attempt
@@ -162,27 +161,21 @@ def load_policy(
 
     Raises:
         ModelError: it cannot be read, or is no decoder with a language head.
+        SettingsError: fresh adapters on a saved one are not merged in the end.
     """
-    path = settings.path
-    adapted = adapters.base_of(path)
-    base = adapted or path
+    adapted = adapters.base_of(settings.path)
+    if adapted and settings.lora is not None and not settings.lora.merge:
+        raise SettingsError(
+            f"{settings.path} is an adapter, and fresh ones beside it could not be loaded again: set "
+            "policy.lora.merge=true"
+        )
+    policy, tokenizer, _ = read_causal(settings.path, torch.float32, trust_remote_code=trust_remote_code)
     with quiet_loading():
-        config = from_pretrained(AutoConfig, base, trust_remote_code=trust_remote_code)
-        if config.is_encoder_decoder:
-            raise ModelError(f"{base} is an encoder-decoder ({config.model_type}); a decoder is needed")
-        if any("SequenceClassification" in name for name in config.architectures or []):
-            raise ModelError(f"{base} is a {config.architectures[0]}; the policy is a causal LM")
-        tokenizer = from_pretrained(
-            AutoTokenizer, path if has_tokenizer(path) else base, trust_remote_code=trust_remote_code
-        )
-        policy = from_pretrained(
-            AutoModelForCausalLM, base, dtype=torch.float32, trust_remote_code=trust_remote_code
-        )
         if adapted:
-            policy = adapters.with_saved(policy, path).merge_and_unload()
+            policy = policy.merge_and_unload().requires_grad_(True)  # peft froze the base
         if settings.lora is not None:
             policy = adapters.with_new(policy, settings.lora, seed, task="CAUSAL_LM")
-        prepare_tokenizer(tokenizer, settings.chat_template_path)
+    prepare_tokenizer(tokenizer, settings.chat_template_path)
     return policy.to(device), tokenizer
 
 
