@@ -186,10 +186,9 @@ def test_the_prompts_of_all_steps_are_every_prompt_once_before_any_comes_again(
 
 
 def test_a_grave_alarm_ends_the_run_where_that_was_asked_for(folder: Path, run: RunDir) -> None:
-    made = optimising.settings(
-        folder, decoding={"max_new_tokens": 2}, guard={"on_alarm": "stop"}, training={"max_steps": 6}
-    )  # nearly all answers are cut
+    made = optimising.settings(folder, guard={"on_alarm": "stop"}, training={"max_steps": 40})
     state = optimising.trainer(made, run).train()
-    assert state.step < 6 and state.stopped is not None and "TRUNCATION" in state.stopped
-    (finding, *_) = read_jsonl(run.path / "findings.jsonl")
+    # the share of a word pays for never ending, so more answers are cut than in the calibration
+    assert state.step < 40 and state.stopped is not None and "TRUNCATION" in state.stopped
+    finding = next(one for one in read_jsonl(run.path / "findings.jsonl") if one["severity"] == "fail")
     assert finding["cause"] == "TRUNCATION" and finding["severity"] == "fail"
