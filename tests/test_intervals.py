@@ -1,6 +1,6 @@
 import pytest
 
-from holdtrue.intervals import wilson
+from holdtrue.intervals import normal, wilson
 
 
 def test_the_interval_of_a_half_of_a_hundred() -> None:
@@ -22,3 +22,8 @@ def test_more_confidence_is_wider_and_ties_count_half() -> None:
     low, high = wilson(5.5, 10)
     wider_low, wider_high = wilson(5.5, 10, confidence=0.99)
     assert wider_low < low < 0.55 < high < wider_high
+
+
+def test_the_normal_interval_of_four_values() -> None:
+    # mean 2.5, σ = sqrt(5/4); half width 1.959964·sqrt(1.25)/2 = 1.095653
+    assert normal([1, 2, 3, 4]) == pytest.approx((1.404347, 3.595653), abs=1e-6)

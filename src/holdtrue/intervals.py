@@ -1,8 +1,9 @@
-"""Confidence intervals of proportions."""
+"""Confidence intervals of proportions and of means."""
 
 from __future__ import annotations
 
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, pstdev
 
 
 def wilson(successes: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -20,3 +21,13 @@ def wilson(successes: float, count: float, confidence: float = 0.95) -> tuple[fl
     half = z * (p * (1 - p) / count + spread / (4 * count)) ** 0.5
     middle = p + spread / 2
     return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+
+
+def normal(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Normal interval of a mean: mean ± z·σ/√n, with the population's σ (divided by n).
+
+    Raises:
+        StatisticsError: no values.
+    """
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * pstdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half

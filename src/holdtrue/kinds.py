@@ -93,6 +93,11 @@ def load(family: str, name: str) -> type[Kind]:
     raise SettingsError(f"{module.__name__} holds no Kind")
 
 
+def one_of_each(family: str) -> list[Any]:
+    """Every kind of a family with its defaults, in order of names."""
+    return [load(family, name)() for name in names(family)]
+
+
 def _one_of(family: str) -> str:
     """``loss`` for ``holdtrue.losses``, ``format`` for ``holdtrue.data.formats``."""
     name = family.rpartition(".")[2]

@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import NormalDist, fmean, pstdev
+from statistics import fmean
 from typing import Any
 
 from holdtrue.doctor.rollouts import DEGENERATE, Examination, fails
 from holdtrue.errors import DataError
+from holdtrue.intervals import normal
 
 
 @dataclass(frozen=True)
@@ -223,9 +224,7 @@ def _step(by_prompt: Mapping[str, Mapping[str, Sequence[bool]]], before: str, af
     result: dict[str, Any] = {"from": before, "to": after, "prompts": len(prompts)}
     result |= {"rate_from": rates[before], "rate_to": rates[after], "difference": None, "interval": None}
     if len(differences) > 1:
-        mean = fmean(differences)
-        half = NormalDist().inv_cdf(0.975) * pstdev(differences) / len(differences) ** 0.5
-        result |= {"difference": mean, "interval": [mean - half, mean + half]}
+        result |= {"difference": fmean(differences), "interval": [*normal(differences)]}
     result["reading"] = _read(result)
     return result
 

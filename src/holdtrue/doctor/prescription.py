@@ -37,8 +37,7 @@ class Prescribed:
 
 def every_remedy() -> list[Remedy]:
     """One of each, with its defaults."""
-    found = (kinds.load(FAMILY, name)() for name in kinds.names(FAMILY))
-    return [one for one in found if isinstance(one, Remedy)]
+    return kinds.one_of_each(FAMILY)
 
 
 def prescribe(

@@ -118,8 +118,7 @@ def examine(
 
 def every_detector() -> list[Detector]:
     """One of each, with its defaults."""
-    found = (kinds.load(FAMILY, name)() for name in kinds.names(FAMILY))
-    return [one for one in found if isinstance(one, Detector)]
+    return kinds.one_of_each(FAMILY)
 
 
 def _has(reading: Reading, need: str) -> bool:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import NormalDist, fmean, pstdev
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from holdtrue.doctor.rollouts import DEGENERATE, Examination, examine, fails
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import DataError, ModelError
 from holdtrue.health import vocabulary as health
-from holdtrue.intervals import wilson
+from holdtrue.intervals import normal, wilson
 from holdtrue.records import Message, Messages, Rollout, as_json
 
 if TYPE_CHECKING:
@@ -100,8 +100,6 @@ def compare(base: Rerolled, other: Rerolled) -> dict[str, Any]:
     for (row, _), was, now in zip(pairs, before, after, strict=True):
         by_prompt.setdefault(row.rollout.prompt_key, []).append(int(now) - int(was))
     differences = [fmean(values) for values in by_prompt.values()]
-    mean = fmean(differences)
-    half = NormalDist().inv_cdf(0.975) * pstdev(differences) / len(differences) ** 0.5
     mended = sum(was and not now for was, now in zip(before, after, strict=True))
     broken = sum(now and not was for was, now in zip(before, after, strict=True))
     return {
@@ -111,8 +109,8 @@ def compare(base: Rerolled, other: Rerolled) -> dict[str, Any]:
         "rate": other.rate,
         "interval": [*wilson(sum(after), len(after))],
         "tokens": fmean(len(row.rollout.completion_ids or ()) for row in other.examination.rows),
-        "difference": mean,
-        "difference_interval": [mean - half, mean + half],
+        "difference": fmean(differences),
+        "difference_interval": [*normal(differences)],
         "mended": mended,
         "broken": broken,
         "by_detector": {name: one["count"] for name, one in other.examination.rates.items()},

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from holdtrue import kinds
 from holdtrue.errors import SettingsError
@@ -164,13 +164,9 @@ def given_by(kind: RewardKind) -> frozenset[str]:
 
 def kinds_of(loss: Loss) -> list[str]:
     """Names of the kinds of reward models the loss trains, as they are by default."""
-    return [kind.name() for kind in _defaults("holdtrue.reward.kinds") if compatible(kind, loss)]
+    return [kind.name() for kind in kinds.one_of_each("holdtrue.reward.kinds") if compatible(kind, loss)]
 
 
 def losses_of(kind: RewardKind) -> list[str]:
     """Names of the losses that train a kind of reward model."""
-    return [loss.name() for loss in _defaults(FAMILY) if compatible(kind, loss)]
-
-
-def _defaults(family: str) -> list[Any]:
-    return [kinds.load(family, name)() for name in kinds.names(family)]
+    return [loss.name() for loss in kinds.one_of_each(FAMILY) if compatible(kind, loss)]

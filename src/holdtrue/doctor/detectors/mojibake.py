@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import ClassVar
 
+from holdtrue.data.checks import BROKEN_TEXT
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Reading, quote
-
-_BROKEN = re.compile("\ufffd|â€[\u0080-\u024f\u2000-\u21ff]|Ã[\u0080-\u00bf]")
-"""Replacement characters, and UTF-8 that was read as Latin-1 or Windows-1252."""
 
 
 class Mojibake(Detector):
@@ -31,8 +28,8 @@ class Mojibake(Detector):
         """All broken characters as one flag."""
         if reading.text.isascii():
             return
-        places = list(reading.find(_BROKEN))
-        if len(places) >= self.least and not _BROKEN.search(reading.prompt):
+        places = list(reading.find(BROKEN_TEXT))
+        if len(places) >= self.least and not BROKEN_TEXT.search(reading.prompt):
             first = places[0].start()
             yield self.flag(
                 "fail",
