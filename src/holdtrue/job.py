@@ -125,7 +125,7 @@ def train(
 def _train(
     run: RunDir, settings: Settings, world: World, tell: Tell, stop: Callable[[], bool], trust: bool
 ) -> dict[str, Any]:
-    from holdtrue.training import checkpoint, distributed, fitting, loop, sinks
+    from holdtrue.training import attempt, distributed, fitting, loop
     from holdtrue.training.setup import set_up
 
     rejected = run.rejected_file if world.main else None
@@ -140,11 +140,7 @@ def _train(
     tell("prepared", run.info())
     if world.sharded:
         distributed.shard(setup.loaded.model, world)
-    found = checkpoint.newest(run) if world.main else None
-    if world.main:
-        sinks.rewind(run, found[0] if found else 0)
-    names = settings.training.report_to if world.main else []
-    trackers = sinks.Sinks(names, run, settings.dump(), resumed_at=found[0] if found else None)
+    trackers = attempt.trackers(run, settings.training.report_to, settings.dump(), world)
 
     def row(values: dict[str, Any]) -> None:
         trackers.write(values)
@@ -186,12 +182,8 @@ def _record(run: RunDir, setup: Setup, world: World) -> None:
     from holdtrue.training.preparation import write_dropped
 
     attempt.refuse_changed_data(run, setup.counts)
-    before = run.info().get("processes", world.size)
-    if before != world.size and setup.settings.training.per_device_train_batch_size:
-        raise SettingsError(
-            f"the run was started with {before} processes and a batch size per device; {world.size} "
-            f"would make other steps; continue it with {before}"
-        )
+    if setup.settings.training.per_device_train_batch_size:
+        attempt.refuse_other_processes(run, world.size)
     write_dropped(run.dropped_file, [setup.train, setup.eval, *(setup.pairs or ())])
     run.update_info(
         torch=torch.__version__,

@@ -19,7 +19,7 @@ import transformers
 
 from holdtrue.data.examples import Example, ExampleReport, read_examples
 from holdtrue.data.splits import held_out
-from holdtrue.errors import DataError, SettingsError
+from holdtrue.errors import DataError
 from holdtrue.losses import Loss
 from holdtrue.policy import model as policies
 from holdtrue.policy.completions import Completions, prompt_key
@@ -29,7 +29,7 @@ from holdtrue.reward.model import Batch, RewardModel
 from holdtrue.reward.store import Loaded
 from holdtrue.rundir import RunDir, append_jsonl, disk_errors, now
 from holdtrue.tokens.conversation import Encoder
-from holdtrue.training import attempt, checkpoint, distributed, loop, sinks
+from holdtrue.training import attempt, distributed, loop
 from holdtrue.training.preparation import Prepared, write_dropped
 from holdtrue.training.setup import computes_in_bf16, hold_master_weights, width_of
 from holdtrue.training.step import Sums
@@ -213,14 +213,10 @@ def train(
         if rejected is not None:
             rejected.unlink(missing_ok=True)
         setup = set_up(settings, world.device, rejected=rejected, trust_remote_code=trust_remote_code)
-        found = None
         if world.main:
             _record(run, setup, world)
             tell("prepared", run.info())
-            found = checkpoint.newest(run)
-            sinks.rewind(run, found[0] if found else 0)
-        names = settings.training.report_to if world.main else []
-        trackers = sinks.Sinks(names, run, settings.dump(), resumed_at=found[0] if found else None)
+        trackers = attempt.trackers(run, settings.training.report_to, settings.dump(), world)
 
         def row(values: dict[str, Any]) -> None:
             trackers.write(values)
@@ -251,12 +247,8 @@ def train(
 def _record(run: RunDir, setup: Setup, world: distributed.World) -> None:
     """What the run is made of, into ``run.json`` and ``dropped.jsonl``; refuses data that changed."""
     attempt.refuse_changed_data(run, setup.counts)
-    before = run.info().get("processes", world.size)
-    if before != world.size and setup.settings.training.per_device_train_batch_size:
-        raise SettingsError(
-            f"the run was started with {before} processes and a batch size per device; {world.size} "
-            f"would make other steps; continue it with {before}"
-        )
+    if setup.settings.training.per_device_train_batch_size:
+        attempt.refuse_other_processes(run, world.size)
     write_dropped(run.dropped_file, [setup.train, setup.eval])
     run.update_info(
         torch=torch.__version__,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from holdtrue.errors import DataError, HoldtrueError, Interrupted, ResourceError
+from holdtrue.errors import DataError, HoldtrueError, Interrupted, ResourceError, SettingsError
 from holdtrue.rundir import RunDir, disk_errors
 
 if TYPE_CHECKING:
     from holdtrue.training.distributed import World
+    from holdtrue.training.sinks import Sinks
 
 
 @contextmanager
@@ -64,3 +65,31 @@ def refuse_changed_data(run: RunDir, counts: dict[str, Any]) -> None:
             if then.get(path) != read.get(path):
                 what = "changed" if path in then and path in read else "came" if path in read else "went"
                 raise DataError(f"{path} {what} since this run began; start a new run to train on it")
+
+
+def refuse_other_processes(run: RunDir, processes: int) -> None:
+    """Refuse another number of processes than the run began with; for batch sizes per device.
+
+    Raises:
+        SettingsError: says how many there were.
+    """
+    before = run.info().get("processes", processes)
+    if before != processes:
+        raise SettingsError(
+            f"the run was started with {before} processes and a batch size per device; {processes} "
+            f"would make other steps; continue it with {before}"
+        )
+
+
+def trackers(run: RunDir, names: Iterable[str], settings: Mapping[str, Any], world: World) -> Sinks:
+    """Trackers of a run that goes on from its newest checkpoint; rows written after it are taken out.
+
+    Only the main process reads, rewinds and tracks.
+    """
+    from holdtrue.training import checkpoint, sinks
+
+    if not world.main:
+        return sinks.Sinks([], run, settings)
+    found = checkpoint.newest(run)
+    sinks.rewind(run, found[0] if found else 0)
+    return sinks.Sinks(names, run, settings, resumed_at=found[0] if found else None)
