@@ -30,7 +30,18 @@ MAY_USE = {
     "policy": BOTTOM | {"data", "tokens", "reward", "losses", "training", "refresh"},
 }
 """Room -> rooms it may use, at any time and also for types alone."""
-ON_TOP = {"worlds", "serving", "labelling", "adapters", "job", "planning", "experiments", "cli", "__main__"}
+ON_TOP = {
+    "worlds",
+    "rounds",
+    "serving",
+    "labelling",
+    "adapters",
+    "job",
+    "planning",
+    "experiments",
+    "cli",
+    "__main__",
+}
 """They may use every room below and one another, but no room below uses them."""
 LAZY = {"worlds", "job", "cli", "__main__"}
 """They import rooms other than the bottom and themselves only when something is done with them."""

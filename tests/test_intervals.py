@@ -1,6 +1,6 @@
 import pytest
 
-from holdtrue.intervals import normal, wilson
+from holdtrue.intervals import normal, student, t_quantile, wilson
 
 
 def test_the_interval_of_a_half_of_a_hundred() -> None:
@@ -27,3 +27,17 @@ def test_more_confidence_is_wider_and_ties_count_half() -> None:
 def test_the_normal_interval_of_four_values() -> None:
     # mean 2.5, σ = sqrt(5/4); half width 1.959964·sqrt(1.25)/2 = 1.095653
     assert normal([1, 2, 3, 4]) == pytest.approx((1.404347, 3.595653), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (15, 2.1314), (100, 1.9840)],
+)
+def test_quantiles_of_students_distribution_are_those_of_the_tables(freedom: int, quantile: float) -> None:
+    assert t_quantile(0.975, freedom) == pytest.approx(quantile, abs=5e-5)
+    assert t_quantile(0.5, freedom) == pytest.approx(0, abs=1e-9)
+
+
+def test_students_interval_of_three_values() -> None:
+    # mean 2, s = 1, t(0.975, 2) = 4.302653, so 2 ± 4.302653/√3
+    assert student([1, 2, 3]) == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-5)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from statistics import NormalDist, fmean, pstdev
+from statistics import NormalDist, fmean, pstdev, stdev
 
 
 def wilson(successes: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -31,3 +32,38 @@ def normal(values: Sequence[float], confidence: float = 0.95) -> tuple[float, fl
     """
     half = NormalDist().inv_cdf((1 + confidence) / 2) * pstdev(values) / len(values) ** 0.5
     return fmean(values) - half, fmean(values) + half
+
+
+def student(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of a few independent values: mean ± t·s/√n, n - 1 degrees of freedom.
+
+    Raises:
+        StatisticsError: fewer than two values.
+    """
+    half = t_quantile((1 + confidence) / 2, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return fmean(values) - half, fmean(values) + half
+
+
+def t_quantile(probability: float, freedom: int) -> float:
+    """Where Student's distribution function reaches a probability in [0.5, 1), by bisection.
+
+    With x = √ν·tan θ the function is 1/2 + a finite sum of powers of cos θ (Abramowitz and Stegun 26.7.3 and
+    26.7.4), so it is exact but for rounding.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _t_share(middle, freedom) < 2 * probability - 1 else (low, middle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _t_share(angle: float, freedom: int) -> float:
+    """P(|T| < √ν·tan θ)."""
+    cosine, sine = math.cos(angle), math.sin(angle)
+    odd = freedom % 2 == 1
+    term = cosine if odd else 1.0
+    total = 0.0
+    for k in range(2 + odd, freedom + 1, 2):
+        total += term
+        term *= (k - 1) / k * cosine * cosine
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -109,6 +109,22 @@ def test_the_reference_of_adapters_is_the_model_without_them(folder: Path, run: 
     assert not torch.allclose(found, padded.logprobs_NT, atol=1e-3)
 
 
+def test_another_reference_is_what_drift_and_scale_are_measured_from(folder: Path, run: RunDir) -> None:
+    made = optimising.settings(folder, algorithm={"kind": "rloo", "kl_coef": 0.1})
+    other, _ = load_policy(made.policy, 0)
+    with torch.no_grad():
+        other.lm_head.weight[optimising.KIND] += 3.0
+    trainer = optimising.trainer(made, run, reference=other)
+    trainer.train()
+    drawn = list(read_jsonl(run.path / "rollouts.jsonl"))
+    first = [row for row in drawn if row["step"] == 0]
+    prompts = trainer.job.prompts.take([i % len(trainer.job.prompts) for i in range(16)])
+    expected = trainer._sample(prompts, 4, 0, policy=other)
+    assert [row["completion_ids"] for row in first] == [ids.tolist() for ids in expected.completion_ids]
+    assert rows(run)[0]["kl"] > 0.1  # the policy has not moved, the reference stands elsewhere
+    assert not any(p.requires_grad for p in other.parameters())
+
+
 def test_answers_that_break_off_at_a_control_token_are_left_out_and_counted(
     folder: Path, run: RunDir
 ) -> None:

@@ -29,6 +29,8 @@ VERBS = {
     "train": "Train a reward model on preference pairs.",
     "sft": "Fine-tune a policy on conversations or completions.",
     "rl": "Optimise a policy against a reward model or a function.",
+    "rounds": "Optimise a policy and refresh its reward model, in rounds.",
+    "goldworld": "Measure what refreshing is worth where the truth is known.",
     "sweep": "Search for good settings, every trial an ordinary run.",
     "ablate": "Measure what each ingredient of a recipe is worth.",
     "combine": "Make one model of several: an ensemble, a mean of weights.",

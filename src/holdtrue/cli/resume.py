@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from holdtrue.cli import frame, rl, running
+from holdtrue.cli import frame, rl, rounds, running
 from holdtrue.rundir import RunDir
 
 
@@ -18,4 +18,6 @@ def command(
     found = RunDir.open(run)
     if found.settings().get("task") == "rl":
         return rl.carry(found, trust_remote_code)
+    if found.settings().get("task") == "rounds":
+        return rounds.carry(found, trust_remote_code)
     return running.carry(found, trust_remote_code)

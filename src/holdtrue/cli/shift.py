@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from holdtrue.cli import frame
-from holdtrue.errors import DataError, SettingsError, unknown
-from holdtrue.records import Answer, Group, Message, Messages, Rollout
+from holdtrue.errors import SettingsError, unknown
+from holdtrue.records import Rollout
 
-if TYPE_CHECKING:
-    from holdtrue.refresh.telemetry import Shift
-    from holdtrue.reward.scorer import StreamingScorer
-
-RATIO = "log_ratio"
 _COLUMNS = {
     "KL": ("kl",),
     "spread": ("spread",),
@@ -65,6 +60,9 @@ def command(
     from holdtrue.cli import scoring
     from holdtrue.data.splits import read_groups
     from holdtrue.doctor.sources import read_rollouts
+    from holdtrue.refresh.answers import together
+    from holdtrue.refresh.labels import compared, recorded
+    from holdtrue.refresh.probe import probe, shift
     from holdtrue.settings import DataSettings
 
     dump = read_rollouts(files)
@@ -76,54 +74,19 @@ def command(
     groups = {name: together(own, judge.data.plain_text) for name, own in parts.items()}
     other = scoring.load(held_out, DataSettings(), trust_remote_code).scorer if held_out else None
     known = read_groups(labels, judge.data, None)[0] if labels else []
-    found = _measure(groups, base, judge.scorer, other, known)
+    probes = {name: probe(judge.scorer, own, other) for name, own in groups.items()}
+    rater = recorded(known)
+    found = {
+        name: shift(own, probes[base], compared(rater, own.groups) if known else None)
+        for name, own in probes.items()
+    }
     value = {
         "model": str(run),
         "reference": base,
-        "policies": {name: shift.as_json() for name, shift in found.items()},
+        "policies": {name: one.as_json() for name, one in found.items()},
         "unreadable": dict(dump.unreadable),
     }
     return frame.Result(value, _render(value))
-
-
-def _measure(
-    groups: dict[str, list[Group]],
-    base: str,
-    scorer: StreamingScorer,
-    other: StreamingScorer | None,
-    known: Sequence[Group],
-) -> dict[str, Shift]:
-    from holdtrue.refresh.context import rewards
-    from holdtrue.refresh.hidden import states
-    from holdtrue.refresh.labels import compared, recorded
-    from holdtrue.refresh.telemetry import measure
-    from holdtrue.reward.ensemble import EnsembleScorer
-    from holdtrue.reward.scorer import RewardScorer
-    from holdtrue.tokens.conversation import Encoder
-
-    scores = {name: rewards(scorer, own) for name, own in groups.items()}
-    judged = {name: rewards(other, own) for name, own in groups.items()} if other else {}
-    members = {
-        name: [rewards(member, own) for member in scorer.scorers]
-        if isinstance(scorer, EnsembleScorer)
-        else []
-        for name, own in groups.items()
-    }
-    single = isinstance(scorer, RewardScorer) and isinstance(scorer.encoder, Encoder)
-    hidden = single and "hidden" in scorer.loaded.model.kind.gives  # type: ignore[attr-defined]
-    located = {name: states(scorer, own) for name, own in groups.items()} if hidden else {}
-    return {
-        name: measure(
-            scores[name],
-            reference=scores[base],
-            log_ratios=_log_ratios(own),
-            members=(members[name], members[base]) if members[name] else None,
-            states=(located[name], located[base]) if hidden else None,
-            held_out=(judged[name], judged[base]) if judged else None,
-            labelled=compared(recorded(known), own) if known else None,
-        )
-        for name, own in groups.items()
-    }
 
 
 def _parts(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
@@ -134,41 +97,6 @@ def _parts(rollouts: Sequence[Rollout]) -> dict[str, list[Rollout]]:
         name = one.policy if named else None if one.step is None else f"step {one.step}"
         parts.setdefault(name or "unnamed", []).append(one)
     return parts
-
-
-def together(rollouts: Sequence[Rollout], plain_text: Literal["chat", "raw"]) -> list[Group]:
-    """A group for each prompt with all its answers; plain strings are what the model takes them for."""
-    prompts: dict[str, list[Rollout]] = {}
-    for one in rollouts:
-        prompts.setdefault(one.prompt_key, []).append(one)
-    found = []
-    for own in prompts.values():
-        prompt: Messages | str = own[0].prompt
-        raw = isinstance(prompt, str) and plain_text == "raw"
-        if isinstance(prompt, str) and not raw:
-            prompt = (Message("user", prompt),)
-        ratios = [one.meta.get(RATIO) for one in own]
-        answers = tuple(
-            Answer(
-                (Message("assistant", one.answer),) if isinstance(one.answer, str) and not raw else one.answer
-            )
-            for one in own
-        )
-        found.append(Group(prompt, answers, meta={RATIO: ratios}))
-    return found
-
-
-def _log_ratios(groups: Sequence[Group]) -> Any:
-    """(K,) log-ratios of each group; None unless every answer has one."""
-    import numpy as np
-
-    columns = [group.meta[RATIO] for group in groups]
-    if any(value is None for own in columns for value in own):
-        return None
-    try:
-        return [np.array(own, dtype=np.float64) for own in columns]
-    except (TypeError, ValueError):
-        raise DataError(f"column {RATIO} must hold one number for each answer") from None
 
 
 def _render(value: dict[str, Any]) -> Any:

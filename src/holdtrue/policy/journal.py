@@ -68,6 +68,7 @@ def completed(
 def as_row(rollout: Rollout) -> Row:
     """A rollout as a row of ``rollouts.jsonl``; what is not known, or not finite, is left out or null."""
     values = {
+        **rollout.meta,
         "step": rollout.step,
         "policy": rollout.policy,
         "prompt": as_json(rollout.prompt),

@@ -60,7 +60,7 @@ def start(settings: RLSettings, output: str | Path) -> RunDir:
             find_model(one.model)
         elif not Path(str(one.function).rpartition(":")[0]).is_file():
             raise SettingsError(f"reward function {one.function}: there is no such file")
-    run = RunDir.create(output, _anchored(settings))
+    run = RunDir.create(output, anchored(settings))
     run.update_info(
         holdtrue=__version__,
         python=platform.python_version(),
@@ -94,6 +94,7 @@ def optimise(
         device = default_device()
         judges = [open_judge(one, device, trust_remote_code) for one in settings.rewards]
         policy, tokenizer = load_policy(settings.policy, settings.seed, device, trust_remote_code)
+        reference = _load_reference(settings.policy, tokenizer, device, trust_remote_code)
         vocabulary = Vocabulary.of(tokenizer, eos=declared_ends(policy))
         if not vocabulary.eos:
             raise ModelError(
@@ -130,6 +131,7 @@ def optimise(
                 settings=settings,
                 run=run,
                 learning_rate=rate,
+                reference=reference,
                 tell=tell,
                 stop=stop,
             )
@@ -179,6 +181,23 @@ def load_policy(
     return policy.to(device), tokenizer
 
 
+def _load_reference(settings: PolicySettings, tokenizer: Any, device: str, trust: bool) -> Any:
+    """The policy's reference where the settings name one.
+
+    Raises:
+        ModelError: it cannot be read, or its tokens are others.
+    """
+    if settings.reference is None:
+        return None
+    found, own = load_policy(PolicySettings(path=settings.reference), 0, device, trust)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"the tokenizers of {settings.path} and its reference {settings.reference} differ; drift is "
+            "measured token by token"
+        )
+    return found
+
+
 def publish(policy: Any, tokenizer: Any, folder: Path, *, merge: bool = False) -> None:
     """Save the policy as transformers (or peft, for an adapter) loads it; the folder appears whole or not."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
@@ -205,7 +224,7 @@ def _refuse_changed(run: RunDir, prompts: Read) -> None:
             raise DataError(f"{path} changed since this run began; start a new run to train on it")
 
 
-def _anchored(settings: RLSettings) -> dict[str, Any]:
+def anchored(settings: RLSettings) -> dict[str, Any]:
     """The settings with whole paths, so that a run can be resumed from anywhere."""
 
     def anchor(path: str | None) -> str | None:
@@ -213,9 +232,11 @@ def _anchored(settings: RLSettings) -> dict[str, Any]:
 
     values = settings.dump()
     values["data"]["prompts"] = [anchor(path) for path in values["data"]["prompts"]]
-    path = settings.policy.path
-    values["policy"]["path"] = str(find_model(path)) if RunDir(path).settings_file.is_file() else path
-    for key in ("path", "chat_template_path"):
+    for key in ("path", "reference"):
+        path = values["policy"][key]
+        if path and RunDir(path).settings_file.is_file():
+            values["policy"][key] = str(find_model(path))
+    for key in ("path", "reference", "chat_template_path"):
         values["policy"][key] = anchor(values["policy"][key])
     for one in values["rewards"]:
         one["model"] = anchor(one["model"])

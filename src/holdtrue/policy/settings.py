@@ -13,14 +13,18 @@ from holdtrue.settings import LoraSettings, Section, build_section
 
 
 class PolicySettings(Section):
-    """The model that is optimised; as it is loaded it is also the reference."""
+    """The model that is optimised, and what it is compared with."""
 
     path: str
     """Folder (or hub name) of a causal LM, of an adapter on one, or of a run that trained one."""
+    reference: str | None = None
+    """Causal LM that drift is measured from, and whose answers give rewards their scale and the monitor what
+    is usual. By default the policy as it is loaded."""
     chat_template_path: str | None = None
     """Jinja file that replaces the model's chat template. A model without any gets the default ``plain``."""
     lora: LoraSettings | None = None
-    """Train low-rank adapters instead of every weight; the reference is then the same model without them."""
+    """Train low-rank adapters instead of every weight; the reference is then by default the model without
+    them."""
 
     @model_validator(mode="after")
     def _no_dropout(self) -> PolicySettings:
@@ -56,7 +60,7 @@ class RewardSettings(Section):
     weight: float = 1.0
     """What it counts beside the other parts."""
     whiten: bool = True
-    """Count in standard deviations of this reward on answers of the start policy, with mean 0 there, so that
+    """Count in standard deviations of this reward on answers of the reference, with mean 0 there, so that
     one KL coefficient fits every reward."""
     clip: float | None = Field(None, gt=0)
     """Largest size after whitening."""
@@ -91,7 +95,7 @@ class GuardSettings(Section):
     on_alarm: Literal["warn", "stop"] = "warn"
     """What an alarm of severity ``fail`` does beside being told."""
     calibration: int = Field(128, ge=2)
-    """Answers of the start policy that whitening and the monitor are calibrated on; the monitor needs 64."""
+    """Answers of the reference that whitening and the monitor are calibrated on; the monitor needs 64."""
 
 
 class OptimisationSettings(Section):

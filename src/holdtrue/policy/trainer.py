@@ -78,6 +78,7 @@ class Optimisation:
 
     Attributes:
         policy: a causal LM, or a peft model around one.
+        reference: another causal LM to measure drift from; None is the policy as it is now.
         vocabulary: its ends, control ids and digits.
         tell: gets every row of ``metrics.jsonl``, and alarms as ``{"event": "alarm"}``.
         stop: asked once a step; true means save and stop.
@@ -93,6 +94,7 @@ class Optimisation:
     settings: RLSettings
     run: RunDir
     learning_rate: float
+    reference: Any = None
     tell: Callable[[Row], None] = lambda row: None
     stop: Callable[[], bool] = lambda: False
 
@@ -107,10 +109,12 @@ class PolicyTrainer:
         self.policy.eval()  # without dropout: what is trained is the policy that sampled
         self.algorithm: Algorithm = settings.algorithm
         referring = "reference_logprobs" in self.algorithm.needs
-        self._adapted = hasattr(self.policy, "peft_config")
-        self._reference = None
-        if referring:
-            self._reference = self.policy if self._adapted else deepcopy(self.policy).requires_grad_(False)
+        self._reference = job.reference
+        if referring and self._reference is None:
+            adapted = hasattr(self.policy, "peft_config")
+            self._reference = self.policy if adapted else deepcopy(self.policy)
+        if self._reference is not None and self._reference is not self.policy:
+            self._reference.requires_grad_(False).eval()
         banned = job.vocabulary.banned(self.policy.config.get_text_config().vocab_size)
         banned = banned if settings.decoding.control == "ban" else banned[:0]
         self.drawing = Drawing(settings.decoding, torch.from_numpy(banned).to(self.policy.device))
@@ -213,13 +217,13 @@ class PolicyTrainer:
     # Parts of a step
 
     def _calibrate(self) -> None:
-        """Scales of the rewards and what is usual, from answers of the start policy."""
+        """Scales of the rewards and what is usual, from answers of the reference."""
         job, training = self.job, self.job.settings.training
         for file in self._files:
             file.unlink(missing_ok=True)
         count = -(-job.settings.guard.calibration // training.group)
         prompts = job.prompts.take([i % len(job.prompts) for i in range(count)])
-        samples = self._sample(prompts, training.group, 0)
+        samples = self._sample(prompts, training.group, 0, policy=job.reference)
         rollouts = samples.rollouts(prompts.texts, job.tokenizer, step=0, policy="reference")
         raw = job.rewards.fit(rollouts, training.group).tolist()
         rollouts = [replace(one, reward=reward) for one, reward in zip(rollouts, raw, strict=True)]
@@ -243,16 +247,20 @@ class PolicyTrainer:
         }
         return job.prompts.take([int(orders[place // count][place % count]) for place in places])
 
-    def _sample(self, prompts: Prompts, group: int, step: int, stream: int = 0) -> Samples:
+    def _sample(
+        self, prompts: Prompts, group: int, step: int, stream: int = 0, policy: Any = None
+    ) -> Samples:
+        """Answers of the policy that is trained, or of another."""
         seed = np.random.SeedSequence([self.job.settings.seed, stream, step]).generate_state(1)[0]
-        return self.job.sampler.sample(self.policy, prompts.ids, group, int(seed))
+        policy = self.policy if policy is None else policy
+        return self.job.sampler.sample(policy, prompts.ids, group, int(seed))
 
     def _scored(self, samples: Samples, padded: PaddedSamples, judged: Judged) -> Scored:
         device = padded.ids_NT.device
         reference = None
         if self._reference is not None:
             off: AbstractContextManager[Any] = nullcontext()
-            if self._adapted:
+            if self._reference is self.policy:
                 off = self._reference.disable_adapter()
             with off:
                 rows = self.job.settings.training.rows_per_pass

@@ -12,7 +12,7 @@ import gzip
 import hashlib
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,11 @@ def visible(text: Any) -> str:
     return str(text).translate(_CONTROLS)
 
 
-def shorten(text: str, most: int, keep: str = "start") -> str:
-    """At most ``most`` characters from the start or the end, saying how many are not shown."""
+def shorten(text: str, most: int, keep: str = "start", file: str = "evaluation.json") -> str:
+    """At most ``most`` characters from the start or the end, saying how many are not shown, and where."""
     if len(text) <= most:
         return text
-    note = f"[… {len(text) - most:,} more characters in evaluation.json]"
+    note = f"[… {len(text) - most:,} more characters in {file}]"
     return f"{text[:most]} {note}" if keep == "start" else f"{note} {text[-most:]}"
 
 
@@ -107,6 +107,8 @@ def _environment() -> Environment:
         "setting": wording.setting,
         "duration": wording.duration,
         "shorten": shorten,
+        "measured": wording.measured,
+        "difference": partial(wording.measured, sign=True),
     }
     return environment
 

@@ -42,6 +42,17 @@ def signed(value: float, digits: int = 4) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
+def measured(found: Mapping[str, Any] | None, sign: bool = False) -> str:
+    """A mean with its interval."""
+    if not found or found["mean"] is None:
+        return "–"
+    form = "{:+.2f}" if sign else "{:.2f}"
+    if not found["interval"]:
+        return form.format(found["mean"])
+    low, high = found["interval"]
+    return f"{form.format(found['mean'])} [{form.format(low)}, {form.format(high)}]"
+
+
 def setting(value: Any) -> str:
     """A setting's value, numbers to four digits."""
     if isinstance(value, str):

@@ -1,0 +1,165 @@
+"""All seeds and arms of a gold world, in parallel processes, and what they say together.
+
+settings.yaml        what was fixed before
+seed-NN/             a seed: world, trunk and arms (:mod:`holdtrue.experiments.goldworld.seed`)
+goldworld.json       the summary; report.html shows it
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import yaml
+
+from holdtrue.errors import Interrupted, ResourceError, SettingsError
+from holdtrue.experiments.goldworld.seed import run_seed
+from holdtrue.experiments.goldworld.settings import GoldworldSettings, build
+from holdtrue.experiments.goldworld.summary import summarise
+from holdtrue.report.goldworld import write_goldworld_report
+from holdtrue.rundir import RunDir, disk_errors, write_json, write_text
+
+SETTINGS_FILE = "settings.yaml"
+Row = dict[str, Any]
+_GO_ON = "stopped; what is finished is kept, and the same command goes on"
+_GROWS = {"arms", "own_arms", "seeds"}
+"""Settings that may grow: what is finished stays valid."""
+
+
+def goldworld(
+    settings: GoldworldSettings,
+    folder: Path,
+    *,
+    processes: int = 1,
+    tell: Callable[[Row], None] = lambda row: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Row:
+    """Run what is not finished yet, and write the summary and its page.
+
+    Args:
+        processes: seeds that are run side by side, each on one thread.
+        tell: gets ``{seed, arm, part}`` as parts begin and end.
+
+    Raises:
+        SettingsError: the folder holds another experiment.
+        Interrupted: ``stop`` asked for it; the same command goes on.
+    """
+    with _workplace(folder, settings):
+        for _ in _carried(settings, folder, processes, tell, stop):
+            _publish(settings, folder)
+        return _publish(settings, folder)
+
+
+def _publish(settings: GoldworldSettings, folder: Path) -> Row:
+    found = summarise(settings, folder)
+    with disk_errors(folder):
+        write_json(folder / "goldworld.json", found)
+        write_goldworld_report(folder / "report.html", found)
+    return found
+
+
+def _carried(
+    settings: GoldworldSettings,
+    folder: Path,
+    processes: int,
+    tell: Callable[[Row], None],
+    stop: Callable[[], bool],
+) -> Iterator[int]:
+    """Each seed when all its arms are finished."""
+    context = multiprocessing.get_context("spawn")
+    stopping, told = context.Event(), context.Queue()
+    with _one_thread_each(), ProcessPoolExecutor(processes, context, _prepare, (stopping, told)) as pool:
+        seeds = {
+            pool.submit(_seed, settings.dump(), str(folder), seed): seed for seed in range(settings.seeds)
+        }
+        waiting = set(seeds)
+        try:
+            while waiting:
+                finished, waiting = wait(waiting, timeout=0.5, return_when=FIRST_COMPLETED)
+                with suppress(Empty):
+                    while True:
+                        tell(told.get_nowait())
+                if stop():
+                    stopping.set()
+                for future in finished:
+                    future.result()
+                    yield seeds[future]
+        except Interrupted:
+            raise Interrupted(_GO_ON) from None
+        except BrokenProcessPool:
+            raise ResourceError(
+                "a process of the gold world was killed (memory?); the same command goes on"
+            ) from None
+        finally:
+            stopping.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _seed(settings: Row, folder: str, seed: int) -> None:
+    """A seed, in a process of the pool."""
+    stopping, told = _shared
+    if stopping.is_set():
+        raise Interrupted(_GO_ON)
+    run_seed(build(settings), Path(folder) / f"seed-{seed:02d}", seed, tell=told.put, stop=stopping.is_set)
+
+
+_shared: tuple[Any, Any]
+"""Of a process of the pool: the event that asks it to stop, and the queue it tells what it does."""
+
+
+def _prepare(stopping: Any, told: Any) -> None:
+    global _shared
+    _shared = stopping, told
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes begun inside compute on one thread; torch reads the variable when it is loaded."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+
+
+@contextmanager
+def _workplace(folder: Path, settings: GoldworldSettings) -> Iterator[None]:
+    """The experiment's folder for this process alone, with its settings in it.
+
+    Raises:
+        SettingsError: the folder holds something else, or an experiment that differs in more than arms or
+            seeds.
+    """
+    file = folder / SETTINGS_FILE
+    if not file.is_file() and folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {".lock"}):
+        raise SettingsError(f"{folder} already exists and holds no {SETTINGS_FILE}; choose another --output")
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with RunDir(folder).claim():
+        wanted = settings.dump()
+        before = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else wanted
+        for key, value in wanted.items():
+            if key not in _GROWS and before.get(key) != value:
+                seen = f"{key} {before.get(key)!r}, not {value!r}"
+                raise SettingsError(f"{folder} was begun with {seen}; choose another --output")
+        for arm, refresh in (before.get("own_arms") or {}).items():
+            if settings.own_arms.get(arm, refresh) != refresh:
+                raise SettingsError(
+                    f"{folder} was begun with another arm {arm}; give the new one another name"
+                )
+        with disk_errors(file):
+            write_text(file, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+        yield

@@ -1,0 +1,54 @@
+"""Labels of rounds: a user's function as a labeller, and the pairs that accuracy is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from holdtrue.errors import DataError
+from holdtrue.policy.rewards import load_function
+from holdtrue.records import Comparison, Group, Rollout
+from holdtrue.refresh.answers import together
+from holdtrue.refresh.context import Labeller
+from holdtrue.refresh.labels import compared, remembered
+from holdtrue.rounds.settings import LabelSettings
+
+
+def load(settings: LabelSettings) -> Labeller | None:
+    """The labeller of ``labels.function``; None where it is not set.
+
+    Raises:
+        SettingsError: there is no such file or function.
+    """
+    if settings.function is None:
+        return None
+    function: Any = load_function(settings.function)
+
+    def label(asked: Sequence[Group]) -> list[Comparison | None]:
+        prompts = [group.prompt for group in asked]
+        firsts, seconds = ([group.answers[i].text for group in asked] for i in (0, 1))
+        try:
+            said = list(function(prompts, firsts, seconds))
+        except Exception as error:
+            raise DataError(f"labels {settings.function} raised {type(error).__name__}: {error}") from error
+        if len(said) != len(asked):
+            raise DataError(f"labels {settings.function} gave {len(said)} labels for {len(asked)} pairs")
+        return [_comparison(value, settings.function) for value in said]
+
+    return label
+
+
+def _comparison(value: object, name: str | None) -> Comparison | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise DataError(f"labels {name} gave {value!r:.40}; a probability in [0, 1] or None is needed")
+    return Comparison(0, 1, float(value))
+
+
+def judge(
+    rater: Labeller, rollouts: Sequence[Rollout], plain_text: Literal["chat", "raw"], file: Path
+) -> list[Group]:
+    """Groups of the rollouts with the comparisons the rater gives; what was said is kept in the file."""
+    return compared(remembered(rater, file), together(rollouts, plain_text))

@@ -1,0 +1,119 @@
+"""A gold world small enough for a test: all of it, and again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdtrue.errors import Interrupted, SettingsError
+from holdtrue.experiments.goldworld.run import goldworld
+from holdtrue.experiments.goldworld.seed import rounds, run_seed
+from holdtrue.experiments.goldworld.settings import GoldworldSettings, build
+from holdtrue.rounds.settings import build as build_rounds
+from holdtrue.rundir import RunDir, read_json
+
+TINY: dict[str, Any] = {
+    "arms": ["frozen", "retrain", "fresh_labels"],
+    "seeds": 1,
+    "kls": [0.01],
+    "primary_kl": 0.01,
+    "pairs": 60,
+    "labels": 8,
+    "policy_steps": 20,
+    "rounds": {
+        "rounds": 2,
+        "rl": {
+            "training": {"max_steps": 3, "prompts_per_step": 4, "group": 4},
+            "decoding": {"max_new_tokens": 12},
+            "guard": {"calibration": 16},
+        },
+        "answers": {"prompts": 6},
+        "labels": {"accuracy": 8},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("gold") / "world"
+    told: list[dict[str, Any]] = []
+    return folder, goldworld(build(TINY), folder, tell=told.append), told
+
+
+def test_all_arms_of_a_seed_are_run_and_summed_up(done: tuple[Path, dict[str, Any], Any]) -> None:
+    folder, found, _ = done
+    assert found["missing"] == 0 and list(found["arms"]) == TINY["arms"]
+    assert read_json(folder / "goldworld.json") == found and (folder / "report.html").is_file()
+    assert found["arms"]["fresh_labels"]["labels"]["mean"] == 16
+    assert found["arms"]["frozen"]["labels"]["mean"] == 0
+    assert [point["n"] for point in found["best_of_n"]["points"]] == [1, 2, 4, 8, 16, 32, 64]
+    oracle = [point["oracle"]["mean"] for point in found["best_of_n"]["points"]]
+    assert oracle == sorted(oracle) and oracle[0] == pytest.approx(0, abs=1e-9)
+
+
+def test_arms_share_the_first_round_and_part_after_it(done: tuple[Path, dict[str, Any], Any]) -> None:
+    folder = done[0] / "seed-00"
+    frozen, retrained = (read_json(folder / arm / "result.json") for arm in ("frozen", "retrain"))
+    assert frozen["reference"] == retrained["reference"]
+    assert frozen["curve"][:3] == retrained["curve"][:3] and frozen["curve"][3:] != retrained["curve"][3:]
+    assert frozen["rounds"][0]["before"] == retrained["rounds"][0]["before"]
+    assert [row["round"] for row in frozen["curve"]] == [1, 1, 1, 2, 2, 2]
+
+
+def test_what_is_finished_is_not_run_again_and_more_may_be_asked_for(
+    done: tuple[Path, dict[str, Any], Any],
+) -> None:
+    folder, found, _ = done
+    told: list[dict[str, Any]] = []
+    assert goldworld(build(TINY), folder, tell=told.append) == found and told == []
+    with pytest.raises(SettingsError, match="was begun with pairs 60, not 80"):
+        goldworld(build(TINY | {"pairs": 80}), folder)
+    with pytest.raises(SettingsError, match=r"holds no settings\.yaml"):
+        goldworld(build(TINY), folder / "seed-00")
+
+
+def test_a_seed_that_was_stopped_ends_as_one_that_was_not(
+    done: tuple[Path, dict[str, Any], Any], tmp_path: Path
+) -> None:
+    settings, asked = build(TINY | {"arms": ["retrain"]}), 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked % 4 == 0
+
+    while True:
+        try:
+            run_seed(settings, tmp_path / "seed-00", 0, stop=stop)
+            break
+        except Interrupted:
+            assert not (tmp_path / "seed-00" / "retrain" / "result.json").exists()
+    mine, theirs = (read_json(f / "seed-00" / "retrain" / "result.json") for f in (tmp_path, done[0]))
+    assert mine["curve"] == theirs["curve"]
+
+
+def test_a_stop_before_the_first_seed_leaves_a_folder_that_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        goldworld(build(TINY), tmp_path / "world", stop=lambda: True)
+    assert RunDir(tmp_path / "world").settings()["pairs"] == 60
+
+
+def test_the_case_out_of_distribution_has_other_products_in_pairs_and_prompts(tmp_path: Path) -> None:
+    from holdtrue.experiments.goldworld.seed import write_world
+    from holdtrue.rundir import read_jsonl
+    from holdtrue.worlds.lexicon import PRODUCTS, read_prompt
+
+    one, other = list(PRODUCTS)[:2]
+    settings = build(TINY | {"pair_families": [one], "prompt_families": [other], "policy_steps": 1})
+    write_world(settings, tmp_path / "world", 0)
+    assert {row["family"] for row in read_jsonl(tmp_path / "world" / "pairs.jsonl")} == {one}
+    asked = [row["prompt"][0]["content"] for row in read_jsonl(tmp_path / "world" / "prompts.jsonl")]
+    assert {read_prompt(text).family for text in asked} == {other}
+
+
+def test_settings_of_rounds_may_differ_part_by_part(tmp_path: Path) -> None:
+    made = rounds(GoldworldSettings(rounds={"rl": {"algorithm": {"kl_coef": 0.5}}}), tmp_path, 3, "metarm")
+    assert made["rl"]["algorithm"] == {"kind": "rloo", "kl_coef": 0.5}
+    assert build_rounds(made).method.name() == "metarm" and made["seed"] == 3
