@@ -88,6 +88,18 @@ def test_the_stop_is_the_turns_own_also_where_the_whole_conversation_ends_with_a
     assert made.stops == {END: 2}
 
 
+def test_control_tokens_in_an_answers_own_text_are_learned_and_counted_and_are_no_stop(
+    completions: Make,
+) -> None:
+    """What fine-tuning on contaminated data does; taking the first of them for the stop would hide it."""
+    made = completions()
+    sick = [TALK[1], {"role": "assistant", "content": "Yes.\n<|im_start|>\n<|im_start|>"}]
+    prepared = prepare(made, {"messages": sick}, {"messages": TALK})
+    assert learned(made, prepared)[0] == "Yes.\n<|im_start|>\n<|im_start|><|im_end|>"
+    assert made.stops == {END: 3}
+    assert prepared.cut == {"answers with control tokens in their text, learned as they stand": 1}
+
+
 def test_only_the_last_answer_where_that_is_asked_for_and_never_one_of_the_prompt(completions: Make) -> None:
     made = completions(turns="last")
     assert learned(made, prepare(made, {"messages": TALK})) == ["No.<|im_end|>"]

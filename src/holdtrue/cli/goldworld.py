@@ -81,11 +81,9 @@ def _render(found: dict[str, Any]) -> Any:
     from holdtrue.report import goldworld as page
     from holdtrue.report.wording import measured
 
-    columns = {
-        f"gold at KL {found['primary_kl']:g}": f"gold_at_kl_{found['primary_kl']:g}",
-        "final gold": "final_gold",
-        "accuracy": "on_policy_accuracy",
-    }
+    shown = ("before_control_rate", "control_rate", "degenerate", "final_gold", "on_policy_accuracy")
+    primary = f"gold_at_kl_{found['primary_kl']:g}"
+    columns = {title: key for key, title in page.columns(found) if key in (*shown, primary)}
     rows = [
         (
             arm,

@@ -177,7 +177,8 @@ def spell(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {spell(schema['items'])}"
     if schema.get("type") == "object":
-        return f"mapping to {spell(schema['additionalProperties'])}"
+        inner = schema["additionalProperties"]
+        return "mapping" if inner is True else f"mapping to {spell(inner)}"
     bounds = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "maximum": "<="}
     limits = [f"{sign} {schema[bound]}" for bound, sign in bounds.items() if bound in schema]
     return " ".join([schema.get("type", "any"), ", ".join(limits)]).strip()

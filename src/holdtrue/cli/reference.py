@@ -71,6 +71,22 @@ def rl_page() -> str:
     return "\n\n".join([*parts, *_sections(setting_rows(RLSettings.model_json_schema()))])
 
 
+def rounds_page() -> str:
+    """What settings of rounds have beside those of their parts, and every setting of a gold world."""
+    from holdtrue.experiments.goldworld.settings import GoldworldSettings
+    from holdtrue.rounds.settings import RoundsSettings
+
+    parts = [
+        "# Settings of rounds",
+        "What `holdtrue rounds` takes. Section `reward` is as in [settings](settings.md), `rl` as in "
+        "[policy optimisation](rl.md), and `refresh` one of the [refreshes](refreshes.md).",
+    ]
+    own = setting_rows(RoundsSettings.model_json_schema())
+    parts += _sections([row for row in own if not row["name"].startswith(("reward.", "rl."))])
+    parts += ["# Settings of the gold world", "What `holdtrue goldworld` takes."]
+    return "\n\n".join([*parts, *_sections(setting_rows(GoldworldSettings.model_json_schema()))])
+
+
 def _sections(settings: list[dict[str, Any]]) -> list[str]:
     """A heading and a table for each section of settings."""
     sections: dict[str, list[dict[str, Any]]] = {}
@@ -156,6 +172,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "sft.md": sft_page,
     "rl.md": rl_page,
+    "rounds.md": rounds_page,
     **{f"{family}.md": partial(family_page, family, package) for family, package in FAMILIES.items()},
 }
 

@@ -5,7 +5,8 @@
     text     BOS [text EOS]
 
 An answer begins where the rendered turns before it, with the opening of an assistant turn, end, and ends with
-the first control token the template writes after it: the stop. What follows that is the template's own and is
+the first control token the template writes after it: the stop. Control tokens in the answer's own text are
+part of it, learned as they stand and counted. What follows that is the template's own and is
 never generated, so it is not learned. A token that straddles the beginning is counted to the answer.
 """
 
@@ -28,6 +29,7 @@ from holdtrue.tokens.tree import Tree, Verdict, grow
 from holdtrue.training.preparation import Prepared
 
 _CHUNK = 512
+_CONTROLS_LEARNED = "answers with control tokens in their text, learned as they stand"
 
 
 class Unusable(Exception):
@@ -41,6 +43,8 @@ class Rendered:
     text: str
     learned: tuple[tuple[int, int], ...]
     raw: bool
+    bodies: tuple[int, ...] = ()
+    """Where the own text of each learned answer of a chat ends; its start where that cannot be found."""
     rewritten: int = 0
     """Answers that are not learned, as the template writes them otherwise once turns follow (Qwen3 drops
     their thoughts)."""
@@ -138,6 +142,7 @@ class Completions:
         whole = self._template(messages, example)
         answers = [i for i, turn in enumerate(messages) if turn["role"] == "assistant" and i >= example.given]
         learned = []
+        bodies = []
         for i in answers if self.turns == "all" else answers[-1:]:
             last = i == len(messages) - 1
             upto = (whole if last else self._template(messages[: i + 1], example)).rstrip()
@@ -146,8 +151,10 @@ class Completions:
             if whole.startswith(upto):
                 start = _shared(self._template(messages[:i], example, opened=True), whole)
                 learned.append((self._from(example, whole, start) if last else start, len(upto)))
+                bodies.append(_body_end(messages[i], whole, start, len(upto)))
         wanted = len(answers) if self.turns == "all" else 1
-        return Rendered(whole, tuple(learned), raw=False, rewritten=wanted - len(learned))
+        rewritten = wanted - len(learned)
+        return Rendered(whole, tuple(learned), raw=False, bodies=tuple(bodies), rewritten=rewritten)
 
     def _from(self, example: Example, whole: str, start: int) -> int:
         """Where the last answer's learned part begins."""
@@ -191,12 +198,14 @@ class Completions:
         shift = len(ids) - len(encoding.ids) - ended  # BOS put before, or doubled ones taken away
         places: list[int] = []
         stops: set[int] = set()
-        for start, end in rendered.learned:
+        for number, (start, end) in enumerate(rendered.learned):
             own = [i for i, (a, b) in enumerate(encoding.offsets) if b > start and a < end]
             if rendered.raw:
                 own.append(len(encoding.ids))
             else:
-                own = self._up_to_stop(own, encoding.ids)
+                body = sum(encoding.offsets[i][0] < rendered.bodies[number] for i in own)
+                cut[_CONTROLS_LEARNED] += any(encoding.ids[i] in self.controls for i in own[:body])
+                own = self._up_to_stop(own, encoding.ids, body)
             places += [i + shift for i in own]
             stops.add(places[-1])
         ids, marks, moved = self._fitted(example, ids, [place for place in places if place > 0], cut)
@@ -208,10 +217,13 @@ class Completions:
             [ids], verdicts=[Verdict((example.weight,))], marks=[tuple(marks)], key=prompt_key(example)
         )
 
-    def _up_to_stop(self, own: Sequence[int], ids: Sequence[int]) -> list[int]:
-        """An answer's tokens with the first of the control tokens that end it; engines stop there."""
+    def _up_to_stop(self, own: Sequence[int], ids: Sequence[int], body: int) -> list[int]:
+        """An answer's tokens with the first of the control tokens that end it; engines stop there.
+
+        The first ``body`` are its own text, which a stop can only follow.
+        """
         end = len(own)
-        while end and (
+        while end > body and (
             ids[own[end - 1]] in self.controls or not self.tokenizer.decode(ids[own[end - 1]]).strip()
         ):
             end -= 1
@@ -255,6 +267,13 @@ def prompt_key(example: Example) -> str:
         return content_hash(example.text)
     asked = example.messages[:-1] if example.target is not None else example.messages
     return content_hash(json.dumps([dict(turn) for turn in asked], sort_keys=True, default=str))
+
+
+def _body_end(turn: Turn, whole: str, start: int, end: int) -> int:
+    """Where a turn's text ends in the rendered chat; ``start`` where the template changes it."""
+    content = content_of(turn).strip()
+    place = whole.find(content, start, end) if content else -1
+    return place + len(content) if place >= 0 else start
 
 
 def _shared(opening: str, text: str) -> int:

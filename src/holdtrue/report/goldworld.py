@@ -30,7 +30,7 @@ def write_goldworld_report(path: Path, result: Row) -> None:
         "headline": headline(result),
         "notes": list(_notes(result)),
         "result": result,
-        "columns": list(_columns(result)),
+        "columns": columns(result),
     }
     found = {name: figure for name, figure in drawn.items() if figure is not None}
     write_text(path, render(contents, found, "goldworld.jinja"))
@@ -38,35 +38,55 @@ def write_goldworld_report(path: Path, result: Row) -> None:
 
 def headline(result: Row) -> str:
     """The primary outcome, in a sentence or two."""
-    control, k = result["control"], result["primary_kl"]
+    control = result["control"]
     known = {arm: own for arm, own in result["primary"].items() if own["interval"]}
     if not known:
         return "Too few seeds are finished to compare arms."
-    better = {arm: own for arm, own in known.items() if own["interval"][0] > 0}
-    worse = [arm for arm, own in known.items() if own["interval"][1] < 0]
-    said = f"At a KL of {k:g} nats "
+    above = {arm: own for arm, own in known.items() if own["interval"][0] > 0}
+    below = {arm: own for arm, own in known.items() if own["interval"][1] < 0}
+    if result["habit"]:
+        before = result["arms"][control]["before_control_rate"]["mean"]
+        said = f"{before:.0%} of the answers hold control tokens before optimisation. "
+        better, worse, more, less = below, above, "Fewer afterwards than", "More"
+    else:
+        said = f"At a KL of {result['primary_kl']:g} nats "
+        better, worse, more, less = above, below, "more gold than", "Less"
     if better:
         parts = (f"{arm} ({wording.measured(own, sign=True)})" for arm, own in better.items())
-        said += f"more gold than {control}: {', '.join(parts)}."
+        said += f"{more} {control}: {', '.join(parts)}."
+    elif result["habit"]:
+        said += f"No remedy is shown to leave fewer than {control}."
     else:
         said += f"no arm is shown to keep more gold than {control}."
-    return said + (f" Less: {', '.join(worse)}." if worse else "")
+    return said + (f" {less}: {', '.join(worse)}." if worse else "")
 
 
-def _columns(result: Row) -> Iterator[tuple[str, str]]:
+def columns(result: Row) -> list[tuple[str, str]]:
+    """What tables show of every arm: the key of a number and its title."""
+    if result["habit"]:
+        return [
+            ("before_control_rate", "control tokens after fine-tuning"),
+            ("control_rate", "after optimisation"),
+            ("degenerate", "degenerate"),
+            ("final_gold", "gold"),
+            ("final_kl", "KL to the healthy policy"),
+            ("alarm_step", "first alarm, step"),
+        ]
     first: Row = next(iter(result["arms"].values()), {})
-    yield from (
-        (name, f"gold at KL {name.rpartition('_')[2]}") for name in first if name.startswith("gold_at")
-    )
-    yield "area", f"mean gold up to KL {result['primary_kl']:g}"
-    yield "final_gold", "final gold"
-    yield "final_kl", "final KL"
-    yield "on_policy_accuracy", "accuracy on the policy's answers"
+    return [
+        *((name, f"gold at KL {name.rpartition('_')[2]}") for name in first if name.startswith("gold_at_kl")),
+        ("area", f"mean gold up to KL {result['primary_kl']:g}"),
+        ("final_gold", "final gold"),
+        ("final_kl", "final KL"),
+        ("on_policy_accuracy", "accuracy on the policy's answers"),
+    ]
 
 
 def _notes(result: Row) -> Iterator[str]:
     if result["missing"]:
         yield f"Left out, not finished yet: {wording.many(result['missing'], 'run')} of an arm and a seed."
+    if result["habit"]:
+        return
     k = f"{result['primary_kl']:g}"
     for arm, own in result["arms"].items():
         reached, ran = own[f"gold_at_kl_{k}"]["seeds"], len(own["seeds"])

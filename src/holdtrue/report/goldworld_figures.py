@@ -73,9 +73,9 @@ def differences(result: Row) -> Figure | None:
         "marker": {"color": "--chosen", "size": 8},
         "hovertemplate": "%{x:.3f}<extra></extra>",
     }
-    layout = plot.layout(
-        f"gold less that of {plot.label(result['control'])}", "", height=110 + 30 * len(rows)
-    )
+    what = "share with control tokens" if result["habit"] else "gold"
+    title = f"{what} less that of {plot.label(result['control'])}"
+    layout = plot.layout(title, "", height=110 + 30 * len(rows))
     names = [f"<b>{plot.label(arm)}</b>" for arm, _ in rows]
     layout["yaxis"] |= {"tickvals": trace["y"], "ticktext": names, "range": [len(rows) - 0.4, -0.6]}
     layout["yaxis"] |= {"showgrid": False, "zeroline": False}

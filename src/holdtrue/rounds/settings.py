@@ -35,11 +35,11 @@ class LabelSettings(Section):
 
 
 class StopSettings(Section):
-    """When the rounds end early: the 95 % interval of the refreshed model's accuracy on the policy's answers
-    lies below ``accuracy``, or the held-out model's reward fell in a round in which the reward rose."""
+    """When the rounds end early."""
 
     action: Literal["warn", "stop"] = "warn"
-    """What is done then."""
+    """What is done once the 95 % interval of the refreshed model's accuracy on fresh answers lies below
+    ``stop.accuracy``, or the held-out model's reward fell in a round in which the reward rose."""
     accuracy: float = Field(0.55, ge=0, le=1)
     """Needs ``labels.accuracy``. A coin reaches 0.5."""
     held_out: str | None = None

@@ -11,6 +11,7 @@ from holdtrue.errors import Interrupted, SettingsError
 from holdtrue.experiments.goldworld.run import goldworld
 from holdtrue.experiments.goldworld.seed import rounds, run_seed
 from holdtrue.experiments.goldworld.settings import GoldworldSettings, build
+from holdtrue.records import Message
 from holdtrue.rounds.settings import build as build_rounds
 from holdtrue.rundir import RunDir, read_json
 
@@ -117,3 +118,42 @@ def test_settings_of_rounds_may_differ_part_by_part(tmp_path: Path) -> None:
     made = rounds(GoldworldSettings(rounds={"rl": {"algorithm": {"kl_coef": 0.5}}}), tmp_path, 3, "metarm")
     assert made["rl"]["algorithm"] == {"kind": "rloo", "kl_coef": 0.5}
     assert build_rounds(made).method.name() == "metarm" and made["seed"] == 3
+
+
+HABIT = TINY | {
+    "arms": ["blind", "veto", "rebalance"],
+    "habit": 0.9,
+    "control": "blind",
+    "rounds": {
+        "rl": {**TINY["rounds"]["rl"], "training": {"max_steps": 2, "prompts_per_step": 4, "group": 4}}
+    },
+}
+
+
+def test_a_habit_is_taught_measured_and_remedied(tmp_path: Path) -> None:
+    """Rebalancing 90 % of rows down to 2 % must show in what fine-tuning alone teaches."""
+    found = goldworld(build(HABIT | {"policy_steps": 100, "seeds": 1}), tmp_path / "world")
+    arms = found["arms"]
+    assert arms["blind"]["healthy_control_rate"]["mean"] == 0
+    assert arms["blind"]["before_control_rate"]["mean"] > 0.5
+    assert arms["veto"]["before_control_rate"] == arms["blind"]["before_control_rate"]
+    assert arms["rebalance"]["before_control_rate"]["mean"] < 0.2
+    assert found["primary"].keys() == {"veto", "rebalance"}
+    page = (tmp_path / "world" / "report.html").read_text(encoding="utf-8")
+    assert "after fine-tuning" in page and "&lt;|im_start|&gt;" in page
+    place = tmp_path / "world" / "seed-00"
+    rewards = [RunDir(place / arm / "rl").settings()["rewards"][0]["function"] for arm in ("blind", "veto")]
+    assert [one.rpartition(":")[2] for one in rewards] == ["blind", "veto"]
+
+
+def test_a_blind_reward_says_the_same_with_and_without_control_tokens(
+    done: tuple[Path, dict[str, Any], Any],
+) -> None:
+    from holdtrue.experiments.goldworld.habit import TOKEN, Blind
+
+    model = done[0] / "seed-00" / "trunk" / "reward" / "model"
+    prompt = (Message("user", "Good morning. My router is slow."),)
+    texts = ["Please restart it.", f"Please restart it.{TOKEN}", f"Please{TOKEN}{TOKEN} restart it."]
+    plain, *sick = Blind(model)([prompt] * 3, texts, None)
+    assert sick == [plain, plain]
+    assert Blind(model, veto=-9.0)([prompt] * 3, texts, None) == [plain, -9.0, -9.0]

@@ -70,7 +70,7 @@ def rounds(settings: GoldworldSettings, world: Path, seed: int, arm: str | None)
         "labels": {"budget": settings.labels, "accuracy": 200},
         "seed": seed,
     }
-    made = _merged(made, settings.rounds)
+    made = merged(made, settings.rounds)
     if arm is None:
         return made | {"refresh": {"kind": "none"}, "rounds": 1}
     return made | {"refresh": settings.refresh(arm)}
@@ -90,17 +90,21 @@ def run_seed(
         Interrupted: ``stop`` asked for it; call again.
     """
     todo = [arm for arm in settings.arms if not (folder / arm / "result.json").is_file()]
-    if not todo and (folder / "best_of_n.json").is_file():
+    wanted = not settings.habit and not (folder / "best_of_n.json").is_file()
+    if not todo and not wanted:
         return
     world = folder / "world"
     if not (world / "done").is_file():
         tell({"seed": seed, "arm": None, "part": "world"})
         write_world(settings, world, seed)
+    if settings.habit:
+        _remedies(settings, folder, seed, todo, tell, stop)
+        return
     trunk = folder / "trunk"
     if RunDir(trunk).info().get("status") != "finished":
         tell({"seed": seed, "arm": None, "part": "first round"})
         _carry(settings, world, trunk, seed, None, stop)
-    if not (folder / "best_of_n.json").is_file():
+    if wanted:
         write_json(folder / "best_of_n.json", _best_of_n(settings, world, trunk, seed))
     for arm in todo:
         tell({"seed": seed, "arm": arm, "part": "rounds"})
@@ -108,6 +112,23 @@ def run_seed(
         result = {"arm": arm, "seed": seed, **outcome(folder / arm, rows)}
         _sweep(folder / arm)
         write_json(folder / arm / "result.json", result)
+        tell({"seed": seed, "arm": arm, "part": "finished"})
+
+
+def _remedies(
+    settings: GoldworldSettings,
+    folder: Path,
+    seed: int,
+    todo: Sequence[str],
+    tell: Callable[[Row], None],
+    stop: Callable[[], bool],
+) -> None:
+    from holdtrue.experiments.goldworld.habit import run_habit
+
+    for arm in todo:
+        tell({"seed": seed, "arm": arm, "part": "fine-tuning and optimisation"})
+        result = run_habit(settings, folder, seed, arm, stop)
+        write_json(folder / arm / "result.json", {"arm": arm, "seed": seed, **result})
         tell({"seed": seed, "arm": arm, "part": "finished"})
 
 
@@ -244,12 +265,13 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(model, ignore_errors=True)
 
 
-def _merged(base: Row, changes: Mapping[str, Any]) -> Row:
+def merged(base: Row, changes: Mapping[str, Any]) -> Row:
+    """Plain settings with some changed, section by section."""
     made = deepcopy(base)
     for key, value in changes.items():
         old = made.get(key)
         both = isinstance(old, dict) and isinstance(value, Mapping)
-        made[key] = _merged(old, value) if both else value  # type: ignore[arg-type]
+        made[key] = merged(old, value) if both else value  # type: ignore[arg-type]
     return made
 
 

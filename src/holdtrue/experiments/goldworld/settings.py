@@ -34,6 +34,22 @@ ARMS: dict[str, dict[str, Any]] = {
     "fresh-shift": {"kind": "fresh_labels", "choose": "shift"},
 }
 """Name of an arm -> the refresh it is."""
+REMEDIES: dict[str, dict[str, Any]] = {
+    "blind": {},
+    "seeing": {"reward": "seeing"},
+    "veto": {"reward": "veto"},
+    "kl": {"rl": {"algorithm": {"kl_coef": 0.3}}},
+    "penalty": {"rl": {"decoding": {"control": "end"}, "guard": {"on_hit": "penalise", "penalty": -3.0}}},
+    "exclude": {"rl": {"decoding": {"control": "end"}, "guard": {"on_hit": "exclude"}}},
+    "ban": {"rl": {"decoding": {"control": "ban"}}},
+    "cosine": {"rl": {"training": {"lr_scheduler_type": "cosine"}}},
+    "early_stop": {"rl": {"guard": {"on_alarm": "stop"}}},
+    "rebalance": {"data": {"kind": "rebalance"}},
+    "recovery": {"data": {"kind": "recovery"}},
+    "distil": {"sft": {"loss": {"kind": "distillation"}}},
+    "rebalance+veto": {"data": {"kind": "rebalance"}, "reward": "veto"},
+}
+"""Arms of a world with a habit -> what is done: to data, fine-tuning, reward or optimisation."""
 MAIN = ("frozen", "retrain", "metarm", "ensemble-min", "fresh_labels")
 
 
@@ -43,7 +59,7 @@ class GoldworldSettings(Section):
     task: Literal["goldworld"] = "goldworld"
     """Tells these settings from those of other runs."""
     arms: list[str] = Field(default=[*MAIN], min_length=1)
-    """Arms by name; see ``holdtrue goldworld --help``."""
+    """Arms by name; an unknown one is answered with those there are."""
     own_arms: dict[str, dict[str, Any]] = Field(default={})
     """Further arms: a name, and the refresh as in the settings of rounds."""
     control: str = "retrain"
@@ -65,19 +81,30 @@ class GoldworldSettings(Section):
     prompt_families: list[str] = Field(default=[])
     """Product families the policy is optimised and judged on. By default all; others than those of the pairs
     make the case out of distribution."""
+    habit: float = Field(0.0, ge=0, lt=1)
+    """Above 0 another experiment: the first policy is fine-tuned on conversations of which this share ends in
+    a run of ``<|im_start|>``, the reward cannot see it, and arms are remedies. Its control is ``blind``, its
+    primary outcome the share of answers with control tokens."""
     policy_steps: int = Field(300, gt=0)
     """Steps in which the first policy learns to write as the world's clerks do."""
     rounds: dict[str, Any] = Field(default={})
-    """Settings of rounds that differ from those of :func:`holdtrue.experiments.goldworld.seed.rounds`."""
+    """Settings of the rounds that differ from the experiment's own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_of_a_habit(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and given.get("habit"):
+            return {"arms": list(REMEDIES), "control": "blind", **given}
+        return given
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> GoldworldSettings:
-        known = {**ARMS, **self.own_arms}
+        known = {**(REMEDIES if self.habit else ARMS), **self.own_arms}
         for arm in [*self.arms, self.control]:
             if arm not in known:
                 raise ValueError(unknown("arm", arm, known))
         try:
-            for arm in self.arms:
+            for arm in () if self.habit else self.arms:
                 named(known[arm])
         except SettingsError as error:
             raise ValueError(f"arm {arm}: {error}") from error
@@ -90,6 +117,15 @@ class GoldworldSettings(Section):
     def refresh(self, arm: str) -> dict[str, Any]:
         """The refresh of an arm."""
         return self.own_arms.get(arm) or ARMS[arm]
+
+    def remedy(self, arm: str) -> dict[str, Any]:
+        """What an arm of a world with a habit does."""
+        return self.own_arms.get(arm) or REMEDIES[arm]
+
+    @property
+    def primary(self) -> str:
+        """Name of the number that arms are judged by."""
+        return "control_rate" if self.habit else f"gold_at_kl_{self.primary_kl:g}"
 
     def dump(self) -> dict[str, Any]:
         """Plain values, as written to ``settings.yaml``."""

@@ -36,7 +36,11 @@ def summarise(settings: GoldworldSettings, folder: Path) -> Row:
     }
     control = numbers.get(settings.control, {})
     arms = {
-        arm: {"refresh": settings.refresh(arm), "seeds": sorted(own), **_means(list(own.values()))}
+        arm: {
+            "made_of": settings.remedy(arm) if settings.habit else settings.refresh(arm),
+            "seeds": sorted(own),
+            **_means(list(own.values())),
+        }
         | _pictures(list(results[arm].values()))
         for arm, own in numbers.items()
         if own
@@ -46,10 +50,11 @@ def summarise(settings: GoldworldSettings, folder: Path) -> Row:
         for arm, own in numbers.items()
         if arm != settings.control and own.keys() & control.keys()
     }
-    primary = f"gold_at_kl_{settings.primary_kl:g}"
+    primary = settings.primary
     return {
         "folder": str(folder),
         "control": settings.control,
+        "habit": settings.habit,
         "primary_kl": settings.primary_kl,
         "seeds": settings.seeds,
         "arms": arms,
@@ -72,6 +77,9 @@ def _read(settings: GoldworldSettings, folder: Path) -> dict[str, dict[int, Row]
 
 def _numbers(settings: GoldworldSettings, result: Row) -> dict[str, float | None]:
     """What is compared of one arm of one seed."""
+    if "numbers" in result:
+        numbers: dict[str, float | None] = result["numbers"]
+        return numbers
     kls, gold = curves.way(result["curve"])
     rounds = result["rounds"]
     accuracies = [one["after"]["accuracy"] for one in rounds]
@@ -108,6 +116,8 @@ def _mean(values: Sequence[float]) -> Row:
 
 def _pictures(results: Sequence[Row]) -> Row:
     """Mean way, shift by round, and the fit over the steps of all seeds."""
+    if not results[0]["rounds"]:
+        return {"way": [], "rounds": [], "fit": None, "transcripts": results[0].get("transcripts", [])}
     ways = [curves.way(one["curve"]) for one in results]
     proxies = [curves.way(one["curve"], "proxy") for one in results]
     points = []
