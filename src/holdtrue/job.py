@@ -56,7 +56,7 @@ def start(settings: Settings, output: str | Path) -> RunDir:
 
 def begin(settings: Settings | SftSettings, output: str | Path) -> RunDir:
     """A new run directory for settings that name a model and data, or need none; raises as :func:`start`."""
-    _require_files(settings)
+    require_files(settings)
     run = RunDir.create(output, anchored(settings))
     run.update_info(
         holdtrue=__version__,
@@ -303,7 +303,7 @@ def anchored(settings: Settings | SftSettings) -> dict[str, Any]:
     return values
 
 
-def _require_files(settings: Settings | SftSettings) -> None:
+def require_files(settings: Settings | SftSettings) -> None:
     """Refuse paths that do not exist, as far as that can be told without loading anything."""
     from holdtrue.data.files import resources
 

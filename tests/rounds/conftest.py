@@ -13,9 +13,10 @@ import toy
 from holdtrue.rounds.settings import RoundsSettings, build
 
 RATER = """
+import numpy as np
 def kinder(prompts, firsts, seconds):
     gaps = [a.split().count("kind") - b.split().count("kind") for a, b in zip(firsts, seconds)]
-    return [0.5 if gap == 0 else float(gap > 0) for gap in gaps]
+    return [np.float32(0.5) if gap == 0 else np.int64(gap > 0) for gap in gaps]
 def silent(prompts, firsts, seconds):
     return [None for _ in firsts]
 def short(prompts, firsts, seconds):

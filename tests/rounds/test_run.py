@@ -56,10 +56,16 @@ def test_the_next_round_goes_on_from_the_last_policy_against_the_refreshed_model
     folder, rows = done
     first, second = (RunDir(folder / f"round-{n}" / "rl").settings() for n in (1, 2))
     start = first["policy"]["path"]
-    assert first["policy"]["reference"] == second["policy"]["reference"] == start
+    assert first["policy"]["reference"] is None and second["policy"]["reference"] == start
     assert second["policy"]["path"] == rows[0]["policy"]
     assert first["rewards"][0]["model"] == str(folder / "reward" / "model")
     assert second["rewards"][0]["model"] == rows[0]["model"]
+
+
+def test_labels_that_were_bought_stay_in_the_training_of_later_rounds(done: tuple[Path, list[Any]]) -> None:
+    bought = [row["refresh"]["labels"] for row in done[1]]
+    trained_on = [row["refresh"]["comparisons"] for row in done[1]]
+    assert trained_on[1] - trained_on[0] == bought[1] > 0
 
 
 def test_labels_are_asked_for_once_and_kept(done: tuple[Path, list[Any]]) -> None:
@@ -90,7 +96,7 @@ def test_rounds_stopped_at_every_chance_end_as_those_that_were_not(
             break
         except Interrupted:
             stops += 1
-            assert run.info()["status"] == "interrupted"
+            assert run.info()["status"] == "interrupted" and f"resume {run.path}" in run.info()["error"]
     assert stops >= 5
     whole, ours = done[0], tmp_path / "run"
     for name in ("round-2/rl/model", "round-2/refresh/model", "reward/model"):
@@ -109,13 +115,23 @@ def test_without_labels_rounds_measure_what_needs_none(settings: Make, tmp_path:
     assert row["after"] == row["before"] and row["before"]["accuracy"] is None
     assert row["model"] == str(tmp_path / "run" / "reward" / "model")
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
-    assert "nobody was asked" in page and "labels.function" in page
+    assert "no label says" in page and "labels.function" in page
 
 
 def test_a_policy_that_is_restarted_begins_each_round_at_the_first(settings: Make, tmp_path: Path) -> None:
-    engine.carry(engine.start(settings(restart=True), tmp_path / "run"))
-    second = RunDir(tmp_path / "run" / "round-2" / "rl").settings()["policy"]
-    assert second["path"] == second["reference"]
+    rows = engine.carry(engine.start(settings(restart=True, refresh="none"), tmp_path / "run"))
+    first, second = (RunDir(tmp_path / "run" / f"round-{n}" / "rl").settings()["policy"] for n in (1, 2))
+    assert second["path"] == first["path"] and second["reference"] is None
+    assert rows[1]["reward"]["from"] == rows[0]["reward"]["from"]  # one model, one first policy
+
+
+def test_equal_prompts_are_one_and_too_few_are_refused(settings: Make, place: Path, tmp_path: Path) -> None:
+    lines = (place / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    (tmp_path / "twice.jsonl").write_text("\n".join(lines * 2), encoding="utf-8")
+    made = settings(rl={"data": {"prompts": [str(tmp_path / "twice.jsonl")]}}, labels={"accuracy": 7})
+    assert len(Desk(made.rl).prompts) == 12
+    with pytest.raises(SettingsError, match=r"answers.prompts 6 and labels.accuracy 7 take 13.*there are 12"):
+        engine.carry(engine.start(made, tmp_path / "run"))
 
 
 def test_importance_weights_get_log_ratios_of_the_pairs(settings: Make, tmp_path: Path) -> None:
@@ -154,6 +170,7 @@ def test_low_accuracy_alarms_and_ends_the_rounds_where_that_was_asked_for(
     [
         ({"labels": {"function": None, "accuracy": 3}}, "labels are wanted and nobody gives them"),
         ({"labels": {"function": "nowhere.py:f"}}, "nowhere.py does not exist"),
+        ({"labels": {"budget": 0}, "refresh": "fresh_labels"}, "set labels.budget"),
         ({"labels": {"function": "{place}/rater.py:short"}}, "gave 0 labels for"),
         ({"labels": {"function": "{place}/rater.py:loud"}}, "a probability in [0, 1] or None"),
         ({"labels": {"function": "{place}/rater.py:broken"}}, "raised KeyError"),
@@ -176,6 +193,8 @@ def test_what_is_wrong_with_labels_is_said(
         ({"rl": {"policy": {"path": "p", "lora": {"r": 2, "merge": False}}}}, "rl.policy.lora.merge=true"),
         ({"refresh": "retrian"}, "retrain"),
         ({"answers": {"groups": 3}}, "group"),
+        ({"rl": {"decoding": {"top_p": 0.5}, "policy": {"path": "p"}, "data": {"prompts": ["x"]}}}, "top_p"),
+        ({"labels": {"accuracy": 0}, "stop": {"action": "stop"}}, "needs labels.accuracy"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(changes: Any, said: str, settings: Make) -> None:
@@ -197,7 +216,7 @@ def test_log_ratios_are_those_of_a_full_forward_of_both_policies(
         AutoModelForCausalLM.from_pretrained(path).double()
         for path in (rows[1]["policy"], made.rl.policy.path)
     ]
-    banned = torch.tensor(desk.vocabulary.banned(desk.reference.config.vocab_size))
+    banned = torch.tensor(desk.vocabulary.banned(models[0].config.vocab_size))
     for row, one in enumerate(drawn):
         prompt = desk.prompts.ids[row // 6].tolist()
         ids = torch.tensor([prompt + list(one.completion_ids or ())])
@@ -208,6 +227,8 @@ def test_log_ratios_are_those_of_a_full_forward_of_both_policies(
             each = logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
             sums.append(float(each[len(prompt) - 1 :].sum()))
         assert one.meta["log_ratio"] == pytest.approx(sums[0] - sums[1], abs=1e-4)
+    desk = Desk(settings(rl={"decoding": {"max_new_tokens": 40, "control": "keep"}}).rl)
+    drawn = desk.draw(rows[1]["policy"], desk.prompts.take([0, 1]), 6, 3, "round 2")
     known = [Group(one.prompt, (_answer(one.text),)) for one in drawn]
     ended = [row for row, one in enumerate(drawn) if one.finish == "stop"]
     found = np.concatenate(desk.log_ratios(rows[1]["policy"], known))

@@ -18,7 +18,7 @@ def command(
     ] = None,
     arms: Annotated[
         str | None,
-        typer.Option("--arms", metavar="A,B,...", help='Arms, see "holdtrue list arms" (arms).'),
+        typer.Option("--arms", metavar="A,B,...", help="Ways to refresh (arms)."),
     ] = None,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, metavar="N", help="How many (seeds).")
@@ -81,7 +81,14 @@ def _render(found: dict[str, Any]) -> Any:
     from holdtrue.report import goldworld as page
     from holdtrue.report.wording import measured
 
-    shown = ("before_control_rate", "control_rate", "degenerate", "final_gold", "on_policy_accuracy")
+    shown = (
+        "before_control_rate",
+        "control_rate",
+        "degenerate",
+        "final_gold",
+        "on_policy_accuracy",
+        "refreshed_accuracy",
+    )
     primary = f"gold_at_kl_{found['primary_kl']:g}"
     columns = {title: key for key, title in page.columns(found) if key in (*shown, primary)}
     rows = [

@@ -16,6 +16,8 @@ def command(run: frame.Run) -> frame.Result:
     if opened.settings().get("task") == "rounds":
         path = write_rounds_report(opened)
         return frame.Result({"report": str(path)}, str(path))
+    if opened.settings().get("task") == "goldworld":
+        raise SettingsError(f"holdtrue goldworld --output {run} writes the report of a gold world")
     if opened.settings().get("task") is not None:
         raise SettingsError(f"{run} fine-tunes a policy; its curves are in {opened.metrics_file}")
     path = write_report(opened)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from holdtrue.cli import frame, rl, rounds, running
+from holdtrue.errors import SettingsError
 from holdtrue.rundir import RunDir
 
 
@@ -20,4 +21,6 @@ def command(
         return rl.carry(found, trust_remote_code)
     if found.settings().get("task") == "rounds":
         return rounds.carry(found, trust_remote_code)
+    if found.settings().get("task") == "goldworld":
+        raise SettingsError(f"a gold world goes on with: holdtrue goldworld --output {run}")
     return running.carry(found, trust_remote_code)

@@ -54,12 +54,7 @@ def start(settings: RLSettings, output: str | Path) -> RunDir:
         raise SettingsError(
             "policy optimisation needs a reward: --reward PATH of a model, or file.py:function"
         )
-    resources(settings.data.prompts)
-    for one in settings.rewards:
-        if one.model is not None:
-            find_model(one.model)
-        elif not Path(str(one.function).rpartition(":")[0]).is_file():
-            raise SettingsError(f"reward function {one.function}: there is no such file")
+    require_files(settings)
     run = RunDir.create(output, anchored(settings))
     run.update_info(
         holdtrue=__version__,
@@ -71,6 +66,20 @@ def start(settings: RLSettings, output: str | Path) -> RunDir:
         status="running",
     )
     return run
+
+
+def require_files(settings: RLSettings) -> None:
+    """Refuse paths of prompts and rewards that do not exist, without loading anything.
+
+    Raises:
+        DataError, ModelError, SettingsError: says which.
+    """
+    resources(settings.data.prompts)
+    for one in settings.rewards:
+        if one.model is not None:
+            find_model(one.model)
+        elif not Path(str(one.function).rpartition(":")[0]).is_file():
+            raise SettingsError(f"reward function {one.function}: there is no such file")
 
 
 def optimise(

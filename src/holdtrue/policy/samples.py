@@ -34,6 +34,15 @@ class PaddedSamples:
     completion_NT: Tensor
     logprobs_NT: Tensor
 
+    def to(self, device: torch.device | str) -> PaddedSamples:
+        """On another device."""
+        return PaddedSamples(
+            self.ids_NT.to(device),
+            self.attention_NT.to(device),
+            self.completion_NT.to(device),
+            self.logprobs_NT.to(device),
+        )
+
     @property
     def positions_NT(self) -> Tensor:
         """Of each token in its row."""

@@ -115,9 +115,7 @@ class PolicyTrainer:
             self._reference = self.policy if adapted else deepcopy(self.policy)
         if self._reference is not None and self._reference is not self.policy:
             self._reference.requires_grad_(False).eval()
-        banned = job.vocabulary.banned(self.policy.config.get_text_config().vocab_size)
-        banned = banned if settings.decoding.control == "ban" else banned[:0]
-        self.drawing = Drawing(settings.decoding, torch.from_numpy(banned).to(self.policy.device))
+        self.drawing = self._drawing(self.policy)
         self.parameters = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         training = settings.training
         matrices = [p for p in self.parameters.values() if p.ndim > 1]
@@ -255,6 +253,13 @@ class PolicyTrainer:
         policy = self.policy if policy is None else policy
         return self.job.sampler.sample(policy, prompts.ids, group, int(seed))
 
+    def _drawing(self, model: Any) -> Drawing:
+        """What a token is drawn from, with what this model must not draw."""
+        decoding = self.job.settings.decoding
+        banned = self.job.vocabulary.banned(model.config.get_text_config().vocab_size)
+        banned = banned if decoding.control == "ban" else banned[:0]
+        return Drawing(decoding, torch.from_numpy(banned).to(model.device))
+
     def _scored(self, samples: Samples, padded: PaddedSamples, judged: Judged) -> Scored:
         device = padded.ids_NT.device
         reference = None
@@ -264,7 +269,8 @@ class PolicyTrainer:
                 off = self._reference.disable_adapter()
             with off:
                 rows = self.job.settings.training.rows_per_pass
-                reference = logprobs_of(self._reference, padded, self.drawing, rows)
+                drawing = self._drawing(self._reference)  # which may have fewer or more phantom ids
+                reference = logprobs_of(self._reference, padded, drawing, rows)
         return Scored(
             rewards=judged.rewards.to(device),
             mask=padded.completion_NT,

@@ -78,13 +78,17 @@ def columns(result: Row) -> list[tuple[str, str]]:
         ("area", f"mean gold up to KL {result['primary_kl']:g}"),
         ("final_gold", "final gold"),
         ("final_kl", "final KL"),
-        ("on_policy_accuracy", "accuracy on the policy's answers"),
+        ("on_policy_accuracy", "accuracy of the models in use"),
+        ("refreshed_accuracy", "of the refreshed ones"),
     ]
 
 
 def _notes(result: Row) -> Iterator[str]:
     if result["missing"]:
         yield f"Left out, not finished yet: {wording.many(result['missing'], 'run')} of an arm and a seed."
+    for arm, reasons in result["failed"].items():
+        seeds = ", ".join(reasons)
+        yield f"{arm} failed with seed {seeds} and is left out there: {next(iter(reasons.values()))}"
     if result["habit"]:
         return
     k = f"{result['primary_kl']:g}"

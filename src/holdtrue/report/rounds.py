@@ -55,7 +55,7 @@ def headline(rows: Sequence[Row]) -> str:
     said = f"After {count} the policy is {kl:.1f} nats from the first one"
     after = last["after"]
     if after["accuracy"] is None:
-        return f"{said}; nobody was asked how right the reward model is there."
+        return f"{said}; no label says how right the reward model is there."
     return (
         f"{said}; the refreshed reward model orders {after['accuracy']:.0%} of its answers rightly "
         f"(95% interval {after['low']:.0%} to {after['high']:.0%}, {after['labels']} labels)."

@@ -8,23 +8,30 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.prompts import Prompts, encode, read_prompts
 from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
-from holdtrue.policy.samples import Samples
+from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import PolicySettings, RLSettings
 from holdtrue.policy.update import Drawing, logprobs_of
-from holdtrue.records import Group, Rollout
+from holdtrue.records import Group, Rollout, content_hash
 from holdtrue.refresh.answers import RATIO
 from holdtrue.refresh.context import Floats
 from holdtrue.tokens.conversation import Encoder, model_max_length
 
+_CHUNK = 256
+"""Given answers that are padded together."""
+
 
 class Desk:
-    """Where policies answer: the reference with its tokenizer, the prompts, and how answers are drawn."""
+    """Where policies answer: the tokenizer, the prompts, and how answers are drawn.
+
+    No model is kept between calls, so that none is in memory while others are trained.
+    """
 
     def __init__(self, settings: RLSettings, device: str = "cpu", trust_remote_code: bool = False) -> None:
         """Settings as of the rounds' policy optimisation.
@@ -33,52 +40,76 @@ class Desk:
             ModelError, DataError: the policy or its prompts cannot be read.
         """
         self.settings, self.device, self.trust = settings, device, trust_remote_code
-        self.reference, self.tokenizer = self._load(settings.policy.path)
-        self.vocabulary = Vocabulary.of(self.tokenizer, eos=declared_ends(self.reference))
-        room = model_max_length(self.reference.config, self.tokenizer)
-        read = read_prompts(settings.data, self.tokenizer, room, settings.decoding.max_new_tokens)
-        self.prompts: Prompts = read.train
-        """All that are not held out, in the order of their files."""
+        reference, self.tokenizer = self._load(None)
+        self.vocabulary = Vocabulary.of(self.tokenizer, eos=declared_ends(reference))
+        self.room = model_max_length(reference.config, self.tokenizer)
+        read = read_prompts(settings.data, self.tokenizer, self.room, settings.decoding.max_new_tokens).train
+        first = {content_hash(text): place for place, text in reversed(list(enumerate(read.texts)))}
+        self.prompts: Prompts = read.take(sorted(first.values()))
+        """All different ones that are not held out, in the order of their files."""
 
     def draw(self, path: str | None, prompts: Prompts, group: int, seed: int, name: str) -> list[Rollout]:
         """``group`` answers to each prompt by the policy in a folder (None: the reference)."""
-        policy = self.reference if path is None else self._load(path)[0]
+        policy = self._load(path)[0]
         sampler = SharedPrefixSampler(self.vocabulary, self.settings.decoding)
         samples = sampler.sample(policy, prompts.ids, group, seed)
-        ratios = np.zeros(len(samples)) if path is None else self._log_ratios(samples, None)
+        del policy
+        ratios = np.zeros(len(samples))
+        if path is not None:
+            drawn = samples.padded(0, self.device)
+            ratios = self._sums(drawn.logprobs_NT) - self._likelihoods(None, drawn, ban=True)
         rows = samples.rollouts(prompts.texts, self.tokenizer, policy=name)
         return [replace(row, meta={RATIO: float(ratio)}) for row, ratio in zip(rows, ratios, strict=True)]
 
     def log_ratios(self, path: str, groups: Sequence[Group]) -> list[Floats]:
-        """(K,) log-ratios of given answers, such as those of the pairs a reward model was trained on."""
+        """(K,) log-ratios of given answers, such as those of the pairs a reward model was trained on.
+
+        Nothing is banned, since a text may hold anything; what does not fit into the context is cut off, in
+        both policies alike.
+        """
         encoder = Encoder(self.tokenizer, max_length=2**31)
         end = self.tokenizer.eos_token_id
         end = min(self.vocabulary.eos) if end is None else end
         prompts, answers = [], []
         for group in groups:
-            opening = encode(group.prompt, encoder)
+            opening = encode(group.prompt, encoder)[-self.room + 1 if self.room else 0 :]
             for answer in group.answers:
-                ids = self.tokenizer(answer.text, add_special_tokens=False)["input_ids"]
+                ids = [*self.tokenizer(answer.text, add_special_tokens=False)["input_ids"], end]
                 prompts.append(opening)
-                answers.append(np.array([*ids, end], dtype=np.int64))
-        nothing = [np.zeros(len(ids), dtype=np.float32) for ids in answers]
-        known = Samples(prompts, 1, answers, nothing, ["stop"] * len(answers), exact=False)
-        found = self._log_ratios(known, self._load(path)[0])
+                answers.append(
+                    np.array(ids[: self.room - len(opening) if self.room else None], dtype=np.int64)
+                )
+        order = np.argsort([len(p) + len(a) for p, a in zip(prompts, answers, strict=True)], kind="stable")
+        parts = []
+        for places in np.array_split(order, max(1, -(-len(order) // _CHUNK))):
+            ids = [answers[i] for i in places]
+            nothing = [np.zeros(len(own), dtype=np.float32) for own in ids]
+            known = Samples([prompts[i] for i in places], 1, ids, nothing, ["stop"] * len(ids), exact=False)
+            parts.append((places, known.padded(0)))
+        found = np.zeros(len(order))
+        for sign, model in ((1, path), (-1, None)):
+            policy = self._load(model)[0]
+            for places, padded in parts:
+                found[places] += sign * self._likelihoods(policy, padded, ban=False)
+            del policy
         return np.split(found, np.cumsum([len(group.answers) for group in groups])[:-1])
 
-    def _log_ratios(self, samples: Samples, policy: Any) -> Floats:
-        """(N,) Σ over an answer's tokens; of the samples' own log-probabilities where no policy is given."""
-        padded = samples.padded(0, self.device)
-        banned = self.vocabulary.banned(self.reference.config.get_text_config().vocab_size)
-        banned = banned if self.settings.decoding.control == "ban" else banned[:0]
+    def _likelihoods(self, policy: Any, padded: PaddedSamples, *, ban: bool) -> Floats:
+        """(N,) log-probability of each answer under a policy (None: the reference)."""
+        policy = self._load(None)[0] if policy is None else policy
+        banned = self.vocabulary.banned(policy.config.get_text_config().vocab_size)
+        banned = banned if ban and self.settings.decoding.control == "ban" else banned[:0]
         drawing = Drawing(self.settings.decoding, torch.from_numpy(banned).to(self.device))
         rows = self.settings.training.rows_per_pass
-        theirs = logprobs_of(self.reference, padded, drawing, rows)
-        own = padded.logprobs_NT if policy is None else logprobs_of(policy, padded, drawing, rows)
-        found: Floats = (own - theirs).double().sum(1).cpu().numpy()
+        return self._sums(logprobs_of(policy, padded.to(self.device), drawing, rows))
+
+    @staticmethod
+    def _sums(logprobs_NT: Tensor) -> Floats:
+        found: Floats = logprobs_NT.double().sum(1).cpu().numpy()
         return found
 
-    def _load(self, path: str) -> tuple[Any, Any]:
-        plain = PolicySettings(path=path, chat_template_path=self.settings.policy.chat_template_path)
+    def _load(self, path: str | None) -> tuple[Any, Any]:
+        first = self.settings.policy
+        plain = PolicySettings(path=path or first.path, chat_template_path=first.chat_template_path)
         policy, tokenizer = load_policy(plain, 0, self.device, self.trust)
         return policy.eval(), tokenizer

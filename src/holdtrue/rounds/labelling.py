@@ -13,6 +13,7 @@ from holdtrue.refresh.answers import together
 from holdtrue.refresh.context import Labeller
 from holdtrue.refresh.labels import compared, remembered
 from holdtrue.rounds.settings import LabelSettings
+from holdtrue.rundir import read_jsonl
 
 
 def load(settings: LabelSettings) -> Labeller | None:
@@ -42,9 +43,27 @@ def load(settings: LabelSettings) -> Labeller | None:
 def _comparison(value: object, name: str | None) -> Comparison | None:
     if value is None:
         return None
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
+    try:
+        probability = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        probability = -1.0
+    if not 0 <= probability <= 1:
         raise DataError(f"labels {name} gave {value!r:.40}; a probability in [0, 1] or None is needed")
-    return Comparison(0, 1, float(value))
+    return Comparison(0, 1, probability)
+
+
+def bought(folder: Path, groups: Sequence[Group]) -> list[Group]:
+    """Pairs of an earlier round's answers that a refresh in this folder had labelled."""
+    file = folder / "labels.jsonl"
+    by_key = {group.prompt_key: group for group in groups}
+    found = []
+    for row in read_jsonl(file) if file.is_file() else ():
+        group = by_key.get(row["prompt"])
+        if row["comparison"] is not None and group is not None:
+            texts = {answer.text: answer for answer in group.answers}
+            answers = tuple(texts[text] for text in row["answers"])
+            found.append(Group(group.prompt, answers, (Comparison(**row["comparison"]),)))
+    return found
 
 
 def judge(

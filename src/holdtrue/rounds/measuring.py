@@ -66,7 +66,8 @@ def of_round(
     now = means(probes["before"])
     found["reward"] = {"from": last.reward, "to": now.reward}
     found["held_out"] = {"from": last.held_out, "to": now.held_out}
-    found["means"] = asdict(means(probes["after"]))
+    begins = probe(scorers["after"], reference, held_out) if settings.restart else probes["after"]
+    found["means"] = asdict(means(begins))
     found["alarm"] = _alarm(settings, found["after"], last, now)
     found["stopped"] = found["alarm"] if settings.stop.action == "stop" else None
     return found

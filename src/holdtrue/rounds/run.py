@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -35,14 +35,14 @@ from holdtrue.policy.prompts import Prompts
 from holdtrue.policy.settings import RewardSettings, RLSettings
 from holdtrue.records import Group, Rollout
 from holdtrue.refresh.answers import log_ratios, together
-from holdtrue.refresh.context import Labeller, RefreshContext
+from holdtrue.refresh.context import Floats, Labeller, RefreshContext
 from holdtrue.refresh.probe import probe
 from holdtrue.report.rounds import write_rounds_report
 from holdtrue.reward import folders
 from holdtrue.rounds import labelling, measuring
 from holdtrue.rounds.drawing import Desk
 from holdtrue.rounds.settings import RoundsSettings, build
-from holdtrue.rundir import RunDir, disk_errors, now, read_json, write_json, write_text
+from holdtrue.rundir import RunDir, disk_errors, find_model, now, read_json, write_json, write_text
 from holdtrue.training import attempt
 from holdtrue.training.distributed import default_device
 
@@ -56,12 +56,19 @@ def start(settings: RoundsSettings, output: str | Path, *, labelled: bool = Fals
         SettingsError: labels are wanted and nobody gives them, or the directory is in use.
         DataError, ModelError: a file that is named does not exist; then nothing is written.
     """
-    wanted = settings.labels.accuracy or "labels" in settings.method.needs
-    if labelling.load(settings.labels) is None and wanted and not labelled:
+    needs_labels = "labels" in settings.method.needs
+    known = labelled or labelling.load(settings.labels) is not None
+    if (settings.labels.accuracy or needs_labels) and not known:
         raise SettingsError("labels are wanted and nobody gives them: set labels.function=file.py:name")
+    if needs_labels and not settings.labels.budget:
+        raise SettingsError(f"refresh {settings.method.name()} buys labels: set labels.budget to 1 or more")
+    job.require_files(settings.reward)
+    optimisation.require_files(settings.rl)
     values = settings.dump()
     values["reward"] = job.anchored(settings.reward)
     values["rl"] = optimisation.anchored(settings.rl)
+    if settings.stop.held_out:
+        values["stop"]["held_out"] = str(find_model(settings.stop.held_out).absolute())
     if settings.labels.function:
         file, _, name = settings.labels.function.rpartition(":")
         values["labels"]["function"] = f"{Path(file).absolute()}:{name}"
@@ -102,7 +109,10 @@ def carry(
         run.update_info(status="running", exit_code=None, error=None)
         rater = labeller or labelling.load(settings.labels)
         rounds = Rounds(run, settings, rater, judge or rater, tell, stop, trust_remote_code)
-        rows = rounds.carry()
+        try:
+            rows = rounds.carry()
+        except Interrupted:  # of a part, whose own word names that part alone
+            raise Interrupted(f"everything is saved; continue with: holdtrue resume {run.path}") from None
         run.update_info(status="finished", finished=now(), rounds=len(rows), stopped=rows[-1]["stopped"])
     return rows
 
@@ -134,10 +144,14 @@ class Rounds:
         self.device = default_device()
         self.desk = Desk(settings.rl, self.device, trust)
         order = np.random.default_rng(settings.seed).permutation(len(self.desk.prompts)).tolist()
-        count = min(settings.answers.prompts, len(order))
+        count, more = settings.answers.prompts, settings.labels.accuracy
+        if count + more > len(order):
+            raise SettingsError(
+                f"answers.prompts {count} and labels.accuracy {more} take {count + more} prompts; there are "
+                f"{len(order)} different ones that are not held out"
+            )
         self.asked = self.desk.prompts.take(order[:count])
-        others = [order[(count + i) % len(order)] for i in range(min(settings.labels.accuracy, len(order)))]
-        self.others = self.desk.prompts.take(others)
+        self.others = self.desk.prompts.take(order[count : count + more])
         held_out = settings.stop.held_out
         self.held_out = self._open(Path(held_out)).scorer if held_out else None
 
@@ -187,7 +201,7 @@ class Rounds:
             self.held_out,
         )
         row["rl"] = measuring.of_optimisation(RunDir(folder / "rl"))
-        row["health"] = measuring.of_health(answers, self.settings.rl.policy.path)
+        row["health"] = measuring.of_health(answers, policy)
         row["refresh"] = report.as_json()
         row["model"] = str(report.model or place.model)
         row["seconds"] = round(time.perf_counter() - started, 1)
@@ -231,7 +245,8 @@ class Rounds:
     def _rl(self, number: int, place: _Place) -> RLSettings:
         """A round's settings: its start, its reference and its reward."""
         rl, first = self.settings.rl, self.settings.rl.policy.path
-        policy = {"path": first if self.settings.restart else place.policy, "reference": first}
+        start = first if self.settings.restart else place.policy
+        policy = {"path": start, "reference": None if start == first else first}
         return rl.model_copy(
             update={
                 "policy": rl.policy.model_copy(update=policy),
@@ -265,18 +280,18 @@ class Rounds:
     ) -> RefreshContext:
         settings = self.settings
         splits = read_splits(settings.reward.data, None)
-        needs = settings.method.needs
+        pairs = [*splits.train, *self._bought(number, opened.plain_text)]
+        wanted = "pair log-ratios" in settings.method.needs
+        ratios = self._pair_log_ratios(policy, pairs, folder / "pair-log-ratios.json") if wanted else None
         return RefreshContext(
             settings=settings.reward,
             current=opened.scorer,
-            pairs=splits.train,
+            pairs=pairs,
             folder=folder / "refresh",
             seed=self._seed(number),
             shifted=groups,
             shifted_log_ratios=log_ratios(groups),
-            pair_log_ratios=self.desk.log_ratios(policy, splits.train)
-            if "pair log-ratios" in needs
-            else None,
+            pair_log_ratios=ratios,
             held_out=splits.eval,
             labeller=self.rater,
             budget=settings.labels.budget,
@@ -284,10 +299,25 @@ class Rounds:
             stop=self.stop,
         )
 
+    def _bought(self, number: int, plain_text: Literal["chat", "raw"]) -> list[Group]:
+        """Pairs that refreshes of the rounds before had labelled."""
+        found = []
+        for earlier in range(1, number):
+            folder = self.run.path / f"round-{earlier}"
+            answers = read_rollouts([str(folder / "answers.jsonl")]).rollouts
+            found += labelling.bought(folder / "refresh", together(answers, plain_text))
+        return found
+
+    def _pair_log_ratios(self, policy: str, pairs: Sequence[Group], file: Path) -> list[Floats]:
+        """Of all pairs, computed once: a refresh that goes on must see the very same numbers."""
+        if not file.is_file():
+            write_json(file, [own.tolist() for own in self.desk.log_ratios(policy, pairs)])
+        return [np.array(own, dtype=np.float64) for own in read_json(file)]
+
     def _open(self, folder: Path) -> folders.Opened:
         return folders.open_scorer(folder, device=self.device, trust_remote_code=self.trust)
 
-    def _plain_text(self) -> Any:
+    def _plain_text(self) -> Literal["chat", "raw"]:
         return folders.plain_text(self.run.path / "reward" / "model")
 
     def _seed(self, number: int, stream: int = 0) -> int:
@@ -295,4 +325,4 @@ class Rounds:
 
     def _pause(self) -> None:
         if self.stop():
-            raise Interrupted(f"everything is saved; continue with: holdtrue resume {self.run.path}")
+            raise Interrupted("stopped between two parts")

@@ -76,11 +76,20 @@ class RoundsSettings(Section):
             raise ValueError(
                 "reward needs pairs and a model to start from: reward.data.train, reward.model.path"
             )
+        if not self.rl.data.prompts:
+            raise ValueError("rl needs prompts: rl.data.prompts")
         lora = self.rl.policy.lora
         if lora is not None and not lora.merge and self.rounds > 1 and not self.restart:
             raise ValueError("the next round trains fresh adapters: set rl.policy.lora.merge=true")
         if self.rl.policy.reference is not None:
             raise ValueError("the reference of all rounds is rl.policy.path; leave out rl.policy.reference")
+        if self.rl.decoding.top_k or self.rl.decoding.top_p < 1:
+            raise ValueError(
+                "drift is measured by log-probabilities, and tokens outside the reference's cut have none: "
+                "leave out rl.decoding.top_k and top_p"
+            )
+        if self.stop.action == "stop" and not self.labels.accuracy and self.stop.held_out is None:
+            raise ValueError("stop.action stop needs labels.accuracy or stop.held_out to tell when")
         if self.reward.training.processes > 1:
             raise ValueError("rounds run in one process: reward.training.processes must be 1")
         return self

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from holdtrue.errors import Interrupted, SettingsError
 from holdtrue.experiments.goldworld.run import goldworld
@@ -13,7 +18,7 @@ from holdtrue.experiments.goldworld.seed import rounds, run_seed
 from holdtrue.experiments.goldworld.settings import GoldworldSettings, build
 from holdtrue.records import Message
 from holdtrue.rounds.settings import build as build_rounds
-from holdtrue.rundir import RunDir, read_json
+from holdtrue.rundir import RunDir, read_json, write_json
 
 TINY: dict[str, Any] = {
     "arms": ["frozen", "retrain", "fresh_labels"],
@@ -47,7 +52,7 @@ def test_all_arms_of_a_seed_are_run_and_summed_up(done: tuple[Path, dict[str, An
     folder, found, _ = done
     assert found["missing"] == 0 and list(found["arms"]) == TINY["arms"]
     assert read_json(folder / "goldworld.json") == found and (folder / "report.html").is_file()
-    assert found["arms"]["fresh_labels"]["labels"]["mean"] == 16
+    assert found["arms"]["fresh_labels"]["labels"]["mean"] == 8  # of two rounds one reaches a policy
     assert found["arms"]["frozen"]["labels"]["mean"] == 0
     assert [point["n"] for point in found["best_of_n"]["points"]] == [1, 2, 4, 8, 16, 32, 64]
     oracle = [point["oracle"]["mean"] for point in found["best_of_n"]["points"]]
@@ -120,13 +125,69 @@ def test_settings_of_rounds_may_differ_part_by_part(tmp_path: Path) -> None:
     assert build_rounds(made).method.name() == "metarm" and made["seed"] == 3
 
 
-HABIT = TINY | {
-    "arms": ["blind", "veto", "rebalance"],
+def test_a_kill_before_the_sweep_and_an_arm_that_means_something_else(
+    done: tuple[Path, dict[str, Any], Any], tmp_path: Path
+) -> None:
+    place = tmp_path / "seed-00"
+    shutil.copytree(done[0] / "seed-00", place)
+    (place / "retrain" / "round-1" / "rl").mkdir()  # left by a kill between the result and the sweep
+    run_seed(build(TINY), place, 0)
+    assert not (place / "retrain" / "round-1" / "rl").exists()
+    result = read_json(place / "retrain" / "result.json")
+    write_json(place / "retrain" / "result.json", result | {"made_of": {"kind": "retrain", "other": 1}})
+    with pytest.raises(SettingsError, match="rename it"):
+        run_seed(build(TINY), place, 0)
+
+
+def test_an_arm_that_fails_is_written_down_and_the_others_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Raters who say nothing fail what buys labels, and nothing else."""
+    monkeypatch.setattr("holdtrue.refresh.labels.by_reward", lambda *_: lambda groups: [None] * len(groups))
+    settings = build(TINY | {"arms": ["fresh_labels", "retrain"]})
+    run_seed(settings, tmp_path / "seed-00", 0)
+    failed, fine = (read_json(tmp_path / "seed-00" / arm / "result.json") for arm in settings.arms)
+    assert "gave no label" in failed["failed"] and "curve" in fine
+
+
+def test_processes_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY), encoding="utf-8")
+    command = [sys.executable, "-m", "holdtrue", "goldworld", str(tmp_path / "tiny.yaml")]
+    parent = subprocess.Popen([*command, "--output", str(tmp_path / "world"), "--processes", "1"])
+    for _ in range(600):
+        children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+        if (tmp_path / "world" / "seed-00").exists():
+            break
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    assert children
+    for _ in range(100):
+        if not any(map(_alive, children)):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{children} outlived their parent")
+
+
+def _alive(pid: str) -> bool:
+    try:
+        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+
+
+def test_settings_of_rounds_that_cannot_be_built_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    for changes, said in (({"rounds": {"round": 1}}, "round"), ({"labels": 0}, "fresh_labels buys labels")):
+        with pytest.raises(SettingsError, match=said):
+            goldworld(build(TINY | changes), tmp_path / "world")
+    assert not (tmp_path / "world").exists()
+
+
+HABIT: dict[str, Any] = TINY | {
+    "arms": ["blind", "rebalance"],
     "habit": 0.9,
     "control": "blind",
-    "rounds": {
-        "rl": {**TINY["rounds"]["rl"], "training": {"max_steps": 2, "prompts_per_step": 4, "group": 4}}
-    },
+    "rounds": {"rl": {"training": {"max_steps": 2, "prompts_per_step": 4, "group": 4}}},
 }
 
 
@@ -136,14 +197,12 @@ def test_a_habit_is_taught_measured_and_remedied(tmp_path: Path) -> None:
     arms = found["arms"]
     assert arms["blind"]["healthy_control_rate"]["mean"] == 0
     assert arms["blind"]["before_control_rate"]["mean"] > 0.5
-    assert arms["veto"]["before_control_rate"] == arms["blind"]["before_control_rate"]
     assert arms["rebalance"]["before_control_rate"]["mean"] < 0.2
-    assert found["primary"].keys() == {"veto", "rebalance"}
+    assert found["primary"].keys() == {"rebalance"}
     page = (tmp_path / "world" / "report.html").read_text(encoding="utf-8")
     assert "after fine-tuning" in page and "&lt;|im_start|&gt;" in page
-    place = tmp_path / "world" / "seed-00"
-    rewards = [RunDir(place / arm / "rl").settings()["rewards"][0]["function"] for arm in ("blind", "veto")]
-    assert [one.rpartition(":")[2] for one in rewards] == ["blind", "veto"]
+    rewards = RunDir(tmp_path / "world" / "seed-00" / "blind" / "rl").settings()["rewards"]
+    assert rewards[0]["function"].endswith("rewards.py:blind")
 
 
 def test_a_blind_reward_says_the_same_with_and_without_control_tokens(

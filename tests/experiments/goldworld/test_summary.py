@@ -19,7 +19,11 @@ def result(height: float) -> dict[str, Any]:
     curve = [{"kl": float(k), "gold": height * k / 6, "proxy": 2.0 * k} for k in range(11)]
     shift = {"kl": 9.0, "relative_spread": 0.5, "difference": 0.5, "accuracy": 0.6, "mahalanobis": None}
     one = {"round": 1, "gold": height, "before": shift, "after": {"accuracy": 0.7}, "seconds": 1.0}
-    return {"curve": curve, "rounds": [one | {"health": {"rate": 0.0}, "refresh": {"labels": 5}}]}
+    return {
+        "made_of": {},
+        "curve": curve,
+        "rounds": [one | {"health": {"rate": 0.0}, "refresh": {"labels": 5}}],
+    }
 
 
 @pytest.fixture
@@ -44,7 +48,7 @@ def test_differences_are_taken_seed_by_seed_with_students_interval(folder: Path)
     assert primary["interval"] == pytest.approx([0.6 - half, 0.6 + half], rel=1e-4)
     assert found["missing"] == 1 and found["arms"]["metarm"]["seeds"] == [0, 1]
     assert found["arms"]["retrain"]["final_gold"]["mean"] == pytest.approx(2.0)
-    assert found["arms"]["retrain"]["labels"]["mean"] == 5
+    assert found["arms"]["retrain"]["labels"]["mean"] == 0  # those of the last round reach no policy
     assert found["best_of_n"] is None
 
 
@@ -65,6 +69,17 @@ def test_the_page_shows_every_arm_and_says_what_is_missing(folder: Path, tmp_pat
     assert "+0.60 [-0.67, +1.87]" in page
 
 
+def test_an_arm_that_failed_is_named_with_its_reason_and_not_missing(folder: Path, tmp_path: Path):
+    place = folder / "seed-02" / "metarm"
+    place.mkdir(parents=True)
+    write_json(place / "result.json", {"made_of": {}, "failed": "no two answers differ"})
+    found = summarise(build({"arms": ["retrain", "metarm"], "seeds": 3}), folder)
+    assert found["missing"] == 0 and found["arms"]["metarm"]["seeds"] == [0, 1]
+    write_goldworld_report(tmp_path / "report.html", found)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "metarm failed with seed 2 and is left out there: no two answers differ" in page
+
+
 def test_nothing_finished_is_an_empty_page_and_no_error(tmp_path: Path):
     found = summarise(build({"seeds": 2}), tmp_path)
     write_goldworld_report(tmp_path / "report.html", found)
@@ -78,6 +93,10 @@ def test_nothing_finished_is_an_empty_page_and_no_error(tmp_path: Path):
         ({"arms": ["metarm"]}, "the control retrain is not among the arms"),
         ({"primary_kl": 5}, "primary_kl 5 is not among kls"),
         ({"own_arms": {"x": {"kind": "metarm", "sgn": 1}}, "arms": ["x", "retrain"]}, "arm x"),
+        ({"own_arms": {"metarm": {"kind": "joint"}}}, "needs another name"),
+        ({"own_arms": {"trunk": {"kind": "joint"}}}, "needs another name"),
+        ({"own_arms": {"../x": {"kind": "joint"}}}, "needs another name"),
+        ({"arms": ["retrain", "frozen", "frozen"]}, "arm frozen is given twice"),
         ({"seed": 1}, "seeds"),
     ],
 )

@@ -26,12 +26,11 @@ _NEAREST = 0.05
 
 def way(steps: Sequence[Mapping[str, Any]], name: str = "gold") -> tuple[Floats, Floats]:
     """KL and a column of the start and of all windows of steps; rows that lack one are left out."""
-    rows = [
-        (max(row["kl"], 0.0), row[name]) for row in steps if row["kl"] is not None and row[name] is not None
-    ]
+    rows = [(row["kl"], row[name]) for row in steps if row["kl"] is not None and row[name] is not None]
     if len(rows) < _WINDOW:
         return np.zeros(1), np.zeros(1)
     table = np.lib.stride_tricks.sliding_window_view(np.array(rows), _WINDOW, axis=0).mean(-1)
+    table[:, 0] = np.maximum(table[:, 0], 0.0)  # an unbiased estimate of what is near 0 is below it at times
     start = np.zeros((1, 2)) if name == "gold" else table[:1] * [0, 1]
     return tuple(np.concatenate([start, table]).T)
 
@@ -52,7 +51,7 @@ def area(kls: Floats, gold: Floats, k: float) -> float | None:
     """Mean gold over √KL from 0 to √k; None where KL never reaches ``k``."""
     if kls.max() < k:
         return None
-    return float(np.mean([at(kls, gold, x * x) for x in np.linspace(0, math.sqrt(k), _GRID)]))
+    return float(np.mean([at(kls, gold, min(x * x, k)) for x in np.linspace(0, math.sqrt(k), _GRID)]))
 
 
 def fit(kls: Floats, gold: Floats, form: str) -> dict[str, float] | None:

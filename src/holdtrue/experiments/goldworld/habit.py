@@ -77,7 +77,7 @@ def run_habit(
     """
     from holdtrue.rounds.drawing import Desk
 
-    world, remedy = folder / "world", settings.remedy(arm)
+    world, remedy = folder / "world", settings.made_of(arm)
     _shared(settings, folder, seed, stop)
     start = str(RunDir(folder / "sick").model)
     if remedy.get("data") or remedy.get("sft"):

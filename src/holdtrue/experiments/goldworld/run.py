@@ -8,8 +8,10 @@ goldworld.json       the summary; report.html shows it
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +23,7 @@ from typing import Any
 import yaml
 
 from holdtrue.errors import Interrupted, ResourceError, SettingsError
-from holdtrue.experiments.goldworld.seed import run_seed
+from holdtrue.experiments.goldworld.seed import rounds, run_seed
 from holdtrue.experiments.goldworld.settings import GoldworldSettings, build
 from holdtrue.experiments.goldworld.summary import summarise
 from holdtrue.report.goldworld import write_goldworld_report
@@ -52,10 +54,21 @@ def goldworld(
         SettingsError: the folder holds another experiment.
         Interrupted: ``stop`` asked for it; the same command goes on.
     """
+    _require_runnable(settings)
     with _workplace(folder, settings):
         for _ in _carried(settings, folder, processes, tell, stop):
             _publish(settings, folder)
         return _publish(settings, folder)
+
+
+def _require_runnable(settings: GoldworldSettings) -> None:
+    """Refuse settings of rounds that cannot be built, before any seed is run."""
+    from holdtrue.rounds.settings import build
+
+    for arm in () if settings.habit else settings.arms:
+        made = build(rounds(settings, Path("world"), 0, arm))
+        if "labels" in made.method.needs and not settings.labels:
+            raise SettingsError(f"arm {arm} buys labels: set labels to 1 or more")
 
 
 def _publish(settings: GoldworldSettings, folder: Path) -> Row:
@@ -118,7 +131,16 @@ _shared: tuple[Any, Any]
 def _prepare(stopping: Any, told: Any) -> None:
     global _shared
     _shared = stopping, told
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent asks
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed asks nobody to stop, and two must not work on one seed."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
 @contextmanager
@@ -155,11 +177,6 @@ def _workplace(folder: Path, settings: GoldworldSettings) -> Iterator[None]:
             if key not in _GROWS and before.get(key) != value:
                 seen = f"{key} {before.get(key)!r}, not {value!r}"
                 raise SettingsError(f"{folder} was begun with {seen}; choose another --output")
-        for arm, refresh in (before.get("own_arms") or {}).items():
-            if settings.own_arms.get(arm, refresh) != refresh:
-                raise SettingsError(
-                    f"{folder} was begun with another arm {arm}; give the new one another name"
-                )
         with disk_errors(file):
             write_text(file, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
         yield

@@ -19,9 +19,10 @@ from random import Random
 from statistics import fmean, pstdev
 from typing import Any
 
+from holdtrue.errors import DataError, ModelError, QualityError, SettingsError
 from holdtrue.experiments.goldworld.settings import GoldworldSettings
 from holdtrue.records import flatten
-from holdtrue.rundir import RunDir, read_json, read_jsonl, write_json, write_text
+from holdtrue.rundir import RunDir, disk_errors, read_json, read_jsonl, write_json, write_text
 
 Row = dict[str, Any]
 _PROMPTS = 600
@@ -73,7 +74,7 @@ def rounds(settings: GoldworldSettings, world: Path, seed: int, arm: str | None)
     made = merged(made, settings.rounds)
     if arm is None:
         return made | {"refresh": {"kind": "none"}, "rounds": 1}
-    return made | {"refresh": settings.refresh(arm)}
+    return made | {"refresh": settings.made_of(arm)}
 
 
 def run_seed(
@@ -89,47 +90,60 @@ def run_seed(
     Raises:
         Interrupted: ``stop`` asked for it; call again.
     """
-    todo = [arm for arm in settings.arms if not (folder / arm / "result.json").is_file()]
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    todo = [arm for arm in settings.arms if not _settled(settings, folder / arm, arm)]
     wanted = not settings.habit and not (folder / "best_of_n.json").is_file()
     if not todo and not wanted:
         return
-    world = folder / "world"
-    if not (world / "done").is_file():
-        tell({"seed": seed, "arm": None, "part": "world"})
-        write_world(settings, world, seed)
+    with RunDir(folder).claim():
+        world, trunk = folder / "world", folder / "trunk"
+        if not (world / "done").is_file():
+            tell({"seed": seed, "arm": None, "part": "world"})
+            write_world(settings, world, seed)
+        if not settings.habit and RunDir(trunk).info().get("status") != "finished":
+            tell({"seed": seed, "arm": None, "part": "first round"})
+            _carry(settings, world, trunk, seed, None, stop)
+        if wanted:
+            write_json(folder / "best_of_n.json", _best_of_n(settings, world, trunk, seed))
+        for arm in todo:
+            tell({"seed": seed, "arm": arm, "part": "begun"})
+            result = {"arm": arm, "seed": seed, "made_of": settings.made_of(arm)}
+            try:
+                result |= _outcome_of(settings, folder, seed, arm, stop)
+            except (DataError, ModelError, QualityError) as error:
+                result["failed"] = str(error)
+            write_json(folder / arm / "result.json", result)
+            _settled(settings, folder / arm, arm)
+            tell({"seed": seed, "arm": arm, "part": result.get("failed", "finished")})
+
+
+def _outcome_of(
+    settings: GoldworldSettings, folder: Path, seed: int, arm: str, stop: Callable[[], bool]
+) -> Row:
+    """Carry an arm to its end: what came out of it."""
     if settings.habit:
-        _remedies(settings, folder, seed, todo, tell, stop)
-        return
-    trunk = folder / "trunk"
-    if RunDir(trunk).info().get("status") != "finished":
-        tell({"seed": seed, "arm": None, "part": "first round"})
-        _carry(settings, world, trunk, seed, None, stop)
-    if wanted:
-        write_json(folder / "best_of_n.json", _best_of_n(settings, world, trunk, seed))
-    for arm in todo:
-        tell({"seed": seed, "arm": arm, "part": "rounds"})
-        rows = _carry(settings, world, folder / arm, seed, arm, stop)
-        result = {"arm": arm, "seed": seed, **outcome(folder / arm, rows)}
-        _sweep(folder / arm)
-        write_json(folder / arm / "result.json", result)
-        tell({"seed": seed, "arm": arm, "part": "finished"})
+        from holdtrue.experiments.goldworld.habit import run_habit
+
+        return run_habit(settings, folder, seed, arm, stop)
+    return outcome(folder / arm, _carry(settings, folder / "world", folder / arm, seed, arm, stop))
 
 
-def _remedies(
-    settings: GoldworldSettings,
-    folder: Path,
-    seed: int,
-    todo: Sequence[str],
-    tell: Callable[[Row], None],
-    stop: Callable[[], bool],
-) -> None:
-    from holdtrue.experiments.goldworld.habit import run_habit
+def _settled(settings: GoldworldSettings, folder: Path, arm: str) -> bool:
+    """Whether an arm is finished; what it needs no more is deleted then, as many seeds would fill the disk.
 
-    for arm in todo:
-        tell({"seed": seed, "arm": arm, "part": "fine-tuning and optimisation"})
-        result = run_habit(settings, folder, seed, arm, stop)
-        write_json(folder / arm / "result.json", {"arm": arm, "seed": seed, **result})
-        tell({"seed": seed, "arm": arm, "part": "finished"})
+    Raises:
+        SettingsError: it was something else when it ran.
+    """
+    file = folder / "result.json"
+    if not file.is_file():
+        return False
+    before = read_json(file)["made_of"]
+    if before != settings.made_of(arm):
+        raise SettingsError(f"{folder} ran {before}, and arm {arm} is now {settings.made_of(arm)}; rename it")
+    for part in [*folder.glob("round-*/rl"), *folder.glob("round-*/refresh"), folder / "reward"]:
+        shutil.rmtree(part, ignore_errors=True)
+    return True
 
 
 def write_world(settings: GoldworldSettings, world: Path, seed: int) -> None:
@@ -257,12 +271,6 @@ def _take_over(trunk: Path, folder: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
             (shutil.copytree if source.is_dir() else shutil.copy2)(source, temporary)
             temporary.rename(target)
-
-
-def _sweep(folder: Path) -> None:
-    """Delete models and rollouts of a finished arm: those of many seeds would fill the disk."""
-    for model in [*folder.glob("round-*/rl"), *folder.glob("round-*/refresh"), folder / "reward"]:
-        shutil.rmtree(model, ignore_errors=True)
 
 
 def merged(base: Row, changes: Mapping[str, Any]) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -50,6 +52,7 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "rebalance+veto": {"data": {"kind": "rebalance"}, "reward": "veto"},
 }
 """Arms of a world with a habit -> what is done: to data, fine-tuning, reward or optimisation."""
+_NAME = re.compile(r"[A-Za-z0-9_+-]+")
 MAIN = ("frozen", "retrain", "metarm", "ensemble-min", "fresh_labels")
 
 
@@ -99,7 +102,15 @@ class GoldworldSettings(Section):
 
     @model_validator(mode="after")
     def _arms_are_known(self) -> GoldworldSettings:
-        known = {**(REMEDIES if self.habit else ARMS), **self.own_arms}
+        named_here = REMEDIES if self.habit else ARMS
+        for arm in self.own_arms:
+            if arm in named_here or arm in ("world", "trunk", "proxy", "sick") or not _NAME.fullmatch(arm):
+                raise ValueError(
+                    f"own arm {arm!r} needs another name: letters, digits, - and _, not taken yet"
+                )
+        if doubled := [arm for arm, count in Counter(self.arms).items() if count > 1]:
+            raise ValueError(f"arm {doubled[0]} is given twice")
+        known = {**named_here, **self.own_arms}
         for arm in [*self.arms, self.control]:
             if arm not in known:
                 raise ValueError(unknown("arm", arm, known))
@@ -114,13 +125,9 @@ class GoldworldSettings(Section):
             raise ValueError(f"primary_kl {self.primary_kl:g} is not among kls")
         return self
 
-    def refresh(self, arm: str) -> dict[str, Any]:
-        """The refresh of an arm."""
-        return self.own_arms.get(arm) or ARMS[arm]
-
-    def remedy(self, arm: str) -> dict[str, Any]:
-        """What an arm of a world with a habit does."""
-        return self.own_arms.get(arm) or REMEDIES[arm]
+    def made_of(self, arm: str) -> dict[str, Any]:
+        """The refresh of an arm, or what the remedy does in a world with a habit."""
+        return {**ARMS, **REMEDIES, **self.own_arms}[arm]
 
     @property
     def primary(self) -> str:

@@ -23,21 +23,22 @@ def summarise(settings: GoldworldSettings, folder: Path) -> Row:
     """Everything the page and ``--json`` say; arms and seeds that are not finished are left out and counted.
 
     Returns:
-        ``arms``: for each its ``seeds``, ``gold_at_kl`` (by KL), ``area``, ``best_gold``, ``final_gold``,
-        ``final_kl``, ``on_policy_accuracy``, ``labels``, ``rounds`` (shift by round), ``fit`` and ``way``; a
-        measured number is ``{mean, interval, seeds}``. ``differences``: the same less the control's, paired
-        by seed.
-        ``primary``: gold at the primary KL of each arm less the control's. ``best_of_n``: gold by KL for
-        best of n of the reference's answers. ``missing``: arms x seeds without a result.
+        ``arms``: for each its ``seeds``, ``gold_at_kl_K``, ``area``, ``best_gold``, ``final_gold``,
+        ``final_kl``, ``on_policy_accuracy`` (of the models in use), ``refreshed_accuracy``, ``labels`` (that
+        reached a policy), ``rounds`` (shift by round), ``fit`` and ``way``; a measured number is ``{mean,
+        interval, seeds}``. ``differences``: the same less the control's, paired by seed. ``primary``: the
+        primary outcome of each arm less the control's. ``best_of_n``: gold by KL for the best of n answers
+        of the first policy. ``missing``: arms x seeds without a result. ``failed``: why, by arm and seed.
     """
-    results = _read(settings, folder)
+    read = _read(settings, folder)
+    results = {arm: {k: one for k, one in own.items() if "failed" not in one} for arm, own in read.items()}
     numbers = {
         arm: {seed: _numbers(settings, one) for seed, one in own.items()} for arm, own in results.items()
     }
     control = numbers.get(settings.control, {})
     arms = {
         arm: {
-            "made_of": settings.remedy(arm) if settings.habit else settings.refresh(arm),
+            "made_of": settings.made_of(arm),
             "seeds": sorted(own),
             **_means(list(own.values())),
         }
@@ -61,7 +62,8 @@ def summarise(settings: GoldworldSettings, folder: Path) -> Row:
         "differences": differences,
         "primary": {arm: own[primary] for arm, own in differences.items() if primary in own},
         "best_of_n": _best_of_n(settings, folder),
-        "missing": len(settings.arms) * settings.seeds - sum(len(own) for own in results.values()),
+        "missing": len(settings.arms) * settings.seeds - sum(len(own) for own in read.values()),
+        "failed": _failed(read),
     }
 
 
@@ -75,6 +77,15 @@ def _read(settings: GoldworldSettings, folder: Path) -> dict[str, dict[int, Row]
     return found
 
 
+def _failed(results: Mapping[str, dict[int, Row]]) -> dict[str, dict[str, str]]:
+    """Reasons by arm and seed."""
+    reasons = {
+        arm: {str(seed): one["failed"] for seed, one in own.items() if "failed" in one}
+        for arm, own in results.items()
+    }
+    return {arm: own for arm, own in reasons.items() if own}
+
+
 def _numbers(settings: GoldworldSettings, result: Row) -> dict[str, float | None]:
     """What is compared of one arm of one seed."""
     if "numbers" in result:
@@ -82,16 +93,17 @@ def _numbers(settings: GoldworldSettings, result: Row) -> dict[str, float | None
         return numbers
     kls, gold = curves.way(result["curve"])
     rounds = result["rounds"]
-    accuracies = [one["after"]["accuracy"] for one in rounds]
+    in_use, refreshed = ([one[when]["accuracy"] for one in rounds] for when in ("before", "after"))
     found: dict[str, float | None] = {f"gold_at_kl_{k:g}": curves.at(kls, gold, k) for k in settings.kls}
     return found | {
         "area": curves.area(kls, gold, settings.primary_kl),
         "best_gold": float(gold.max()),
         "final_gold": rounds[-1]["gold"],
         "final_kl": rounds[-1]["before"]["kl"],
-        "on_policy_accuracy": fmean(accuracies) if None not in accuracies else None,
+        "on_policy_accuracy": fmean(in_use) if None not in in_use else None,
+        "refreshed_accuracy": fmean(refreshed) if None not in refreshed else None,
         "degenerate": rounds[-1]["health"]["rate"],
-        "labels": float(sum(one["refresh"]["labels"] for one in rounds)),
+        "labels": float(sum(one["refresh"]["labels"] for one in rounds[:-1])),
         "seconds": sum(one["seconds"] for one in rounds),
     }
 
