@@ -16,7 +16,7 @@ tests: export OMP_NUM_THREADS := 1
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo   train and evaluate a reward model on the embedded world, write its report"
+	@echo "make demo   a reward model, a policy that exploits it, and what helps, on the embedded world"
 	@echo "make test   the tests"
 	@echo "make check  format, lint, types and tests: what CI runs"
 	@echo "make bench  the benchmarks (up to an hour)"
@@ -35,6 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)
 	@rm -rf $(DEMO)
 	@$(BIN)/holdtrue train --output $(DEMO)
+	@$(BIN)/holdtrue demo --output $(DEMO)
 
 test: tests
 

@@ -89,4 +89,5 @@ def test_wrong_names_and_single_answers_are_one_line(
     outcome = holdtrue("shift", toy_run, rollouts, "--reference", "round 2", "--json")
     assert outcome.error["message"] == "unknown policy 'round 2'; did you mean 'round 1'?"
     alone = write(tmp_path / "alone.jsonl", [{"prompt": PROMPT, "completion": "the answer is kind"}])
-    assert "no prompt has two answers" in holdtrue("shift", toy_run, alone, "--json").error["message"]
+    (told,) = holdtrue("shift", toy_run, alone, "--json").value["policies"].values()
+    assert told["answers"] == 1 and told["spread"] is None and told["reward"] is None

@@ -105,8 +105,18 @@ def test_all_of_a_round_together() -> None:
     assert shift.as_json()["answers"] == 2
 
 
+def test_single_answers_say_what_needs_no_second_one() -> None:
+    shift = telemetry.measure(
+        [A([4.0]), A([np.nan, 8.0])], reference=[A([-1.0]), A([1.0])], log_ratios=[A([2.0])]
+    )
+    assert (shift.reward, shift.kl, shift.answers) == (6.0, 2.0, 2)  # (6 - 0) / 1
+    assert shift.spread is None and shift.difference is None and shift.relative_spread is None
+
+
 def test_answers_without_rewards_are_refused() -> None:
+    with pytest.raises(DataError, match="no answer has a reward"):
+        telemetry.measure([A([np.nan])])
     with pytest.raises(DataError, match="no prompt has two answers with a reward"):
-        telemetry.measure([A([1.0]), A([np.nan, 2.0])])
+        telemetry.spread([A([1.0]), A([np.nan, 2.0])])
     with pytest.raises(DataError, match="all reference rewards are equal"):
         telemetry.whitened([A([1.0])], [A([1.0, 1.0])])

@@ -23,6 +23,7 @@ from holdtrue.cli import frame
 from holdtrue.errors import Interrupted, unknown
 
 VERBS = {
+    "demo": "Watch a policy exploit its reward model, and what helps.",
     "check": "Audit preference data before paying for training.",
     "convert": "Write data in another layout, transformed or split.",
     "plan": "Say what a training run would read, drop and need.",

@@ -14,6 +14,7 @@ from holdtrue.records import Rollout
 
 _COLUMNS = {
     "KL": ("kl",),
+    "reward": ("reward",),
     "spread": ("spread",),
     "of reference": ("relative_spread",),
     "J": ("difference",),

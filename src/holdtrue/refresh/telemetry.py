@@ -37,8 +37,9 @@ class Shift:
     Attributes:
         prompts, answers: that were measured.
         kl, kl_error: nats, and its standard error over prompts.
+        reward: whitened: how far the model thinks that the policy has come from the reference.
         spread, relative_spread: reward units, and over that of the reference policy.
-        difference: mean J.
+        difference: mean J. These three need prompts with two answers or more.
         disagreement: reference standard deviations.
         mahalanobis, reference_mahalanobis: mean distances of the policy's states and of the reference's own,
             both to each half of the reference's, its own to the half they are not in.
@@ -48,8 +49,9 @@ class Shift:
 
     prompts: int
     answers: int
-    spread: float
-    difference: float
+    reward: float | None = None
+    spread: float | None = None
+    difference: float | None = None
     relative_spread: float | None = None
     kl: float | None = None
     kl_error: float | None = None
@@ -90,15 +92,23 @@ def measure(
         labelled: the groups of ``rewards`` with comparisons.
 
     Raises:
-        DataError: no prompt has two answers with a reward, or ``held_out`` comes without ``reference``.
+        DataError: no answer has a reward, or ``held_out`` comes without ``reference``.
     """
-    usual = spread(reference) if reference is not None else None
-    found: dict[str, Any] = {"spread": spread(rewards), "difference": mean_difference(rewards)}
-    if usual:
-        found["relative_spread"] = found["spread"] / usual
+    answers = sum(int(np.isfinite(own).sum()) for own in rewards)
+    if not answers:
+        raise DataError("no answer has a reward")
+    found: dict[str, Any] = {}
+    paired = any(True for _ in _gaps(rewards))
+    if paired:
+        found = {"spread": spread(rewards), "difference": mean_difference(rewards)}
+    if reference is not None:
+        if paired and any(a != b for a, b in _gaps(reference)):
+            found["relative_spread"] = found["spread"] / spread(reference)
+        if np.nanstd(np.concatenate([np.asarray(own) for own in reference])) > 0:
+            found["reward"] = whitened(rewards, reference)
     if log_ratios is not None:
         found["kl"], found["kl_error"] = kl(log_ratios)
-    if members is not None:
+    if members is not None and paired:
         found["disagreement"] = disagreement(*members)
     if states is not None:
         own, halves = _rows(states[0]), [_rows(states[1])[start::2] for start in (0, 1)]
@@ -116,7 +126,6 @@ def measure(
         if count:
             found["accuracy"], found["labels"] = right / count, count
             found["low"], found["high"] = wilson(right, count)
-    answers = sum(int(np.isfinite(own).sum()) for own in rewards)
     return Shift(prompts=len(rewards), answers=answers, **found)
 
 
@@ -133,8 +142,15 @@ def kl(log_ratios: Sequence[Floats]) -> tuple[float, float]:
 
 
 def spread(rewards: Sequence[Floats]) -> float:
-    """√ mean (r_i - r_j)² over all pairs of answers to one prompt, prompts counted by their pairs."""
-    return float(np.sqrt(np.mean(np.square([a - b for a, b in _gaps(rewards)]))))
+    """√ mean (r_i - r_j)² over all pairs of answers to one prompt, prompts counted by their pairs.
+
+    Raises:
+        DataError: no prompt has two answers with a reward.
+    """
+    gaps = [a - b for a, b in _gaps(rewards)]
+    if not gaps:
+        raise DataError("no prompt has two answers with a reward")
+    return float(np.sqrt(np.mean(np.square(gaps))))
 
 
 def mean_difference(rewards: Sequence[Floats]) -> float:
@@ -210,19 +226,11 @@ def pair_accuracy(rewards: Sequence[Floats], labelled: Sequence[Group]) -> tuple
 
 
 def _gaps(rewards: Sequence[Floats]) -> Iterator[tuple[float, float]]:
-    """Both rewards of every pair of one prompt's answers that have one.
-
-    Raises:
-        DataError: there is none.
-    """
-    none = True
+    """Both rewards of every pair of one prompt's answers that have one."""
     for own in rewards:
         for one, other in combinations(np.asarray(own, dtype=np.float64).tolist(), 2):
             if np.isfinite(one) and np.isfinite(other):
-                none = False
                 yield one, other
-    if none:
-        raise DataError("no prompt has two answers with a reward")
 
 
 def _rows(states: Sequence[Floats]) -> Floats:

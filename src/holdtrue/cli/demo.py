@@ -1,0 +1,94 @@
+"""``holdtrue demo``: the two failures of optimising against a reward model, on the embedded world."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdtrue import job
+from holdtrue.cli import frame, running
+from holdtrue.errors import Interrupted, ResourceError
+from holdtrue.rundir import RunDir
+
+_WORLDS = {
+    "gold": ("--arms", "frozen,fresh_labels", "--set", "control=frozen"),
+    "habit": ("--arms", "blind,veto", "--set", "habit=0.3"),
+}
+_PARTS = 11
+"""Lines the two experiments tell of themselves."""
+
+
+def command(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Where everything goes.")
+    ] = Path("runs/demo"),
+) -> frame.Result:
+    """Train a reward model, watch a policy exploit it and a habit go unseen, and what helps: one page.
+
+    Takes some minutes on two cores. A demo that was stopped goes on with the same command.
+    """
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from holdtrue.report.story import write_story
+    from holdtrue.settings import build
+
+    run = RunDir(output)
+    if not run.settings_file.is_file():
+        run = job.start(build({}), output)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with running.stoppable() as stop, Progress(*columns, console=frame.console(stderr=True)) as progress:
+        task = progress.add_task("reward model", total=_PARTS + 1)
+        if run.info().get("status") != "finished":
+            job.train(run, stop=stop)
+        progress.update(task, advance=1, description="two experiments side by side")
+        _both(output, lambda line: progress.update(task, advance=1, description=line))
+        progress.update(task, completed=_PARTS + 1, description="done")
+    page = write_story(output)
+    value: dict[str, Any] = {
+        "story": str(page),
+        "report": str(run.path / "report.html"),
+        "model": str(run.model),
+    }
+    return frame.Result(value, f"story    {page}\nreport   {value['report']}\nmodel    {value['model']}")
+
+
+def _both(output: Path, tell: Any) -> None:
+    """Both experiments, each in a process of its own."""
+    command = [sys.executable, "-m", "holdtrue", "goldworld", "--seeds", "1", "--processes", "1"]
+    said: list[list[str]] = [[] for _ in _WORLDS]
+
+    def listen(child: Any, lines: list[str]) -> None:
+        for line in child.stderr:
+            lines.append(line.strip())
+            if line.startswith("seed"):
+                tell(" ".join(line.split()[2:]))
+
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, *options, "--output", str(output / name)],
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            for name, options in _WORLDS.items()
+        ]
+        threads = [threading.Thread(target=listen, args=pair) for pair in zip(children, said, strict=True)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for child, lines in zip(children, said, strict=True):
+        if child.returncode == Interrupted.exit_code:
+            raise Interrupted(f"stopped; continue with: holdtrue demo --output {output}")
+        if child.returncode:
+            last = lines[-1] if lines else ""
+            raise ResourceError(f"an experiment of the demo ended with {child.returncode}: {last}")
