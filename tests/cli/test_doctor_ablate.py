@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from holdtrue.cli.doctor.fix import remedied_rows
 from holdtrue.cli.main import run
 from holdtrue.doctor.rollouts import examine
 from holdtrue.experiments.rerolls import Rerolled, Variant, compare
@@ -53,18 +54,21 @@ def policy(tmp_path: Path, byte_tokenizer: Any) -> Path:
 
 def test_a_ban_of_control_tokens_is_shown_to_help(tmp_path, policy, capsys):
     file = tmp_path / "prompts.jsonl"
-    file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    rows = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS)
+    file.write_text(rows + "not JSON\n" + '{"answer": "alone"}\n')
     arguments = ["doctor", "ablate", str(policy), str(file), "--fix", "ban_control", "--answers", "8"]
     assert run([*arguments, "--max-new-tokens", "8", "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
     base, ban = value["variants"]
     assert (value["prompts"], base["answers"], base["variant"]) == (6, 48, "as it is")
+    assert value["unreadable"] == {"not JSON": 1, "no prompt": 1}
     assert base["by_detector"]["ctrl_token_in_body"] > 10  # the habit stands in half of what it learned
     assert "ctrl_token_in_body" not in ban["by_detector"]
     assert ban["mended"] > 10 and ban["broken"] == 0
     assert ban["difference_interval"][1] < 0
     assert run([*arguments, "--max-new-tokens", "8", "-o", str(tmp_path / "pages")]) == 0
-    assert "mended" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "mended" in shown and "not read: 1 rows, no prompt" in shown
     assert {page.name for page in (tmp_path / "pages").iterdir()} == {"as_it_is.html", "ban_control.html"}
 
 
@@ -107,3 +111,13 @@ def test_a_data_remedy_is_trained_and_compared(tmp_path, policy, capsys):
     base, rebalanced = json.loads(capsys.readouterr().out)["variants"]
     assert rebalanced["variant"] == "rebalance"
     assert base["by_detector"]["ctrl_token_in_body"] > rebalanced["by_detector"].get("ctrl_token_in_body", 0)
+
+
+def test_rows_that_a_remedy_cannot_read_are_counted(tmp_path):
+    file = tmp_path / "sft.jsonl"
+    row = {"prompt": "a", "completion": "b"}
+    file.write_text(json.dumps(row) + "\nnot JSON\n\n" + json.dumps(row) + "\n")
+    rows, changed = remedied_rows([str(file)], ["dedupe"])
+    assert rows == [row]
+    assert changed[0] == {"remedy": "not read, left out", "counts": {"not JSON": 1}, "examples": []}
+    assert [one["remedy"] for one in changed] == ["not read, left out", "dedupe"]

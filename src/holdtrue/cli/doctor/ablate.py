@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def command(
     """
     from holdtrue.experiments.rerolls import compare, reroll
 
-    asked = _prompts(prompts)[:most]
+    asked, unreadable = _prompts(prompts)
+    asked = asked[:most]
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Trainer(model, train or [], overrides or [], Path(folder))
         start = trainer.trained(BASE) if train else model
@@ -70,6 +72,7 @@ def command(
     if output is not None:
         _write(output, found)
     value = {"prompts": len(asked), "answers": answers, "variants": rows, "refused": refused}
+    value["unreadable"] = dict(unreadable)
     return frame.Result(value, render(value))
 
 
@@ -77,27 +80,35 @@ def _say(name: str) -> None:
     print(f"answering: {name}", file=sys.stderr)
 
 
-def _prompts(files: Sequence[str]) -> list[Any]:
-    """The different prompts of rows of any layout: rollouts, preferences, or ``prompt`` alone."""
+def _prompts(files: Sequence[str]) -> tuple[list[Any], Counter[str]]:
+    """The different prompts of rows of any layout, and why other rows have none.
+
+    Rollouts, preferences, or ``prompt`` alone.
+    """
     import hashlib
 
     from holdtrue.data.fields import BadRow, content
     from holdtrue.data.files import resources, rows
 
     found: dict[str, Any] = {}
+    lost: Counter[str] = Counter()
     for file in resources(files):
         for row in rows(file, hashlib.sha256()):
+            reason = row.fault.reason if row.fault else "no prompt"
             for column in ("prompt", "instruction", "question", "input"):
                 if row.value and row.value.get(column):
                     try:
                         prompt = content(row.value, column)
-                    except BadRow:
+                    except BadRow as fault:
+                        reason = fault.reason
                         continue
                     found.setdefault(str(prompt), prompt)
                     break
+            else:
+                lost[reason] += 1
     if not found:
         raise DataError(f"no prompts in {', '.join(files)}; a row has prompt (text or messages)")
-    return list(found.values())
+    return list(found.values()), lost
 
 
 @dataclass(frozen=True)
@@ -222,5 +233,6 @@ def render(value: dict[str, Any]) -> RenderableType:
         )
     heads = ["fix", "degenerate", "rate", "difference (points)", "answers", "mean tokens"]
     parts: list[Any] = [f"{value['prompts']} prompts x {value['answers']} answers", frame.table(heads, cells)]
+    parts += [f"not read: {count:,} rows, {reason}" for reason, count in value["unreadable"].items()]
     parts += [f"not tried: {name}: {why}" for name, why in value["refused"].items()]
     return Group(*parts)

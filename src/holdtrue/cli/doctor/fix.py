@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -83,14 +84,19 @@ def command(
 def remedied_rows(
     data: Sequence[str], names: Sequence[str]
 ) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
-    """The rows after all remedies in order, and what each changed; None without a remedy."""
+    """The rows after all remedies in order, and what each changed; None without a remedy.
+
+    Rows that cannot be read are in none of them; the first entry counts them, where there are any.
+    """
     if not names:
         return None, []
     from holdtrue import kinds
     from holdtrue.doctor.remedies import FAMILY, DataRemedy
 
-    rows = _rows(data)
-    changed = []
+    rows, unreadable = _rows(data)
+    changed: list[dict[str, Any]] = []
+    if unreadable:
+        changed.append({"remedy": "not read, left out", "counts": dict(unreadable), "examples": []})
     for name in names:
         remedy = kinds.load(FAMILY, name)()
         if not isinstance(remedy, DataRemedy):
@@ -100,13 +106,14 @@ def remedied_rows(
     return rows, changed
 
 
-def _rows(data: Sequence[str]) -> list[dict[str, Any]]:
+def _rows(data: Sequence[str]) -> tuple[list[dict[str, Any]], Counter[str]]:
     import hashlib
 
     from holdtrue.data.files import resources, rows
 
     found = [row for file in resources(data) for row in rows(file, hashlib.sha256())]
-    return [row.value for row in found if row.value is not None]
+    lost = [row.fault.reason if row.fault else "empty row" for row in found if row.value is None]
+    return [row.value for row in found if row.value is not None], Counter(lost)
 
 
 def render(value: dict[str, Any], after: Diagnosis | None) -> RenderableType:
