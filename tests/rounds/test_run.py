@@ -118,6 +118,20 @@ def test_without_labels_rounds_measure_what_needs_none(settings: Make, tmp_path:
     assert "no label says" in page and "labels.function" in page
 
 
+def test_rounds_begun_in_one_folder_go_on_from_another(
+    settings: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = engine.start(settings(refresh="none", labels={"accuracy": 0, "function": None}), "here")
+    asked: list[int] = []
+    with pytest.raises(Interrupted):
+        engine.carry(run, stop=lambda: len(asked) > 0, tell=lambda row: asked.extend([1] * ("means" in row)))
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    rows = engine.carry(RunDir("../here"))
+    assert [row["round"] for row in rows] == [1, 2] and all(Path(row["policy"]).is_absolute() for row in rows)
+
+
 def test_a_policy_that_is_restarted_begins_each_round_at_the_first(settings: Make, tmp_path: Path) -> None:
     rows = engine.carry(engine.start(settings(restart=True, refresh="none"), tmp_path / "run"))
     first, second = (RunDir(tmp_path / "run" / f"round-{n}" / "rl").settings()["policy"] for n in (1, 2))

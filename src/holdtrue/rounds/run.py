@@ -139,7 +139,8 @@ class Rounds:
         stop: Callable[[], bool],
         trust: bool,
     ) -> None:
-        self.run, self.settings, self.rater, self.judge = run, settings, rater, judge
+        self.run = RunDir(run.path.absolute())  # rows name models: they must be found from anywhere
+        self.settings, self.rater, self.judge = settings, rater, judge
         self.tell, self.stop, self.trust = tell, stop, trust
         self.device = default_device()
         self.desk = Desk(settings.rl, self.device, trust)
