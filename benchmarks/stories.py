@@ -26,7 +26,7 @@ from holdtrue.refresh.labels import by_reward
 from holdtrue.rounds import run as engine
 from holdtrue.rounds.drawing import Desk
 from holdtrue.rounds.settings import build
-from holdtrue.rundir import RunDir, write_text
+from holdtrue.rundir import RunDir, write_jsonl
 
 KIND = re.compile(
     r"\b(happy|smiled|love[ds]?|kind|friends?|thank|hugged|laughed|share[ds]?|fun|proud)\b", re.I
@@ -100,7 +100,7 @@ def write_data(model: Path, place: Path, seed: int) -> None:
     """Prompts, and pairs of the model's own stories as fallible raters order them."""
     place.mkdir(parents=True, exist_ok=True)
     prompts = [f"{a} {b}{c}" for a, b, c in product(OPENINGS, WHO, NAMED)]
-    write_text(place / "prompts.jsonl", _lines({"prompt": text} for text in prompts))
+    write_jsonl(place / "prompts.jsonl", ({"prompt": text} for text in prompts))
     made = settings(model, place, True, 1, 1, seed)
     made["reward"]["data"]["train"] = [str(place / "prompts.jsonl")]  # the pairs are not there yet
     desk = Desk(build(made).rl)
@@ -114,7 +114,7 @@ def write_data(model: Path, place: Path, seed: int) -> None:
             better, worse = (group.answers[i].text for i in said.preferred)
             rows.append({"prompt": group.prompt, "chosen": better, "rejected": worse})
     Random(seed).shuffle(rows)
-    write_text(place / "pairs.jsonl", _lines(rows[:600]))
+    write_jsonl(place / "pairs.jsonl", rows[:600])
 
 
 def main() -> None:
@@ -157,10 +157,6 @@ def main() -> None:
 def _liked(file: Path) -> float:
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     return sum(liking(row["prompt"], row["answer"]) for row in rows) / len(rows)
-
-
-def _lines(rows: Any) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 if __name__ == "__main__":

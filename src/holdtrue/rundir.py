@@ -18,7 +18,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,6 +134,18 @@ class RunDir:
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
 
 
+def begun(path: Path, start: Callable[[], RunDir]) -> RunDir:
+    """The run at a path; ``start`` makes it where there is none yet.
+
+    What a kill left there before the settings were written is deleted.
+    """
+    run = RunDir(path)
+    if run.settings_file.is_file():
+        return run
+    shutil.rmtree(path, ignore_errors=True)
+    return start()
+
+
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -216,6 +228,11 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{path} holds a {type(value).__name__}, expected an object")
     return value
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as :func:`write_bytes` does."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def append_jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from holdtrue import job
 from holdtrue.errors import DataError, SettingsError
-from holdtrue.rundir import RunDir, disk_errors, write_text
+from holdtrue.rundir import RunDir, begun, disk_errors, write_text
 from holdtrue.settings import Settings
 
 
@@ -59,11 +59,7 @@ def workplace(folder: Path, name: str, settings: Settings) -> Iterator[None]:
 
 def open_or_start(path: Path, settings: Settings) -> RunDir:
     """The run at ``path``, begun with these settings where there is none yet."""
-    run = RunDir(path)
-    if run.settings_file.is_file():
-        return run
-    shutil.rmtree(path, ignore_errors=True)  # what a kill left that came before the settings were written
-    return job.start(settings, path)
+    return begun(path, lambda: job.start(settings, path))
 
 
 def drop_checkpoints(run: RunDir) -> None:

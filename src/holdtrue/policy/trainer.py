@@ -115,6 +115,7 @@ class PolicyTrainer:
             self._reference = self.policy if adapted else deepcopy(self.policy)
         if self._reference is not None and self._reference is not self.policy:
             self._reference.requires_grad_(False).eval()
+        self._reference_drawing = None if self._reference is None else self._drawing(self._reference)
         self.drawing = self._drawing(self.policy)
         self.parameters = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         training = settings.training
@@ -254,7 +255,7 @@ class PolicyTrainer:
         return self.job.sampler.sample(policy, prompts.ids, group, int(seed))
 
     def _drawing(self, model: Any) -> Drawing:
-        """What a token is drawn from, with what this model must not draw."""
+        """What a token is drawn from, with what this model must not draw: its phantom ids are its own."""
         decoding = self.job.settings.decoding
         banned = self.job.vocabulary.banned(model.config.get_text_config().vocab_size)
         banned = banned if decoding.control == "ban" else banned[:0]
@@ -269,8 +270,8 @@ class PolicyTrainer:
                 off = self._reference.disable_adapter()
             with off:
                 rows = self.job.settings.training.rows_per_pass
-                drawing = self._drawing(self._reference)  # which may have fewer or more phantom ids
-                reference = logprobs_of(self._reference, padded, drawing, rows)
+                assert self._reference_drawing is not None
+                reference = logprobs_of(self._reference, padded, self._reference_drawing, rows)
         return Scored(
             rewards=judged.rewards.to(device),
             mask=padded.completion_NT,

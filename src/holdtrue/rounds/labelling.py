@@ -52,12 +52,11 @@ def _comparison(value: object, name: str | None) -> Comparison | None:
     return Comparison(0, 1, probability)
 
 
-def bought(folder: Path, groups: Sequence[Group]) -> list[Group]:
-    """Pairs of an earlier round's answers that a refresh in this folder had labelled."""
-    file = folder / "labels.jsonl"
+def bought(file: Path, groups: Sequence[Group]) -> list[Group]:
+    """Pairs of an earlier round's answers that a refresh had labelled, as the file remembers."""
     by_key = {group.prompt_key: group for group in groups}
     found = []
-    for row in read_jsonl(file) if file.is_file() else ():
+    for row in read_jsonl(file):
         group = by_key.get(row["prompt"])
         if row["comparison"] is not None and group is not None:
             texts = {answer.text: answer for answer in group.answers}

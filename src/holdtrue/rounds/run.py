@@ -13,7 +13,6 @@ round-N/round.json          its row of metrics.jsonl; a round that has one is fi
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
@@ -42,7 +41,7 @@ from holdtrue.reward import folders
 from holdtrue.rounds import labelling, measuring
 from holdtrue.rounds.drawing import Desk
 from holdtrue.rounds.settings import RoundsSettings, build
-from holdtrue.rundir import RunDir, disk_errors, find_model, now, read_json, write_json, write_text
+from holdtrue.rundir import RunDir, begun, disk_errors, find_model, now, read_json, write_json, write_jsonl
 from holdtrue.training import attempt
 from holdtrue.training.distributed import default_device
 
@@ -167,7 +166,7 @@ class Rounds:
         for number in range(1, self.settings.rounds + 1):
             row = self._round(number, place)
             rows.append(row)
-            write_text(self.run.metrics_file, "".join(json.dumps(one) + "\n" for one in rows))
+            write_jsonl(self.run.metrics_file, rows)
             write_rounds_report(self.run)
             place = _Place(row["policy"], Path(row["model"]), measuring.Means(**row["means"]))
             if row["stopped"]:
@@ -218,9 +217,7 @@ class Rounds:
         run = RunDir(self.run.path / "reward")
         if run.info().get("status") != "finished":
             self.tell({"event": "part", "round": 0, "part": "reward model"})
-            if not run.settings_file.is_file():
-                shutil.rmtree(run.path, ignore_errors=True)
-                run = job.start(self.settings.reward, run.path)
+            run = begun(run.path, lambda: job.start(self.settings.reward, run.path))
             job.train(
                 run,
                 tell=lambda event, values: self.tell(values) if event == "metrics" else None,
@@ -236,9 +233,7 @@ class Rounds:
         if run.info().get("status") != "finished":
             self.tell({"event": "part", "round": number, "part": "policy optimisation"})
             self._pause()
-            if not run.settings_file.is_file():
-                shutil.rmtree(run.path, ignore_errors=True)
-                run = optimisation.start(self._rl(number, place), run.path)
+            run = begun(run.path, lambda: optimisation.start(self._rl(number, place), run.path))
             optimisation.optimise(run, tell=self.tell, stop=self.stop, trust_remote_code=self.trust)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
         return str(run.model)
@@ -264,9 +259,8 @@ class Rounds:
             group = 2 if file.stem == "judged" else self.settings.answers.group
             stream = 1 if file.stem == "judged" else 0
             drawn = self.desk.draw(policy, prompts, group, self._seed(number, stream), name)
-            rows = (json.dumps(journal.as_row(one), ensure_ascii=False) + "\n" for one in drawn)
             with disk_errors(file):
-                write_text(file, "".join(rows))
+                write_jsonl(file, map(journal.as_row, drawn))
         return read_rollouts([str(file)]).rollouts
 
     def _judged(self, number: int, policy: str, folder: Path) -> list[Group]:
@@ -305,8 +299,10 @@ class Rounds:
         found = []
         for earlier in range(1, number):
             folder = self.run.path / f"round-{earlier}"
-            answers = read_rollouts([str(folder / "answers.jsonl")]).rollouts
-            found += labelling.bought(folder / "refresh", together(answers, plain_text))
+            labels = folder / "refresh" / "labels.jsonl"
+            if labels.is_file():
+                answers = read_rollouts([str(folder / "answers.jsonl")]).rollouts
+                found += labelling.bought(labels, together(answers, plain_text))
         return found
 
     def _pair_log_ratios(self, policy: str, pairs: Sequence[Group], file: Path) -> list[Floats]:

@@ -23,7 +23,6 @@ average 3.2 (standard deviation 1.9); an empty one gets -1.8 to -4.1.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from holdtrue.errors import SettingsError, unknown
 from holdtrue.records import Answer, Group, Message, Messages, as_json, content_hash
-from holdtrue.rundir import disk_errors, write_text
+from holdtrue.rundir import disk_errors, write_jsonl
 from holdtrue.worlds import lexicon
 from holdtrue.worlds.lexicon import FAULT_OF_REMEDY, FAULTS, PRODUCTS, Ticket
 
@@ -262,8 +261,8 @@ class SupportWorld:
         model, tokenizer = self.train_policy(seed, steps)
         with disk_errors(folder), quiet_loading():
             folder.mkdir(parents=True, exist_ok=True)
-            write_text(folder / "train.jsonl", _lines(train))
-            write_text(folder / "test.jsonl", _lines(test))
+            write_jsonl(folder / "train.jsonl", (pair.row() for pair in train))
+            write_jsonl(folder / "test.jsonl", (pair.row() for pair in test))
             model.save_pretrained(folder / "policy")
             tokenizer.save_pretrained(folder / "policy")
         return {
@@ -315,7 +314,3 @@ def _flip_probability(beta: float, gap: float) -> float:
 
 def _turn(role: str, text: str) -> Messages:
     return (Message(role, text),)
-
-
-def _lines(preferences: Sequence[Preference]) -> str:
-    return "".join(json.dumps(preference.row(), ensure_ascii=False) + "\n" for preference in preferences)

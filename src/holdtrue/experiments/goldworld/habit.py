@@ -12,8 +12,6 @@ rewards.py                   the reward that cannot see, alone and with a veto
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
@@ -23,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from holdtrue.data.checks import CONTROL_TOKEN
 from holdtrue.doctor.veto import holds_junk
 from holdtrue.experiments.goldworld.settings import GoldworldSettings
-from holdtrue.records import Messages, Rollout, as_json
-from holdtrue.rundir import RunDir, read_jsonl, write_text
+from holdtrue.records import Messages, Rollout, as_json, flatten
+from holdtrue.rundir import RunDir, begun, read_jsonl, write_jsonl, write_text
 
 if TYPE_CHECKING:
     from holdtrue.rounds.drawing import Desk
@@ -81,7 +79,7 @@ def run_habit(
     _shared(settings, folder, seed, stop)
     start = str(RunDir(folder / "sick").model)
     if remedy.get("data") or remedy.get("sft"):
-        start = _fine_tuned(settings, folder, folder / arm / "sft", seed, remedy, stop)
+        start = _fine_tuned(folder, folder / arm / "sft", seed, remedy, stop)
     policy = _optimised(settings, folder, folder / arm / "rl", seed, start, remedy, stop)
     desk = Desk(_rl(settings, folder, seed, str(world / "policy"), {}))
     first, before, after = (_measured(desk, path, seed) for path in (None, start, policy))
@@ -117,9 +115,8 @@ def _shared(settings: GoldworldSettings, folder: Path, seed: int, stop: Callable
 
     proxy = RunDir(folder / "proxy")
     if proxy.info().get("status") != "finished":
-        if not proxy.settings_file.is_file():
-            shutil.rmtree(proxy.path, ignore_errors=True)
-            proxy = job.start(build(rounds(settings, folder / "world", seed, None)["reward"]), proxy.path)
+        made = build(rounds(settings, folder / "world", seed, None)["reward"])
+        proxy = begun(proxy.path, lambda: job.start(made, proxy.path))
         job.train(proxy, stop=stop)
     rewards = (
         "from holdtrue.experiments.goldworld.habit import Blind\n\n"
@@ -131,45 +128,46 @@ def _shared(settings: GoldworldSettings, folder: Path, seed: int, stop: Callable
     if not data.is_file():
         rng = Random(f"{seed}/habit")
         rows = contaminated(SupportWorld().conversations(rng), settings.habit, rng)
-        write_rows(data, [next(rows) for _ in range(_ROWS)])
-    _fine_tuned(settings, folder, folder / "sick", seed, {}, stop)
+        write_jsonl(data, (next(rows) for _ in range(_ROWS)))
+    _fine_tuned(folder, folder / "sick", seed, {}, stop)
 
 
 def _fine_tuned(
-    settings: GoldworldSettings,
-    folder: Path,
-    place: Path,
-    seed: int,
-    remedy: Mapping[str, Any],
-    stop: Callable[[], bool],
+    folder: Path, place: Path, seed: int, remedy: Mapping[str, Any], stop: Callable[[], bool]
 ) -> str:
     """A policy fine-tuned from the healthy one, on the data as a remedy leaves it."""
-    from holdtrue import job, kinds
-    from holdtrue.policy import sft, sft_settings
+    from holdtrue import job
+    from holdtrue.policy import sft
 
     run = RunDir(place)
     if run.info().get("status") != "finished":
-        if not run.settings_file.is_file():
-            shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(exist_ok=True)
-            data = folder / "conversations.jsonl"
-            if remedy.get("data"):
-                chosen = kinds.choose("holdtrue.doctor.remedies", remedy["data"], None)
-                rows, _ = chosen.apply(list(read_jsonl(data)))
-                data = place.parent / "conversations.jsonl"
-                write_rows(data, rows)
-            values: Row = {
-                "model": {"path": str(folder / "world" / "policy")},
-                "data": {"train": [str(data)], "eval_fraction": 0},
-                "training": {"num_train_epochs": 1, "learning_rate": 2e-3},
-                "seed": seed,
-            }
-            if loss := (remedy.get("sft") or {}).get("loss"):
-                values["loss"] = {**loss, "reference": str(folder / "world" / "policy")}
-            values["training"] |= (remedy.get("sft") or {}).get("training", {})
-            run = job.begin(sft_settings.build(values), place)
+        run = begun(place, lambda: job.begin(_sft(folder, place, seed, remedy), place))
         sft.train(run, tell=lambda event, row: None, stop=stop)
     return str(run.model)
+
+
+def _sft(folder: Path, place: Path, seed: int, remedy: Mapping[str, Any]) -> Any:
+    """Settings of an arm's fine-tuning, typed; a remedy's data are written beside its run."""
+    from holdtrue import kinds
+    from holdtrue.policy.sft_settings import build
+
+    data, healthy = folder / "conversations.jsonl", str(folder / "world" / "policy")
+    changes = remedy.get("sft") or {}
+    if remedy.get("data"):
+        chosen = kinds.choose("holdtrue.doctor.remedies", remedy["data"], None)
+        rows, _ = chosen.apply(list(read_jsonl(data)))
+        data = place.parent / "conversations.jsonl"
+        data.parent.mkdir(exist_ok=True)
+        write_jsonl(data, rows)
+    values: Row = {
+        "model": {"path": healthy},
+        "data": {"train": [str(data)], "eval_fraction": 0},
+        "training": {"num_train_epochs": 1, "learning_rate": 2e-3, **changes.get("training", {})},
+        "seed": seed,
+    }
+    if loss := changes.get("loss"):
+        values["loss"] = {**loss, "reference": healthy}
+    return build(values)
 
 
 def _rl(settings: GoldworldSettings, folder: Path, seed: int, start: str, changes: Mapping[str, Any]) -> Any:
@@ -198,19 +196,18 @@ def _optimised(
     remedy: Mapping[str, Any],
     stop: Callable[[], bool],
 ) -> str:
+    """The policy an arm's optimisation ends with."""
     from holdtrue.policy import run as optimisation
 
     run = RunDir(place)
     if run.info().get("status") != "finished":
-        if not run.settings_file.is_file():
-            shutil.rmtree(place, ignore_errors=True)
-            place.parent.mkdir(exist_ok=True)
-            changes = dict(remedy.get("rl") or {})
-            if remedy.get("reward") == "seeing":
-                changes["rewards"] = [{"model": str(RunDir(folder / "proxy").model)}]
-            elif remedy.get("reward") == "veto":
-                changes["rewards"] = [{"function": f"{(folder / 'rewards.py').absolute()}:veto"}]
-            run = optimisation.start(_rl(settings, folder, seed, start, changes), place)
+        changes = dict(remedy.get("rl") or {})
+        if remedy.get("reward") == "seeing":
+            changes["rewards"] = [{"model": str(RunDir(folder / "proxy").model)}]
+        elif remedy.get("reward") == "veto":
+            changes["rewards"] = [{"function": f"{(folder / 'rewards.py').absolute()}:veto"}]
+        made = _rl(settings, folder, seed, start, changes)
+        run = begun(place, lambda: optimisation.start(made, place))
         optimisation.optimise(run, stop=stop)
     return str(run.model)
 
@@ -223,7 +220,7 @@ def _measured(desk: Desk, path: str | None, seed: int) -> Row:
 
     drawn = desk.draw(path, desk.prompts.take(range(96)), 4, seed, "current")
     counts = [len(CONTROL_TOKEN.findall(one.text)) for one in drawn]
-    asked = [one.prompt[-1].content if not isinstance(one.prompt, str) else one.prompt for one in drawn]
+    asked = [flatten(one.prompt) for one in drawn]
     found = examine(drawn, Vocabulary.of(desk.settings.policy.path))
     return {
         "control_rate": fmean(count > 0 for count in counts),
@@ -241,8 +238,3 @@ def _alarm(place: Path) -> float | None:
     file = place / "findings.jsonl"
     rows = read_jsonl(file) if file.is_file() else iter(())
     return next((float(row["step"]) for row in rows if row["severity"] == "fail"), None)
-
-
-def write_rows(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """JSONL of plain rows."""
-    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -9,10 +9,9 @@ best_of_n.json           gold of the best of n answers of the first policy
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -22,7 +21,7 @@ from typing import Any
 from holdtrue.errors import DataError, ModelError, QualityError, SettingsError
 from holdtrue.experiments.goldworld.settings import GoldworldSettings
 from holdtrue.records import flatten
-from holdtrue.rundir import RunDir, disk_errors, read_json, read_jsonl, write_json, write_text
+from holdtrue.rundir import RunDir, begun, disk_errors, read_json, read_jsonl, write_json, write_jsonl
 
 Row = dict[str, Any]
 _PROMPTS = 600
@@ -157,11 +156,10 @@ def write_world(settings: GoldworldSettings, world: Path, seed: int) -> None:
     shutil.rmtree(world, ignore_errors=True)
     world.mkdir(parents=True)
     drawn = about.preferences(settings.pairs, Random(f"{seed}/train"), settings.flip)
-    write_text(world / "pairs.jsonl", _lines(pair.row() for pair in drawn))
+    write_jsonl(world / "pairs.jsonl", (pair.row() for pair in drawn))
     prompts = asked.sample_prompts(_PROMPTS, Random(f"{seed}/prompts"))
-    write_text(
-        world / "prompts.jsonl",
-        _lines({"prompt": [{"role": "user", "content": text}]} for text in prompts),
+    write_jsonl(
+        world / "prompts.jsonl", ({"prompt": [{"role": "user", "content": text}]} for text in prompts)
     )
     model, tokenizer = SupportWorld().train_policy(seed, settings.policy_steps)
     with quiet_loading():
@@ -249,10 +247,8 @@ def _carry(
     from holdtrue.rounds.settings import build
     from holdtrue.worlds.support import noise_scale, true_reward
 
-    run = RunDir(folder)
-    if not run.settings_file.is_file():
-        shutil.rmtree(folder, ignore_errors=True)
-        run = engine.start(build(rounds(settings, world, seed, arm)), folder, labelled=True)
+    made = build(rounds(settings, world, seed, arm))
+    run = begun(folder, lambda: engine.start(made, folder, labelled=True))
     if arm is not None:
         _take_over(folder.with_name("trunk"), folder)
     scale = noise_scale(read_json(world / "done")["gaps"], settings.flip)
@@ -281,7 +277,3 @@ def merged(base: Row, changes: Mapping[str, Any]) -> Row:
         both = isinstance(old, dict) and isinstance(value, Mapping)
         made[key] = merged(old, value) if both else value  # type: ignore[arg-type]
     return made
-
-
-def _lines(rows: Iterator[Mapping[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
