@@ -178,7 +178,7 @@ class TrainingSettings(Section):
             )
         return self
 
-    def tokens_per_pass(self, device: str, layout: Literal["tree", "padded"] = "tree") -> int:
+    def tokens_per_pass(self, device: str, layout: Literal["tree", "packed", "padded"] = "tree") -> int:
         """Tokens of one pass on a device (``cpu``, ``cuda``, ``cuda:1``)."""
         on_cpu = 512 if layout == "padded" else 2048
         return self.max_tokens_per_pass or (on_cpu if device == "cpu" else 16384)

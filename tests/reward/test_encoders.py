@@ -24,6 +24,7 @@ from holdtrue.reward import causal, store
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.checks import sample
 from holdtrue.reward.classifiers import quiet_loading
+from holdtrue.reward.model import given
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.reward.verify import verify
 from holdtrue.settings import LoraSettings
@@ -103,9 +104,52 @@ def test_a_reward_is_the_same_alone_and_in_any_company(family: str, pool: str, t
     assert close(together, alone) and close(first, alone[:3])
 
 
+@pytest.mark.parametrize(
+    ("family", "pool", "layout"),
+    [
+        ("bert", "mean", "packed"),
+        ("bert", "max", "packed"),
+        ("bert", "cls", "padded"),
+        ("roberta", "mean", "packed"),
+        ("modernbert", "mean", "packed"),
+        ("deberta-v2", "mean", "padded"),
+        ("t5", "mean", "padded"),
+    ],
+)
+def test_sequences_lie_end_to_end_where_that_changes_no_reward_and_no_gradient(
+    family: str, pool: str, layout: str, tmp_path: Path
+) -> None:
+    loaded = load(write(tmp_path / "m", family), pool=pool)
+    model = loaded.model
+    assert model.layout == layout
+    encoded = loaded.encoder().encode(GROUPS)
+    trees = [grow([ids for ids in item.ids if ids is not None]) for item in encoded]
+    tokens = sum(tree.real_tokens for tree in trees)
+
+    def read(layout: str) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.layout = layout  # type: ignore[assignment]
+        model.zero_grad()
+        batch = model.batch(trees)
+        assert (batch.input_ids.numel() == tokens) == (layout == "packed")
+        rewards = given(model(batch).rewards)
+        (rewards * torch.linspace(-1, 1, len(rewards))).sum().backward()
+        return rewards.detach(), {
+            n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None
+        }
+
+    (rewards, gradients), (expected, slopes) = read(layout), read("padded")
+    assert close(rewards, expected) and expected.std() > 1e-3
+    norm = sum(float(g.square().sum()) for g in slopes.values()) ** 0.5
+    assert gradients.keys() == slopes.keys() and norm > 0
+    assert all(float((gradients[n] - slopes[n]).norm()) <= 1e-4 * norm for n in slopes)
+
+
 @every_family
-def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_batched(family: str, tmp_path: Path) -> None:
-    loaded = load(write(tmp_path / "m", family))
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_batched(
+    family: str, pool: str, tmp_path: Path
+) -> None:
+    loaded = load(write(tmp_path / "m", family), pool=pool)
     model, loss = loaded.model, BradleyTerry()
     pairs = [
         grow([ids for ids in item.ids if ids is not None], [Comparison(0, 1)])

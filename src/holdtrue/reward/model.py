@@ -26,13 +26,31 @@ from holdtrue.reward.kinds.aspects import Aspects
 from holdtrue.reward.kinds.scalar import Scalar
 from holdtrue.reward.language import LanguageHead
 from holdtrue.reward.last_layer import ReadOnlyRows, last_layer
-from holdtrue.reward.pools import POOLS, Pool, answer_tokens, classifier_input, head_name
+from holdtrue.reward.pools import (
+    POOLS,
+    Pool,
+    answer_tokens,
+    classifier_input,
+    head_name,
+    pool_packed,
+    positions,
+)
 from holdtrue.tokens import attention
-from holdtrue.tokens.batches import PaddedBatch, TreeBatch, fill, fill_rectangles, lay_out, pad
+from holdtrue.tokens.batches import (
+    PaddedBatch,
+    TreeBatch,
+    fill,
+    fill_rectangles,
+    lay_end_to_end,
+    lay_out,
+    pad,
+    sequences_of,
+)
 from holdtrue.tokens.conversation import Ids
 from holdtrue.tokens.tree import Tree, grow
 
 Batch = TreeBatch | PaddedBatch
+Layout = Literal["tree", "packed", "padded"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +95,9 @@ class RewardModel(nn.Module):
         separator: token after which token types are 1, where the model is given token types.
 
     Attributes:
-        layout: ``tree`` where the model reads token trees exactly, else ``padded``.
-        layout_reason: why it is not ``tree``.
+        layout: ``tree`` where the model reads token trees exactly, ``packed`` where it is an encoder that
+            reads sequences laid end to end exactly, else ``padded``.
+        layout_reason: why it is ``padded``.
         bf16: compute the backbone under bfloat16 autocast.
         gate: weighs the aspects by the prompt, for kinds that have one, once it is fitted.
         language_head: gives the log-probabilities of answers' tokens, where a loss reads them.
@@ -102,7 +121,7 @@ class RewardModel(nn.Module):
         self._accepts_positions = "position_ids" in accepted and pool == "last"
         self._accepts_cache = "use_cache" in accepted or pool == "last"
         self.bf16 = False
-        self.layout: Literal["tree", "padded"] = "padded"
+        self.layout: Layout = "padded"
         self.layout_reason: str | None = "not examined"
         self.gate: Gate | None = None
         self.language_head: LanguageHead | None = None
@@ -136,6 +155,10 @@ class RewardModel(nn.Module):
         """What of the head is read, by name: an adapter keeps the head it began with beside it."""
         named = self.head.named_parameters()
         return {name: part for name, part in named if "original_module" not in name}
+
+    @cached_property
+    def _first_position(self) -> int:
+        return positions(self.inner)[0]
 
     @property
     def _reader(self) -> Any:
@@ -175,17 +198,21 @@ class RewardModel(nn.Module):
         """Trees laid out as this model takes them, on its device."""
         if self.layout == "tree":
             return lay_out(trees, self.device)
+        if self.layout == "packed":
+            return lay_end_to_end(trees, self.device, self.separator, self._first_position)
         return pad(trees, self.pad_id, self.device, side, self.separator)
 
     def pack(self, trees: Sequence[Tree], budget: int) -> list[list[int]]:
         """Indices of trees dealt into batches of at most ``budget`` tokens in this model's layout."""
-        if self.layout == "tree":
-            return fill([tree.tokens for tree in trees], budget)
+        if self.layout != "padded":
+            return fill([self.size(tree) for tree in trees], budget)
         return fill_rectangles([t.longest for t in trees], [len(t.answers) for t in trees], budget)
 
     def size(self, tree: Tree) -> int:
         """Tokens a tree costs in this model's layout."""
-        return tree.tokens if self.layout == "tree" else tree.longest * len(tree.answers)
+        if self.layout == "padded":
+            return tree.longest * len(tree.answers)
+        return tree.tokens if self.layout == "tree" else tree.real_tokens
 
     def recompute_activations(self) -> None:
         """Keep no activations inside layers; the backward pass computes them again."""
@@ -196,13 +223,14 @@ class RewardModel(nn.Module):
         )
 
     def examine(self, flex: bool = False) -> None:
-        """Find out whether the model reads trees exactly, and use them if it does.
+        """Find out whether the model reads a row of trees (encoders: of sequences) exactly; if so use it.
 
-        Random short trees are computed as trees and one sequence at a time; where the pooled states differ
-        (or the model refuses) the padded layout is kept and ``layout_reason`` says why.
+        Random short trees are computed in one row and sequence by sequence; where the pooled states differ
+        (or the model refuses) the padded layout is kept and ``layout_reason`` says why. Encoders do so on the
+        CPU: attention goes sequence by sequence, which was not measured elsewhere.
         """
         self.layout, self.layout_reason = "padded", None
-        if self.pool != "last":
+        if self.pool == "cls" or (self.pool != "last" and self.device.type != "cpu"):
             self.layout_reason = f"{type(self.backbone).__name__}: an encoder reads in both directions"
             return
         name = attention.FLEX if flex else attention.NAME
@@ -211,13 +239,14 @@ class RewardModel(nn.Module):
             self.inner.set_attn_implementation(name)
             if self.inner.config._attn_implementation != name:
                 raise NotImplementedError("its attention cannot be exchanged")
-            found = last_layer(self.backbone)
+            found = last_layer(self.backbone) if self.pool == "last" else None
             if found is not None and self._read_only is None:
                 self._read_only = ReadOnlyRows(*found)
-            error = self._tree_error()
+            self.layout = "tree" if self.pool == "last" else "packed"
+            error = self._row_error()
             if error > 1e-3:
-                raise NotImplementedError(f"trees change its states by {error:.1e}")
-            self.layout = "tree"
+                what = "trees" if self.pool == "last" else "sequences end to end"
+                raise NotImplementedError(f"{what} change its states by {error:.1e}")
         except (
             NotImplementedError,
             RuntimeError,
@@ -230,6 +259,7 @@ class RewardModel(nn.Module):
                 self._read_only.remove()
                 self._read_only = None
             self.inner.set_attn_implementation(original)
+            self.layout = "padded"
             self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
 
     def _hidden(self, batch: Batch, *, marks: bool = False) -> Tensor:
@@ -237,12 +267,15 @@ class RewardModel(nn.Module):
         if isinstance(batch, TreeBatch):
             only_ends = not (self.kind.tokenwise or self.language_head is not None or marks)
             batch.plan.read_only_layer = self._read_only.index if self._read_only and only_ends else None
+            types = {} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}
+            cache = {"use_cache": False} if self._accepts_cache else {}
             with attention.laid_out(batch.plan):
                 packed: Tensor = self.backbone(
                     input_ids=batch.input_ids,
                     position_ids=batch.position_ids,
                     attention_mask=torch.ones_like(batch.input_ids),  # else positions are taken for packing
-                    use_cache=False,
+                    **types,
+                    **cache,
                 ).last_hidden_state
             return packed
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
@@ -260,6 +293,8 @@ class RewardModel(nn.Module):
         if self.pool == "cls":
             return hidden
         if isinstance(batch, TreeBatch):
+            if self.pool != "last":
+                return pool_packed(self.pool, hidden, batch.plan.sizes)
             return hidden[0, batch.answer_rows if self.kind.tokenwise else batch.rows]
         if self.kind.tokenwise:
             return answer_tokens(hidden, batch.attention_mask, batch.targets.length)
@@ -274,22 +309,22 @@ class RewardModel(nn.Module):
         return float((torch.cat(alone) - together).abs().max() / together.abs().max().clamp_min(1e-6))
 
     @torch.no_grad()
-    def _tree_error(self) -> float:
+    def _row_error(self) -> float:
         vocabulary = self.inner.config.get_text_config().vocab_size
         ids = np.random.default_rng(0).integers(0, vocabulary, 48).astype(np.int32)
+        ids[ids == self.pad_id] = (self.pad_id + 1) % vocabulary  # some encoders find positions by it
         sequences = [ids[:9], np.concatenate([ids[:6], ids[20:31]]), np.concatenate([ids[:6], ids[31:36]])]
         trees = [grow(sequences), grow([ids[36:43]]), grow([ids[:2], ids[1:4]])]
         was_training = self.training
         self.eval()
         try:
-            packed = lay_out(trees, self.device)
+            packed = self.batch(trees)
             together = self._pool(self._hidden(packed), packed).float()
             if self.kind.tokenwise:
                 together = together[packed.targets.length.cumsum(0) - 1]
             singles = [
-                pad([grow([np.concatenate([tree.prompt, answer])])], self.pad_id, self.device)
-                for tree in trees
-                for answer in tree.answers
+                pad([grow([ids])], self.pad_id, self.device, separator=self.separator)
+                for ids in sequences_of(trees)
             ]
             alone = torch.cat([self._pool(self._hidden(one), one).float()[-1:] for one in singles])
         finally:

@@ -108,6 +108,12 @@ def answer_tokens(hidden: Tensor, attention_mask: Tensor, length: Tensor) -> Ten
     return hidden[inside]
 
 
+def pool_packed(pool: Pool, hidden: Tensor, sizes: list[int]) -> Tensor:
+    """(1, Σ sizes, D) to (N, D) float32: ``mean`` or ``max`` over each of the sequences in the row."""
+    parts = torch.split(hidden[0].float(), sizes)
+    return torch.stack([part.mean(0) if pool == "mean" else part.amax(0) for part in parts])
+
+
 def mean(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     """(N, L, D) and (N, L) to (N, D) float32: the mean over the 1s of each mask row."""
     weights = attention_mask[:, :, None].float()
@@ -180,9 +186,11 @@ def outside_backbone(classifier: Any, fresh: Sequence[str]) -> list[str]:
     return behind + [name for name in fresh if name.partition(".")[0] == own]
 
 
-def positions(classifier: Any) -> int | None:
-    """Most tokens of an encoder that counts positions on from its padding token (RoBERTa), else ``None``."""
+def positions(classifier: Any) -> tuple[int, int | None]:
+    """Position of a sequence's first token, and how many there are: for an encoder that counts positions on
+    from its padding token (RoBERTa), else 0 and ``None``."""
     for name, module in classifier.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return int(module.num_embeddings - module.padding_idx - 1)
-    return None
+            first = module.padding_idx + 1
+            return first, int(module.num_embeddings - first)
+    return 0, None

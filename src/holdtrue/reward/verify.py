@@ -195,7 +195,8 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Tree], alone: np.ndarray) ->
     spread = float(alone.std()) or 1.0
     if alone.std() < 1e-6:
         yield Check("spread", "fail", "all sample rewards are equal")
-    layout = "token trees" if loaded.model.layout == "tree" else f"padding ({loaded.model.layout_reason})"
+    layouts = {"tree": "token trees", "packed": "end to end"}
+    layout = layouts.get(loaded.model.layout, f"padding ({loaded.model.layout_reason})")
     yield compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
     yield compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
     if loaded.model.pool == "last":  # encoders count positions from the left of the batch

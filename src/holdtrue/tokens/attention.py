@@ -1,10 +1,10 @@
 """Attention that reads token trees, registered with transformers under the name ``holdtrue_tree``.
 
-A token sees what it would see if its sequence stood alone: its own prompt and its own answer before
-it, never a sibling answer, never another tree. No model code is edited. While a plan is in force
-(:func:`laid_out`) the registered mask function returns the plan together with the model's own rule of
-who may see whom by position (causal, sliding window, chunks), and the registered attention function
-computes with it; without a plan both behave as transformers' SDPA.
+A token sees what it would see if its sequence stood alone: its own prompt and its own answer before it
+(in encoders all of its sequence), never a sibling answer, never another tree. No model code is edited.
+While a plan is in force (:func:`laid_out`) the registered mask function returns the plan together with
+the model's own rule of who may see whom by position (causal, sliding window, chunks), and the registered
+attention function computes with it; without a plan both behave as transformers' SDPA.
 
 On the CPU and by default on CUDA attention is computed tree by tree with scaled-dot-product attention:
 the prompt causally, the answers against prompt and answers under a small mask. ``FLEX`` computes all
@@ -126,7 +126,10 @@ def _mask(*args: Any, **kwargs: Any) -> Any:
     plan = _plan.get()
     if plan is None:
         return sdpa_mask(*args, **kwargs)
-    return TreeMask(plan, kwargs.get("mask_function", causal_mask_function), kwargs.get("local_size"))
+    rule = kwargs.get("mask_function", causal_mask_function)
+    first, second = torch.tensor(0), torch.tensor(1)
+    sees_ahead = bool(rule(0, 0, first, second))  # an encoder's window is no shorter causal one
+    return TreeMask(plan, rule, None if sees_ahead else kwargs.get("local_size"))
 
 
 def _refuse_unknown(extra: dict[str, Any]) -> None:

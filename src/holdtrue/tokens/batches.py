@@ -1,6 +1,6 @@
-"""Batches: trees laid end to end in one row, or sequences padded to a rectangle, and how they are filled.
+"""Batches: trees or whole sequences end to end in one row, or padded to a rectangle, and how they are filled.
 
-Both layouts yield one pooled state per answer, in the order of the trees and their leaves, so
+All layouts yield one pooled state per answer, in the order of the trees and their leaves, so
 nothing downstream can tell them apart.
 """
 
@@ -71,7 +71,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class TreeBatch:
-    """Trees in one row without padding.
+    """Trees in one row without padding; packed whole sequences are trees of one answer and no prompt.
 
     Attributes:
         input_ids, position_ids: (1, T) int64; positions restart after the prompt for each answer.
@@ -79,6 +79,7 @@ class TreeBatch:
         rows: (N,) int64, the last token of each answer.
         answer_rows: (sum of answer lengths,) int64, every token of every answer.
         mark_rows: (M,) int64, where in the row the marked tokens of all answers stand.
+        token_type_ids: (1, T) int64, as in :class:`PaddedBatch`.
     """
 
     input_ids: Tensor
@@ -88,6 +89,7 @@ class TreeBatch:
     answer_rows: Tensor
     targets: Targets
     mark_rows: Tensor
+    token_type_ids: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,39 @@ def lay_out(trees: Sequence[Tree], device: torch.device | str = "cpu") -> TreeBa
     )
 
 
+def lay_end_to_end(
+    trees: Sequence[Tree],
+    device: torch.device | str = "cpu",
+    separator: int | None = None,
+    first_position: int = 0,
+) -> TreeBatch:
+    """Every sequence of the trees in full, end to end in one row: for models that read in both directions.
+
+    ``separator`` as in :func:`pad`; positions begin at ``first_position`` in each sequence.
+    """
+    sequences, lengths = sequences_of(trees), [len(a) for tree in trees for a in tree.answers]
+    sizes = np.array([len(ids) for ids in sequences])
+    ends = sizes.cumsum()
+    answer_rows = [np.arange(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    marked = zip(ends - sizes, marks_of(trees), strict=True)
+    mark_rows = [start + mark for start, marks in marked for mark in marks]
+    types = [_token_types(ids == separator) for ids in sequences]
+
+    def row(parts: Sequence[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.concatenate(parts).astype(np.int64))[None].to(device)
+
+    return TreeBatch(
+        input_ids=row(sequences),
+        position_ids=row([np.arange(first_position, first_position + size) for size in sizes]),
+        plan=TreePlan([(0, [int(size)]) for size in sizes], device),
+        rows=torch.from_numpy(ends - 1).to(device),
+        answer_rows=torch.from_numpy(np.concatenate(answer_rows)).to(device),
+        targets=targets_of(trees, device),
+        mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
+        token_type_ids=None if separator is None else row(types),
+    )
+
+
 def pad(
     trees: Sequence[Tree],
     pad_id: int,
@@ -154,7 +189,7 @@ def pad(
 
     ``separator`` is the token after whose first occurrence token types are 1, where there are types.
     """
-    sequences = [np.concatenate([tree.prompt, answer]) for tree in trees for answer in tree.answers]
+    sequences = sequences_of(trees)
     width = max(map(len, sequences))
     input_ids = np.full((len(sequences), width), pad_id, dtype=np.int64)
     mask = np.zeros((len(sequences), width), dtype=np.int64)
@@ -164,10 +199,8 @@ def pad(
         mask[row, place] = 1
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     first = mask.argmax(1) + width * np.arange(len(mask))
-    marked = [marks for tree in trees for marks in tree.marks or [()] * len(tree.answers)]
-    mark_rows = [first[row] + mark for row, marks in enumerate(marked) for mark in marks]
-    ends = input_ids == separator
-    types = ((ends.cumsum(1) - ends > 0) & (mask > 0)).astype(np.int64)
+    mark_rows = [first[row] + mark for row, marks in enumerate(marks_of(trees)) for mark in marks]
+    types = _token_types(input_ids == separator) * mask
     return PaddedBatch(
         input_ids=torch.from_numpy(input_ids).to(device),
         attention_mask=torch.from_numpy(mask).to(device),
@@ -176,6 +209,22 @@ def pad(
         token_type_ids=None if separator is None else torch.from_numpy(types).to(device),
         mark_rows=torch.tensor(mark_rows, dtype=torch.int64, device=device),
     )
+
+
+def sequences_of(trees: Sequence[Tree]) -> list[np.ndarray]:
+    """Every answer with its prompt before it, in the order of the trees and their leaves."""
+    return [np.concatenate([tree.prompt, answer]) for tree in trees for answer in tree.answers]
+
+
+def marks_of(trees: Sequence[Tree]) -> list[tuple[int, ...]]:
+    """The marks of every answer, in the same order."""
+    return [marks for tree in trees for marks in tree.marks or [()] * len(tree.answers)]
+
+
+def _token_types(separators: np.ndarray) -> np.ndarray:
+    """1 after the first separator of a sequence, else 0."""
+    types: np.ndarray = (separators.cumsum(-1) - separators > 0).astype(np.int64)
+    return types
 
 
 def targets_of(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Targets:
@@ -201,9 +250,7 @@ def targets_of(trees: Sequence[Tree], device: torch.device | str = "cpu") -> Tar
         ratings=column("ratings"),
         accepted=column("accepted"),
         length=torch.tensor(lengths, device=device),
-        marks=torch.tensor(
-            [len(marks) for tree in trees for marks in tree.marks or [()] * len(tree.answers)], device=device
-        ),
+        marks=torch.tensor([len(marks) for marks in marks_of(trees)], device=device),
         steps=column("steps"),
         tree=torch.repeat_interleave(torch.arange(len(trees)), torch.tensor(counts)).to(device),
         counted=torch.ones(len(lengths), device=device),
