@@ -119,6 +119,18 @@ def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize(("own", "expected"), [(None, "10000"), ("5", "5")])
+def test_threads_do_not_spin_long_for_one_another_unless_told_to(own: str | None, expected: str) -> None:
+    code = (
+        "import os, sys; from holdtrue.cli.main import run; run(['--version']); "
+        "assert 'torch' not in sys.modules; print(os.environ['GOMP_SPINCOUNT'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    environment |= {} if own is None else {"GOMP_SPINCOUNT": own}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert found.stdout.split()[-1] == expected
+
+
 @pytest.mark.parametrize("arguments", [["schema", "--jsn"], ["--verson"], ["schema", "extra"]])
 def test_wrong_usage_is_exit_2_with_the_help_to_read(
     arguments: list[str], capsys: pytest.CaptureFixture[str]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -155,6 +156,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
     With ``--json`` all that the verb or a library prints goes to stderr, so that stdout holds the
     verb's value, or ``{"error": {"type", "message", "exit_code"}}``, and nothing else.
     """
+    # threads that spin for one another were 150 times slower beside two busy processes, and no
+    # faster where none do; read when torch is loaded
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = frame.asks_for("--json", arguments)
     stdout = sys.stdout
