@@ -28,6 +28,7 @@ from holdtrue.reward.model import given
 from holdtrue.reward.scorer import RewardScorer
 from holdtrue.reward.verify import verify
 from holdtrue.settings import LoraSettings
+from holdtrue.tokens import attention
 from holdtrue.tokens.sentences import side, turns
 from holdtrue.tokens.tree import grow
 
@@ -142,6 +143,26 @@ def test_sequences_lie_end_to_end_where_that_changes_no_reward_and_no_gradient(
     norm = sum(float(g.square().sum()) for g in slopes.values()) ** 0.5
     assert gradients.keys() == slopes.keys() and norm > 0
     assert all(float((gradients[n] - slopes[n]).norm()) <= 1e-4 * norm for n in slopes)
+
+
+@every_family
+def test_attention_as_products_gives_the_classifier_the_same_gradient(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load(write(tmp_path / "m", family), pool="cls")
+    model, found, used = loaded.model, [], []
+    encoded = loaded.encoder().encode(GROUPS)
+    batch = model.batch([grow([ids for ids in item.ids if ids is not None]) for item in encoded])
+    by_products = attention._by_products
+    monkeypatch.setattr(attention, "_by_products", lambda *args: used.append(1) or by_products(*args))
+    for products in (True, False):  # in float32, where they are not chosen by themselves
+        monkeypatch.setattr(attention, "_products_are_faster", lambda *_: products)  # noqa: B023
+        model.zero_grad()
+        given(model(batch).rewards).square().sum().backward()
+        found.append({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None})
+    norm = sum(float(g.square().sum()) for g in found[1].values()) ** 0.5
+    assert bool(used) == (family in ("bert", "roberta", "modernbert"))
+    assert norm > 0 and all(float((found[0][n] - g).norm()) <= 1e-4 * norm for n, g in found[1].items())
 
 
 @every_family

@@ -94,11 +94,13 @@ def test_attention_as_matrix_products_is_as_exact_as_the_kernel(
 
 @every_family
 @pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("products", [False, True])
 def test_padding_at_either_side_gives_the_rewards_and_gradients_of_single_sequences(
-    family: str, side: str
+    family: str, side: str, products: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, gradients = reference(family)
     model = reward_model(family)
+    monkeypatch.setattr(attention, "_products_are_faster", lambda *_: products)
     rewards = backward(model, pad(forest_of_all_shapes(), 0, side=side))
     assert reward_error(rewards, expected) <= REWARDS
     assert gradient_error(model.classifier, gradients) <= GRADIENTS

@@ -232,13 +232,12 @@ class RewardModel(nn.Module):
         self.layout, self.layout_reason = "padded", None
         if self.pool == "cls" or (self.pool != "last" and self.device.type != "cpu"):
             self.layout_reason = f"{type(self.backbone).__name__}: an encoder reads in both directions"
+            self.quicken_padded()
             return
         name = attention.FLEX if flex else attention.NAME
         original = self.inner.config._attn_implementation
         try:
-            self.inner.set_attn_implementation(name)
-            if self.inner.config._attn_implementation != name:
-                raise NotImplementedError("its attention cannot be exchanged")
+            self._exchange_attention(name)
             found = last_layer(self.backbone) if self.pool == "last" else None
             if found is not None and self._read_only is None:
                 self._read_only = ReadOnlyRows(*found)
@@ -261,6 +260,19 @@ class RewardModel(nn.Module):
             self.inner.set_attn_implementation(original)
             self.layout = "padded"
             self.layout_reason = f"{type(self.backbone).__name__}: {str(error).splitlines()[0][:160]}"
+
+    def quicken_padded(self) -> None:
+        """Let padded sequences be read by our attention, whose backward pass is quicker on the CPU."""
+        original = self.inner.config._attn_implementation
+        try:
+            self._exchange_attention(attention.NAME)
+        except (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError):
+            self.inner.set_attn_implementation(original)
+
+    def _exchange_attention(self, name: str) -> None:
+        self.inner.set_attn_implementation(name)
+        if self.inner.config._attn_implementation != name:
+            raise NotImplementedError("its attention cannot be exchanged")
 
     def _hidden(self, batch: Batch, *, marks: bool = False) -> Tensor:
         """(1, T, D) or (N, L, D) states of the last layer, at least where they are read; ``cls``: (N, D)."""

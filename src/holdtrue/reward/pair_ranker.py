@@ -97,6 +97,7 @@ class PairRankerModel(RewardModel):
                 f"{type(self.inner).__name__} reads only what stands before a token; pair_ranker needs an "
                 "encoder, for decoders there is model.kind=preference_lm"
             )
+        self.quicken_padded()
 
     def _at_markers(self, hidden: Tensor, input_ids: Tensor) -> Tensor:
         """(N, 3, H) states at the marker tokens, which each sequence holds once."""

@@ -132,10 +132,13 @@ def _mask(*args: Any, **kwargs: Any) -> Any:
     return TreeMask(plan, rule, None if sees_ahead else kwargs.get("local_size"))
 
 
+def _unknown(extra: dict[str, Any]) -> str | None:
+    return next((n for n in ("s_aux", "position_bias", "head_mask") if extra.get(n) is not None), None)
+
+
 def _refuse_unknown(extra: dict[str, Any]) -> None:
-    for name in ("s_aux", "position_bias", "head_mask"):
-        if extra.get(name) is not None:
-            raise NotImplementedError(f"its attention uses {name}, which a tree does not carry")
+    if name := _unknown(extra):
+        raise NotImplementedError(f"its attention uses {name}, which a tree does not carry")
 
 
 def _tree_attention(
@@ -154,6 +157,14 @@ def _tree_attention(
         if softcap is not None:
             out = _soft_capped(query, key, value, attention_mask, scaling, dropout, softcap)
             return out.transpose(1, 2), None
+        seen = _who_sees_whom(module, query, key, attention_mask)
+        if (
+            seen is not None
+            and not dropout
+            and not _unknown(extra)
+            and _products_are_faster(query, key, value)
+        ):
+            return _by_products(query, key, value, seen, scaling).transpose(1, 2), None
         forwarded = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **extra
         )
@@ -191,6 +202,15 @@ def _tree_attention(
     out = query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3])
     rows = plan.cached("rows", lambda: read_rows(plan))
     return out.index_copy(1, rows, torch.cat(pieces, dim=2).transpose(1, 2).to(out.dtype)), None
+
+
+def _who_sees_whom(module: torch.nn.Module, query: Tensor, key: Tensor, mask: Any) -> Tensor | None:
+    """(N or 1, 1, 1, Q, K) bool of padded sequences, or (Q, K); None where transformers says it otherwise."""
+    if mask is None and not getattr(module, "is_causal", True):
+        return torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+    if isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.ndim == 4:
+        return mask[:, :, None]
+    return None
 
 
 def _attend_tree(
@@ -261,7 +281,8 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: 
     stacked = (q * scale).to(v.dtype).reshape(q.shape[0], heads, -1, q.shape[3])
     logits = torch.matmul(stacked, k.to(v.dtype).transpose(2, 3))
     logits = logits.reshape(q.shape[0], heads, -1, rows, keys)
-    hidden = logits.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))  # added: no backward pass
+    # added, so that it has no backward pass; finite, as a padding token may see nothing
+    hidden = logits.new_zeros(mask.shape).masked_fill_(~mask, torch.finfo(logits.dtype).min)
     return torch.matmul((logits + hidden).softmax(-1).flatten(2, 3), v).reshape(*q.shape[:3], v.shape[3])
 
 
