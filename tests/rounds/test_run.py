@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from holdtrue.doctor.sources import read_rollouts
-from holdtrue.errors import DataError, HoldtrueError, Interrupted, SettingsError
+from holdtrue.errors import DataError, HoldtrueError, Interrupted, ModelError, SettingsError
 from holdtrue.records import Answer, Comparison, Group, Message
 from holdtrue.rounds import run as engine
 from holdtrue.rounds.drawing import Desk
@@ -197,6 +202,49 @@ def test_what_is_wrong_with_labels_is_said(
     with pytest.raises((SettingsError, DataError)) as error:
         engine.carry(engine.start(settings(rounds=1, **changes), tmp_path / "run"))
     assert said in str(error.value)
+
+
+def test_a_held_out_model_without_finite_rewards_ends_the_rounds_before_a_policy_is_trained(
+    done: tuple[Path, list[Any]], settings: Make, tmp_path: Path
+) -> None:
+    shutil.copytree(done[0] / "reward" / "model", tmp_path / "nan")
+    file = tmp_path / "nan" / "model.safetensors"
+    weights = load_file(file)
+    save_file(weights | {"score.weight": weights["score.weight"] * np.nan}, file, metadata={"format": "pt"})
+    run = engine.start(settings(stop={"held_out": str(tmp_path / "nan")}), tmp_path / "run")
+    with pytest.raises(ModelError, match="the held-out model gives no finite number for 18 of 18 answers"):
+        engine.carry(run)
+    assert not (run.path / "round-1").exists()
+
+
+def test_a_policy_that_collapsed_to_one_answer_is_named_where_labels_are_wanted(
+    settings: Make, tmp_path: Path
+) -> None:
+    blow_up = {"learning_rate": 30.0, "max_steps": 6, "save_steps": 6}  # some 30 nats in six steps
+    run = engine.start(settings(refresh="fresh_labels", rl={"training": blow_up}), tmp_path / "run")
+    with pytest.raises(DataError, match="a policy that gives one answer has collapsed"):
+        engine.carry(run)
+    assert "has collapsed" in run.info()["error"]
+
+
+def test_rounds_whose_process_is_killed_twice_end_as_those_that_were_not(
+    done: tuple[Path, list[Any]], settings: Make, tmp_path: Path
+) -> None:
+    run = engine.start(settings(refresh="fresh_labels"), tmp_path / "run")
+    code = "import sys; from holdtrue.cli.main import run; sys.exit(run())"
+    for reached in ("round-1/rl/metrics.jsonl", "round-1/refresh/labels.jsonl"):
+        process = subprocess.Popen([sys.executable, "-c", code, "resume", str(run.path)])
+        deadline = time.monotonic() + 120
+        while not (run.path / reached).is_file() and process.poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    rows = engine.carry(run)
+    assert [row["after"] for row in rows] == [row["after"] for row in done[1]]
+    for name in ("round-2/rl/model", "round-2/refresh/model"):
+        one, other = (load_file(folder / name / "model.safetensors") for folder in (done[0], run.path))
+        assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize(

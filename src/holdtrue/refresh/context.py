@@ -133,8 +133,12 @@ def _require_ratios(method: str, need: str, ratios: Sequence[Floats] | None, gro
         raise DataError(f"{method} needs finite {need}; some are not")
 
 
-def rewards(scorer: StreamingScorer, groups: Sequence[Group]) -> list[NDArray[np.float32]]:
+def rewards(
+    scorer: StreamingScorer, groups: Sequence[Group], name: str = "reward model"
+) -> list[NDArray[np.float32]]:
     """Rewards (K,) of each group's answers; NaN only where an answer cannot be read (too long, ...).
+
+    ``name`` is what errors call the model.
 
     Raises:
         ModelError: the model gives what is no finite number.
@@ -143,7 +147,7 @@ def rewards(scorer: StreamingScorer, groups: Sequence[Group]) -> list[NDArray[np
     broken = sum(reason == "reward is not finite" for item in scored for reason in item.reasons)
     if broken:
         total = sum(len(group.answers) for group in groups)
-        raise ModelError(f"the reward model gives no finite number for {broken} of {total} answers")
+        raise ModelError(f"the {name} gives no finite number for {broken} of {total} answers")
     return [item.rewards for item in scored]
 
 

@@ -45,7 +45,7 @@ def probe(scorer: StreamingScorer, groups: Sequence[Group], held_out: StreamingS
         rewards(scorer, groups),
         [rewards(member, groups) for member in members],
         located,
-        rewards(held_out, groups) if held_out is not None else None,
+        rewards(held_out, groups, "held-out model") if held_out is not None else None,
     )
 
 

@@ -66,7 +66,10 @@ class FreshLabels(Refresh):
             if np.isfinite(found[pair.group][[pair.first, pair.second]]).all()
         ]
         if not pairs:
-            raise DataError("the shifted answers hold no two different ones that the model can read")
+            raise DataError(
+                "no prompt has two different answers that the model can read: there is nothing to label; a "
+                "policy that gives one answer has collapsed: lower its learning rate or raise its kl_coef"
+            )
         gaps = np.array([found[p.group][p.first] - found[p.group][p.second] for p in pairs], dtype=np.float64)
         chosen = spread(self._ranked(context, pairs, gaps), pairs, context.budget)
         asked = self._labelled(context, [pairs[i] for i in chosen])
