@@ -71,12 +71,13 @@ def draw(logprobs: Tensor, uniforms: NDArray[np.float64]) -> tuple[Tensor, Tenso
     return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
 
 
-def uniforms(seed: int, prompts: int, group: int, tokens: int) -> NDArray[np.float64]:
-    """(P x G, tokens) in [0, 1): row ``p * G + g`` is seeded with (seed, p, g), whatever stands beside it."""
+def uniforms(seed: int, prompts: int, group: int, tokens: int, first: int = 0) -> NDArray[np.float64]:
+    """(P x G, tokens) in [0, 1): row ``p * G + g`` is seeded with (seed, first + p, g), whatever stands
+    beside it."""
     return np.stack(
         [
             np.random.default_rng([seed, prompt, answer]).random(tokens)
-            for prompt in range(prompts)
+            for prompt in range(first, first + prompts)
             for answer in range(group)
         ]
     )

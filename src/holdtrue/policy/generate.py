@@ -43,9 +43,11 @@ class GenerateSampler:
     max_rows: int = 256
     """Answers computed at once; a group stays whole even when it is larger."""
 
-    def sample(self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int) -> Samples:
+    def sample(
+        self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int, first: int = 0
+    ) -> Samples:
         """See :meth:`Sampler.sample <holdtrue.policy.sampler.Sampler.sample>`."""
-        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding)
+        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding, first)
         rows, uniforms = request.rows(), request.uniforms()
         banned = torch.from_numpy(request.banned).to(policy.device)
         with torch.no_grad(), evaluating(policy), _plain(policy, self.decoding.max_new_tokens):

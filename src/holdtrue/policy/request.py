@@ -32,6 +32,7 @@ class Request:
         decoding: how tokens are drawn.
         vocabulary: its ``eos`` are all the ids that end an answer, those the policy declares among them.
         width: ids the policy has logits for.
+        first: number of the first prompt, where these are some of a step's.
     """
 
     prompts: tuple[Ids, ...]
@@ -40,6 +41,7 @@ class Request:
     decoding: Decoding
     vocabulary: Vocabulary
     width: int
+    first: int = 0
 
     @property
     def banned(self) -> Ids:
@@ -49,7 +51,8 @@ class Request:
 
     def uniforms(self) -> NDArray[np.float64]:
         """(N, ``max_new_tokens``) the numbers that decide what is drawn."""
-        return uniforms(self.seed, len(self.prompts), self.group, self.decoding.max_new_tokens)
+        tokens = self.decoding.max_new_tokens
+        return uniforms(self.seed, len(self.prompts), self.group, tokens, self.first)
 
     def rows(self) -> Rows:
         """N rows without a token."""
@@ -80,6 +83,7 @@ def examine(
     seed: int,
     vocabulary: Vocabulary,
     decoding: Decoding,
+    first: int = 0,
 ) -> Request:
     """Check what a sampler was given; see :meth:`~holdtrue.policy.sampler.Sampler.sample`.
 
@@ -118,7 +122,7 @@ def examine(
                 "another model's tokenizer?"
             )
     complete = replace(vocabulary, eos=ends)
-    return Request(rows, group, seed, decoding, complete, config.vocab_size)
+    return Request(rows, group, seed, decoding, complete, config.vocab_size, first)
 
 
 @contextmanager

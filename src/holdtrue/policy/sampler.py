@@ -33,12 +33,15 @@ _log = logging.getLogger(__name__)
 class Sampler(Protocol):
     """Draws answers from a policy."""
 
-    def sample(self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int) -> Samples:
+    def sample(
+        self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int, first: int = 0
+    ) -> Samples:
         """``group`` answers to each of ``prompts`` (token ids, as the policy reads them).
 
         Equal seeds give equal samples. The samplers that compute here draw row (p, g) by the seed, p and g
         alone: neither the other prompts nor how many are computed at once change it, but for float rounding,
-        which moves about one token in a million.
+        which moves about one token in a million. Prompts are numbered from ``first``, so that processes may
+        draw a part each.
 
         Raises:
             SettingsError: a group of fewer than one answer, or a negative seed.
@@ -66,13 +69,15 @@ class SharedPrefixSampler:
     """Share of the rows in the cache that have ended at which they are taken out of it; above 1: never.
     Taking them out costs a copy of the cache, as every step does."""
 
-    def sample(self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int) -> Samples:
+    def sample(
+        self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int, first: int = 0
+    ) -> Samples:
         """See :meth:`Sampler.sample`."""
         if why := unshareable(policy):
             _say(f"{why}: model.generate computes each prompt once per answer")
             plain = GenerateSampler(self.vocabulary, self.decoding, self.max_rows)
-            return plain.sample(policy, prompts, group, seed)
-        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding)
+            return plain.sample(policy, prompts, group, seed, first)
+        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding, first)
         rows, uniforms = request.rows(), request.uniforms()
         banned = torch.from_numpy(request.banned).to(policy.device)
         with torch.no_grad(), evaluating(policy):

@@ -56,13 +56,15 @@ class VLLMSampler:
     limit: float = 600.0
     """Seconds the server may stay silent."""
 
-    def sample(self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int) -> Samples:
+    def sample(
+        self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int, first: int = 0
+    ) -> Samples:
         """See :meth:`Sampler.sample <holdtrue.policy.sampler.Sampler.sample>`; seeds are those of the engine.
 
         Raises:
             ModelError: the server cannot be reached, refuses, or says something else than documented.
         """
-        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding)
+        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding, first)
         model = _model(self.url, self.limit)
         bodies = [self._body(request, model, place) for place in range(len(request.prompts))]
         rows = request.rows()
@@ -138,7 +140,7 @@ class VLLMSampler:
             "repetition_penalty": 1.0,
             "presence_penalty": 0.0,
             "frequency_penalty": 0.0,
-            "seed": _seed(request.seed, place),
+            "seed": _seed(request.seed, request.first + place),
             "logprobs": 0,
             "return_token_ids": True,
             "skip_special_tokens": False,
@@ -206,18 +208,20 @@ class TextServerSampler:
     limit: float = 600.0
     """Seconds the server may stay silent."""
 
-    def sample(self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int) -> Samples:
+    def sample(
+        self, policy: Any, prompts: Sequence[Sequence[int] | Ids], group: int, seed: int, first: int = 0
+    ) -> Samples:
         """See :meth:`Sampler.sample <holdtrue.policy.sampler.Sampler.sample>`; seeds are those of the server.
 
         Raises:
             DataError: a prompt whose text the server would read as other ids.
             ModelError: the server cannot be reached, refuses, or says something else than documented.
         """
-        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding)
+        request = examine(policy, prompts, group, seed, self.vocabulary, self.decoding, first)
         texts = [self._text(place, prompt) for place, prompt in enumerate(request.prompts)]
         answers, reasons = [], []
         for row in range(len(texts) * group):
-            body = self._body(request, texts[row // group], _seed(seed, row))
+            body = self._body(request, texts[row // group], _seed(seed, first * group + row))
             ids, reason = self._read(request, _send(f"{self.url}/v1/completions", body, self.limit))
             answers.append(ids)
             reasons.append(reason)

@@ -45,6 +45,25 @@ class World:
         _sum(tensor)
         return [float(value) for value in tensor.tolist()]
 
+    def part(self, count: int) -> slice:
+        """This process's share of ``count`` things in a row; shares lie in the order of ranks."""
+        return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every process gave, in the order of ranks."""
+        found: list[Any] = [value]
+        if self.size > 1:
+            found = [None] * self.size
+            with _sibling_errors():
+                dist.all_gather_object(found, value)
+        return found
+
+    def sum_tensor(self, tensor: Tensor) -> Tensor:
+        """The sum of every process's tensor, in place."""
+        if self.size > 1:
+            _sum(tensor)
+        return tensor
+
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
         """Sum gradients over all processes (sharded parameters have theirs summed already)."""
         if self.size == 1 or self.sharded:
