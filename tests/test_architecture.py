@@ -36,6 +36,7 @@ ON_TOP = {
     "serving",
     "labelling",
     "adapters",
+    "answering",
     "job",
     "planning",
     "experiments",

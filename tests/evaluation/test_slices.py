@@ -55,7 +55,7 @@ def test_rows_without_the_column_are_a_slice_of_their_own() -> None:
 def test_a_wrong_column_is_answered_with_the_nearest_right_one() -> None:
     with pytest.raises(SettingsError, match="unknown slice 'topik'; did you mean 'topic'"):
         by_column(make_pairs([1.0]), make_groups([{"topic": "tea"}]), ["topik"], 0.95)
-    with pytest.raises(SettingsError, match="no columns besides"):
+    with pytest.raises(SettingsError, match="its rows have no other columns"):
         by_column(make_pairs([1.0]), make_groups([{}]), ["topic"], 0.95)
 
 

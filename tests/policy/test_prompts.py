@@ -79,3 +79,15 @@ def test_held_out_prompts_are_never_trained_on(tokenizer: Any, tmp_path: Path) -
     assert len(read.held_out) == 5 and 10 < len(read.train) < 26
     assert not set(read.train.texts) & set(read.held_out.texts)
     assert read.train.texts[0][0] == Message("user", read.train.texts[0][0].content)
+
+
+def test_columns_that_are_no_part_of_the_prompt_stay_beside_it(tokenizer: Any, tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "rows.jsonl",
+        {"prompt": "tell about rain ?", "topic": "rain"},
+        {"messages": [{"role": "user", "content": "tell"}, {"role": "assistant", "content": "kind"}], "n": 2},
+        {"prompt": "tell ?", "topic": "none"},
+    )
+    found = read_prompts(PromptSettings(prompts=[file]), tokenizer, 128, 12).train
+    assert found.columns == [{"topic": "rain"}, {"n": 2}, {"topic": "none"}]
+    assert found.take([2, 0]).columns == [{"topic": "none"}, {"topic": "rain"}]

@@ -1,7 +1,8 @@
-"""``holdtrue evaluate``: accuracy, calibration and slices of a model on preference pairs, or a benchmark."""
+"""``holdtrue evaluate``: a reward model on preference pairs or a benchmark, or a policy on prompts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +18,43 @@ if TYPE_CHECKING:
 
 
 def command(
-    model: frame.RunOrModel,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL", help="Run or model folder; with --policy also a function, file.py:name."
+        ),
+    ],
     data: Annotated[
-        list[str] | None, typer.Argument(metavar="DATA...", help="Preference pairs, or a benchmark's rows.")
+        list[str] | None,
+        typer.Argument(metavar="DATA...", help="Preference pairs, a benchmark's rows, or prompts."),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option("--policy", metavar="PATH", help="Judge this policy: a run or folder of a causal LM."),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="PATH", help="Another policy, answering the same prompts."),
+    ] = None,
+    reward: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reward", metavar="PATH", help="A further judge of policies, as RUN|MODEL. Repeatable."
+        ),
+    ] = None,
+    group: Annotated[
+        int | None, typer.Option("--group", min=1, metavar="N", help="Answers to each prompt (1).")
+    ] = None,
+    success: Annotated[
+        float | None,
+        typer.Option("--success", metavar="X", help="Count answers with this reward or more as a success."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, metavar="N", help="Seed of the answers (42).")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Keep a policy's answers, numbers and page."),
     ] = None,
     benchmark: Annotated[
         str | None,
@@ -29,7 +64,7 @@ def command(
     ] = None,
     slices: Annotated[
         list[str] | None,
-        typer.Option("--slice", metavar="COLUMN", help="Break accuracy down by this column. Repeatable."),
+        typer.Option("--slice", metavar="COLUMN", help="Break results down by this column. Repeatable."),
     ] = None,
     min_accuracy: Annotated[
         float | None,
@@ -42,15 +77,38 @@ def command(
     overrides: frame.Overrides = None,
     trust_remote_code: frame.RemoteCode = False,
 ) -> frame.Result:
-    """Measure accuracy and calibration on preference pairs, and best of n on rated answers.
+    """Measure a reward model on preference data, or a policy on prompts.
 
-    Accuracy counts every pair that raters decided (equal rewards one half), with an interval and beside what
+    Of a reward model accuracy and calibration on preference pairs, and best of n on rated answers. Accuracy
+    counts every pair that raters decided (equal rewards one half), with an interval and beside what
     the longer answer, the shorter one and a bag of words (of a RUN) would reach. Prompts with three or more
     rated answers also give the rating of the best of n. The results of a RUN are kept in it and its report.
 
     With ``--benchmark`` all DATA together are the rows of a published benchmark and get its score. Without
     DATA its rows are read from the hub, where it has a place for them.
+
+    With ``--policy`` DATA are prompts. The policy answers those it was not trained on, and RUN|MODEL, any
+    reward model or a function ``f(prompts, texts, completion_ids)``, judges the answers: mean reward, length,
+    ends and the doctor's findings, each with an interval; with ``--against`` also who wins. Answers are drawn
+    as in the policy's run, else by ``--set decoding.max_new_tokens=128`` and the like.
     """
+    flags = {"group": group, "success": success, "seed": seed}
+    if policy is not None:
+        _refuse(
+            "measures a reward model and does not go with --policy",
+            {"benchmark": benchmark, "min-accuracy": min_accuracy, "format": format, "column": columns},
+        )
+        from holdtrue.cli import policies
+
+        return policies.evaluate(
+            [policy, *([against] if against is not None else [])],
+            [model, *(reward or [])],
+            {"data.prompts": data or [], "slices": slices, **flags},
+            overrides or [],
+            output,
+            trust_remote_code,
+        )
+    _refuse("needs a --policy", {"against": against, "reward": reward, "output": output, **flags})
     from rich.console import Group as Stacked
 
     from holdtrue.cli import scoring
@@ -64,18 +122,24 @@ def command(
         overrides=overrides,
     )
     chosen = _chosen(benchmark, data or [], settings.evaluation)
-    judge = scoring.load(model, settings.data, trust_remote_code)
+    judge = scoring.load(Path(model), settings.data, trust_remote_code)
     if chosen is not None:
         result = _run_benchmark(judge, chosen, data or [], settings.evaluation)
-        _keep(model, "benchmarks", "benchmark", [result])
+        _keep(Path(model), "benchmarks", "benchmark", [result])
         code = frame.gate([{"accuracy": result["score"]}], settings.evaluation.min_accuracy)
         return frame.Result(result, render_benchmark(result), code)
-    words = _bag_of_words(model)
+    words = _bag_of_words(Path(model))
     results = [_measure(judge, path, settings.evaluation, words) for path in data or []]
-    _keep(model, "results", "data", results)
+    _keep(Path(model), "results", "data", results)
     value = results[0] if len(results) == 1 else {"results": results}
     text = Stacked(*(render(result) for result in results))
     return frame.Result(value, text, frame.gate(results, settings.evaluation.min_accuracy))
+
+
+def _refuse(why: str, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if value not in (None, []):
+            raise SettingsError(f"--{name} {why}")
 
 
 def _bag_of_words(path: Path) -> Any:

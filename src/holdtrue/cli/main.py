@@ -37,7 +37,7 @@ VERBS = {
     "ablate": "Measure what each ingredient of a recipe is worth.",
     "combine": "Make one model of several: an ensemble, a mean of weights.",
     "score": "Give each answer of a data set its reward.",
-    "evaluate": "Measure accuracy and calibration on preference pairs.",
+    "evaluate": "Measure a reward model on pairs, or a policy on prompts.",
     "compare": "Compare models on the same held-out preference pairs.",
     "shift": "Measure how far policies have left what a model was taught.",
     "rank": "Rank policies by the rewards of their answers.",

@@ -61,14 +61,17 @@ def sft_page() -> str:
 
 
 def rl_page() -> str:
-    """Every setting of policy optimisation."""
+    """Every setting of policy optimisation and of policy evaluation."""
+    from holdtrue.policy.evaluation import PolicyEvaluationSettings
     from holdtrue.policy.settings import RLSettings
 
     parts = [
         "# Settings of policy optimisation",
         "What `holdtrue rl` takes, in the way of [other settings](settings.md).",
     ]
-    return "\n\n".join([*parts, *_sections(setting_rows(RLSettings.model_json_schema()))])
+    parts += _sections(setting_rows(RLSettings.model_json_schema()))
+    parts += ["# Settings of policy evaluation", "What `holdtrue evaluate --policy` takes by `--set`."]
+    return "\n\n".join([*parts, *_sections(setting_rows(PolicyEvaluationSettings.model_json_schema()))])
 
 
 def rounds_page() -> str:

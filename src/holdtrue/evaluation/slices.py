@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,21 +29,36 @@ def by_column(
     Raises:
         SettingsError: a named column that no row has.
     """
+    metas = [groups[index].meta for index in pairs.group]
     known = dict.fromkeys(key for group in groups for key in group.meta)
+    tables = {}
+    for name, parts in split(metas, columns, known).items():
+        rows = [{"value": value} | _measure(pairs, part, confidence) for value, part in parts.items()]
+        tables[name] = sorted(rows, key=lambda row: (-row["count"], row["value"]))
+    return tables
+
+
+def split(
+    metas: Sequence[Mapping[str, Any]], columns: Sequence[str], known: Iterable[str]
+) -> dict[str, dict[str, Bools]]:
+    """By column and value the rows (N,) that have it, columns chosen as :func:`by_column` says.
+
+    Raises:
+        SettingsError: a column is named that is not among the known.
+    """
+    known = dict.fromkeys(known)
     for name in columns:
         if name not in known:
             raise SettingsError(unknown("slice", name, known) if known else _no_columns(name))
-    tables = {}
+    found = {}
     for name in columns or known:
-        metas = [groups[index].meta.get(name) for index in pairs.group]
-        values = [_as_text(meta) for meta in metas]
-        distinct = set(values)
-        plain = not any(isinstance(meta, dict | list | tuple) for meta in metas)
-        if columns or (plain and 2 <= len(distinct) <= min(_MOST_VALUES, len(pairs) - 1)):
-            column = np.array(values, dtype=object)
-            rows = [{"value": value} | _measure(pairs, column == value, confidence) for value in distinct]
-            tables[name] = sorted(rows, key=lambda row: (-row["count"], row["value"]))
-    return tables
+        values = [meta.get(name) for meta in metas]
+        plain = not any(isinstance(value, dict | list | tuple) for value in values)
+        column = np.array([_as_text(value) for value in values], dtype=object)
+        distinct = dict.fromkeys(column)
+        if columns or (plain and 2 <= len(distinct) <= min(_MOST_VALUES, len(metas) - 1)):
+            found[name] = {value: np.asarray(column == value) for value in distinct}
+    return found
 
 
 def by_length_gap(pairs: Pairs, confidence: float) -> list[dict[str, Any]]:
@@ -104,4 +119,4 @@ def _as_text(value: Any) -> str:
 
 
 def _no_columns(name: str) -> str:
-    return f"slice {name!r} is not in the data: its rows have no columns besides the comparison itself"
+    return f"slice {name!r} is not in the data: its rows have no other columns"

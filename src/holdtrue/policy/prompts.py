@@ -23,17 +23,22 @@ from holdtrue.tokens.conversation import Encoder
 
 @dataclass
 class Prompts:
-    """Prompts and their ids, side by side."""
+    """Prompts, their ids and the other columns of their rows, side by side."""
 
     texts: list[Messages | str] = field(default_factory=list)
     ids: list[Ids] = field(default_factory=list)
+    columns: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, places: Sequence[int]) -> Prompts:
         """Some of them, in this order."""
-        return Prompts([self.texts[i] for i in places], [self.ids[i] for i in places])
+        return Prompts(
+            [self.texts[i] for i in places],
+            [self.ids[i] for i in places],
+            [self.columns[i] for i in places],
+        )
 
 
 @dataclass(frozen=True)
@@ -66,20 +71,8 @@ def read_prompts(settings: PromptSettings, tokenizer: Any, context: int | None, 
     Raises:
         DataError: a file cannot be read, or none of its rows can be used.
     """
-    found: list[Group] = []
     left_out: Counter[str] = Counter()
-    hashes = {}
-    for resource in files.resources(settings.prompts):
-        digest = hashlib.sha256()
-        for row in files.rows(resource, digest):
-            try:
-                if row.fault is not None or row.value is None:
-                    raise row.fault or BadRow("empty row")
-                found.append(Group(_prompt(row.value, settings.plain_text), ()))
-            except BadRow as fault:
-                left_out[fault.reason] += 1
-        hashes[resource] = digest.hexdigest()
-    train, held_out = split_by_prompt(found, settings.eval_fraction) if found else ([], [])
+    train, held_out, hashes = read_splits(settings, left_out)
     encoder = Encoder(tokenizer, max_length=2**31)
     room = None if context is None else context - new_tokens
     encoded = [_encoded(groups, encoder, room, left_out) for groups in (train, held_out)]
@@ -90,10 +83,38 @@ def read_prompts(settings: PromptSettings, tokenizer: Any, context: int | None, 
     return Read(encoded[0], judged, hashes, dict(left_out))
 
 
-def _prompt(row: Mapping[str, Any], plain_text: Literal["chat", "raw"]) -> Messages | str:
+def read_splits(
+    settings: PromptSettings, left_out: Counter[str]
+) -> tuple[list[Group], list[Group], dict[str, str]]:
+    """Prompts that are trained on, those held out, as groups without answers, and the files' SHA-256.
+
+    ``left_out`` counts the rows that cannot be read, by reason.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    found: list[Group] = []
+    hashes = {}
+    for resource in files.resources(settings.prompts):
+        digest = hashlib.sha256()
+        for row in files.rows(resource, digest):
+            try:
+                if row.fault is not None or row.value is None:
+                    raise row.fault or BadRow("empty row")
+                found.append(_prompt(row.value, settings.plain_text))
+            except BadRow as fault:
+                left_out[fault.reason] += 1
+        hashes[resource] = digest.hexdigest()
+    return (*(split_by_prompt(found, settings.eval_fraction) if found else ([], [])), hashes)
+
+
+def _prompt(row: Mapping[str, Any], plain_text: Literal["chat", "raw"]) -> Group:
     if "prompt" in row:
-        return with_prompt(row["prompt"], (), plain_text)[0]
-    return formats.recognise(row)(plain_text=plain_text).parse(row).prompt
+        prompt, read = with_prompt(row["prompt"], (), plain_text)[0], {"prompt"}
+    else:
+        layout = formats.recognise(row)
+        prompt, read = layout(plain_text=plain_text).parse(row).prompt, {*layout.columns}
+    return Group(prompt, (), meta={name: value for name, value in row.items() if name not in read})
 
 
 def _encoded(groups: Sequence[Group], encoder: Encoder, room: int | None, left_out: Counter[str]) -> Prompts:
@@ -107,6 +128,7 @@ def _encoded(groups: Sequence[Group], encoder: Encoder, room: int | None, left_o
         else:
             result.texts.append(group.prompt)
             result.ids.append(ids)
+            result.columns.append(group.meta)
     return result
 
 

@@ -104,12 +104,7 @@ def optimise(
         judges = [open_judge(one, device, trust_remote_code) for one in settings.rewards]
         policy, tokenizer = load_policy(settings.policy, settings.seed, device, trust_remote_code)
         reference = _load_reference(settings.policy, tokenizer, device, trust_remote_code)
-        vocabulary = Vocabulary.of(tokenizer, eos=declared_ends(policy))
-        if not vocabulary.eos:
-            raise ModelError(
-                f"policy {settings.policy.path} declares no end token, so no answer would end; set "
-                "eos_token_id in its generation_config.json"
-            )
+        vocabulary = vocabulary_of(policy, tokenizer, settings.policy.path)
         context = model_max_length(policy.config, tokenizer)
         prompts = read_prompts(settings.data, tokenizer, context, settings.decoding.max_new_tokens)
         _refuse_changed(run, prompts)
@@ -188,6 +183,21 @@ def load_policy(
             policy = adapters.with_new(policy, settings.lora, seed, task="CAUSAL_LM")
     prepare_tokenizer(tokenizer, settings.chat_template_path)
     return policy.to(device), tokenizer
+
+
+def vocabulary_of(policy: Any, tokenizer: Any, name: str) -> Vocabulary:
+    """What the ids of a policy mean, its ends among them.
+
+    Raises:
+        ModelError: neither configs nor tokenizer declare an end.
+    """
+    found = Vocabulary.of(tokenizer, eos=declared_ends(policy))
+    if not found.eos:
+        raise ModelError(
+            f"policy {name} declares no end token, so no answer would end; set eos_token_id in its "
+            "generation_config.json"
+        )
+    return found
 
 
 def _load_reference(settings: PolicySettings, tokenizer: Any, device: str, trust: bool) -> Any:

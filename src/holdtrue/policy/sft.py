@@ -123,7 +123,7 @@ def set_up(
     Raises:
         DataError: no usable example is left. ModelError, SettingsError: as in loading.
     """
-    read = _read(settings.data)
+    read = read_splits(settings.data)
     loaded = policies.load(
         settings.model, seed=settings.seed, device=device, trust_remote_code=trust_remote_code
     )
@@ -154,8 +154,12 @@ def set_up(
     return Setup(settings, loaded, encoder, parts["train"], parts["eval"], stops, counts)
 
 
-def _read(settings: ExampleSettings) -> dict[str, tuple[list[Example], ExampleReport | None]]:
-    """Examples of both splits, and the report of each that was read from files of its own."""
+def read_splits(settings: ExampleSettings) -> dict[str, tuple[list[Example], ExampleReport | None]]:
+    """Examples of both splits, and the report of each that was read from files of its own.
+
+    Raises:
+        DataError: a file is not there, or none of its rows can be read.
+    """
     train, report = read_examples(settings.train)
     if settings.eval:
         return {"train": (train, report), "eval": read_examples(settings.eval)}
