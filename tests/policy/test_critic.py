@@ -225,7 +225,7 @@ def test_explained_variance() -> None:
 
 @pytest.mark.parametrize("rows_per_pass", [1, 2])
 def test_a_step_of_ppo_by_hand(rows_per_pass: int) -> None:
-    """V = 0 everywhere, so with γ = λ = ½ and no KL a reward R returns R at its token, R / 4 at the one before.
+    """V = 0 everywhere, so with γ = λ = ½ and no KL a reward R returns R at its token and R / 4 before.
 
     Rows of 2 tokens (reward 4) and of 1 (reward -2): returns 1, 4 and -2.
     """
