@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import optimising
-from holdtrue.errors import QualityError
+from holdtrue.errors import QualityError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.algorithms.rloo import RLOO
 from holdtrue.policy.logprobs import token_logprobs
 from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
@@ -104,6 +105,16 @@ def test_a_critic_learns_what_answers_will_be_worth(folder: Path, run: RunDir) -
     optimising.trainer(made, run, rainy).train()
     explained = [row["explained_variance"] for row in rows(run)]
     assert explained[0] == pytest.approx(0, abs=1e-6) and np.mean(explained[-5:]) > 0.7
+
+
+def test_an_algorithm_that_needs_what_is_not_computed_is_refused(folder: Path) -> None:
+    class Dreaming(RLOO):
+        @property
+        def needs(self) -> frozenset[str]:
+            return super().needs | {"dreams"}
+
+    with pytest.raises(SettingsError, match="needs dreams, which is not computed here"):
+        optimising.settings(folder, algorithm=Dreaming())
 
 
 def test_the_entropy_that_is_learnt_from_is_logged_and_holds_it_up(folder: Path, tmp_path: Path) -> None:
