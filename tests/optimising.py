@@ -9,6 +9,7 @@ from typing import Any
 
 import toy
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.critic import of_policy
 from holdtrue.policy.prompts import read_prompts
 from holdtrue.policy.rewards import FunctionJudge, RewardStack
 from holdtrue.policy.run import load_policy
@@ -57,6 +58,8 @@ def trainer(made: RLSettings, run: RunDir, function: Any = kindness, **options: 
     policy, tokenizer = load_policy(made.policy, made.seed)
     vocabulary = Vocabulary.of(tokenizer)
     read = read_prompts(made.data, tokenizer, 128, made.decoding.max_new_tokens)
+    if "values" in made.algorithm.needs:
+        options.setdefault("critic", of_policy(policy, made.policy.lora, made.seed))
     job = Optimisation(
         policy=policy,
         tokenizer=tokenizer,

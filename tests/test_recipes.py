@@ -18,10 +18,10 @@ from holdtrue.reward.store import chosen_kind
 from holdtrue.training.setup import set_up
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes"
-RL = FOLDER / "rl.yaml"
+RL = [FOLDER / "rl.yaml", FOLDER / "ppo.yaml"]
 RECIPES = sorted(
-    set(FOLDER.glob("*.yaml")) - {FOLDER / "sft.yaml", FOLDER / "rounds.yaml", RL}
-)  # of a policy: tests/policy/test_sft.py, tests/cli/test_rounds.py
+    set(FOLDER.glob("*.yaml")) - {FOLDER / "sft.yaml", FOLDER / "rounds.yaml", *RL}
+)  # of a policy: tests/policy/test_sft.py, tests/cli/test_rl.py, tests/cli/test_rounds.py
 COMPARED = {"auto_j", "fine_grained", "helpsteer_pairs", "hh", "judgebench", "llama_factory", "ms_swift"}
 COMPARED |= {"nemo", "preference", "rewardbench2", "rm_bench", "rmb", "shp", "tldr"}
 """Layouts whose samples prefer an answer to another, and below other recipes' own."""

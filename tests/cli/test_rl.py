@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import optimising
@@ -16,6 +17,7 @@ import toy
 from holdtrue.rundir import RunDir, read_jsonl
 
 Run = Callable[..., Any]
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SHORT = [
     "--set",
     "training.max_steps=2",
@@ -70,6 +72,42 @@ def test_a_policy_is_optimised_against_a_reward_model(
     assert list(read_jsonl(run / "rollouts.jsonl")) == drawn
 
 
+@pytest.mark.parametrize("recipe", ["rl.yaml", "ppo.yaml"])
+def test_a_recipe_runs_as_its_head_says(
+    recipe: str, holdtrue: Run, folder: Path, toy_run: Path, tmp_path: Path
+) -> None:
+    head = (RECIPES / recipe).read_text(encoding="utf-8").splitlines()
+    assert head[0].startswith("# ") and head[2].startswith(f"# holdtrue rl recipes/{recipe} prompts.jsonl ")
+    (tmp_path / "row.jsonl").write_text(head[1].partition(": ")[2] + "\n", encoding="utf-8")
+    given = [RECIPES / recipe, tmp_path / "row.jsonl", "--model", folder / "policy", "--reward", toy_run]
+    done = holdtrue("rl", *given, *SHORT, "--output", tmp_path / "run", "--json")
+    assert done.code == 0 and done.value["steps"] == 2, done.err
+    kept = RunDir(tmp_path / "run").settings()
+    written = yaml.safe_load((RECIPES / recipe).read_text(encoding="utf-8"))
+    assert written["algorithm"].items() <= kept["algorithm"].items()
+    assert bool(RunDir(tmp_path / "run").info()["critic"]) is (recipe == "ppo.yaml")
+
+
+def test_ppo_takes_its_critic_from_the_reward_model(
+    holdtrue: Run, folder: Path, toy_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    given = [folder / "prompts.jsonl", "--model", folder / "policy", "--reward", toy_run, *SHORT]
+    ppo = ["--set", "algorithm=ppo", "--set", "algorithm.entropy_coef=0.01"]
+    done = holdtrue("rl", *given, *ppo, "--output", run)
+    assert done.code == 0 and f"critic   from {toy_run}, " in done.err, done.err
+    assert "critic   explains " in done.out and "of the variance of returns" in done.out
+    facts = RunDir(run).info()["critic"]
+    assert facts["start"] == str(toy_run) and facts["learning_rate"] == pytest.approx(0.1)
+    assert facts["trainable"] == facts["parameters"] > 0
+    last = RunDir(run).metrics()[-1]
+    assert {"value_loss", "value_clip_fraction", "explained_variance", "entropy"} <= last.keys()
+    drawn = (run / "rollouts.jsonl").read_bytes()
+    again = holdtrue("resume", run, "--json")
+    assert again.code == 0 and again.value["explained_variance"]["last"] == last["explained_variance"]
+    assert (run / "rollouts.jsonl").read_bytes() == drawn
+
+
 def test_an_adapter_is_a_policy_to_go_on_from(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
     given = [folder / "prompts.jsonl", "--reward", f"{folder}/mine.py:share", *SHORT]
     lora = ["--set", "policy.lora={r: 2, alpha: 4}"]
@@ -108,7 +146,12 @@ def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Pa
     [
         (["--set", "trainin.group=4"], "unknown setting 'trainin'; did you mean 'training'"),
         (["--set", "rewards=[{modle: x}]"], "unknown setting 'rewards.modle'; did you mean 'rewards.model'"),
-        (["--set", "algorithm=ppo"], "algorithm ppo needs a critic, which is not computed here"),
+        (
+            ["--set", "critic.learning_rate=0.1"],
+            "algorithm rloo has no critic; leave out critic, or take ppo",
+        ),
+        (["--set", "algorithm=ppo", "--set", "critic.path=nowhere"], "nowhere does not exist"),
+        (["--set", "algorithm=ppo", "--set", "critic.rate=1"], "unknown setting 'critic.rate'"),
         (["--set", "training.group=1"], "algorithm rloo needs training.group of 2 or more"),
         (["--set", "policy.lora={dropout: 0.1}"], "lora.dropout is 0 here"),
         (["--reward", "nowhere"], "nowhere does not exist"),

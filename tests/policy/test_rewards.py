@@ -50,6 +50,15 @@ def test_rewards_count_in_deviations_of_the_start_policy_times_their_weight() ->
     assert judged.rewards.tolist() == pytest.approx([-(2**0.5), 2**0.5, 3.0])
 
 
+def test_the_scale_of_a_part_says_how_it_counts() -> None:
+    made = stack([1.0, 3.0], weight=2.0)
+    with pytest.raises(ValueError, match="not fitted"):
+        made.scale(0)
+    made.fit(rollouts("a", "b"), 2)
+    assert made.scale(0) == pytest.approx((2 / 2**0.5, 2))
+    assert stack([1.0], whiten=False, weight=0.5).scale(0) == (0.5, 0)
+
+
 def test_parts_add_up_as_they_are_where_they_are_not_whitened() -> None:
     made = stack([1.0, 2.0], [10.0, 20.0], whiten=False, weight=0.5)
     made.fit(rollouts("a", "b"), 2)

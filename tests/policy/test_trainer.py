@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import optimising
-from holdtrue.errors import QualityError
+from holdtrue.errors import QualityError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.algorithms.rloo import RLOO
 from holdtrue.policy.logprobs import token_logprobs
 from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
@@ -33,7 +34,7 @@ def rows(run: RunDir, event: str = "train") -> list[dict[str, Any]]:
     return [row for row in run.metrics() if row["event"] == event]
 
 
-@pytest.mark.parametrize("algorithm", ["rloo", "grpo"])
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "ppo"])
 def test_the_share_of_a_word_rises_clearly_in_forty_steps(algorithm: str, folder: Path, run: RunDir) -> None:
     made = optimising.settings(folder, algorithm=algorithm, training={"max_steps": 40})
     optimising.trainer(made, run).train()
@@ -42,12 +43,11 @@ def test_the_share_of_a_word_rises_clearly_in_forty_steps(algorithm: str, folder
     assert rows(run)[0]["kl"] == pytest.approx(0, abs=1e-4) and rows(run)[-1]["kl"] > 1
 
 
+@pytest.mark.parametrize("fields", [{"kind": "rloo"}, {"kind": "ppo", "entropy_coef": 0.01}])
 def test_a_run_killed_after_a_step_and_resumed_equals_one_that_was_not(
-    folder: Path, run: RunDir, tmp_path: Path
+    fields: dict[str, Any], folder: Path, run: RunDir, tmp_path: Path
 ) -> None:
-    made = optimising.settings(
-        folder, algorithm={"kind": "rloo", "kl_target": 2.0}, data={"eval_fraction": 0.2}
-    )
+    made = optimising.settings(folder, algorithm={"kl_target": 2.0, **fields}, data={"eval_fraction": 0.2})
     whole = optimising.trainer(made, run)
     whole.train()
 
@@ -69,6 +69,62 @@ def test_a_run_killed_after_a_step_and_resumed_equals_one_that_was_not(
     assert [timeless(row) for row in run.metrics()] == [timeless(row) for row in broken.metrics()]
     assert whole.monitor.state_dict() == resumed.monitor.state_dict()
     assert whole.controller.coef == resumed.controller.coef != 0.05
+
+
+def test_the_critic_is_trained_beside_the_policy_at_a_rate_of_its_own(folder: Path, run: RunDir) -> None:
+    made = optimising.settings(
+        folder, algorithm="ppo", critic={"learning_rate": 0.02}, training={"max_steps": 3, "updates": 2}
+    )
+    trainer = optimising.trainer(made, run)
+    critic = trainer.job.critic
+    assert critic is not None
+    before = {name: p.clone() for name, p in critic.named_parameters()}
+    trainer.train()
+    assert all(not torch.equal(p, before[name]) for name, p in critic.named_parameters())
+    rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in critic.parameters()} == {0.02}
+    assert {rates[id(p)] for p in trainer.policy.parameters()} == {0.01}
+    assert made.critic.rate(0.01) == 0.02 and optimising.settings(folder).critic.rate(0.01) == 0.1
+    first = rows(run)[0]
+    assert first["explained_variance"] == pytest.approx(0, abs=1e-6)  # its head was 0
+    assert first["value_loss"] > 0 and 0 <= first["value_clip_fraction"] <= 1
+    assert all(row["explained_variance"] is not None for row in rows(run))
+
+
+def test_a_critic_learns_what_answers_will_be_worth(folder: Path, run: RunDir) -> None:
+    made = optimising.settings(
+        folder,
+        algorithm={"kind": "ppo", "kl_coef": 0, "whiten_rewards": False},
+        critic={"learning_rate": 0.03},
+        training={"max_steps": 40, "learning_rate": 1e-6},  # the policy stands still
+    )
+
+    def rainy(prompts: Any, texts: Any, ids: Any) -> list[float]:  # the prompt says it all
+        return [float("about rain" in prompt[0].content) for prompt in prompts]
+
+    optimising.trainer(made, run, rainy).train()
+    explained = [row["explained_variance"] for row in rows(run)]
+    assert explained[0] == pytest.approx(0, abs=1e-6) and np.mean(explained[-5:]) > 0.7
+
+
+def test_an_algorithm_that_needs_what_is_not_computed_is_refused(folder: Path) -> None:
+    class Dreaming(RLOO):
+        @property
+        def needs(self) -> frozenset[str]:
+            return super().needs | {"dreams"}
+
+    with pytest.raises(SettingsError, match="needs dreams, which is not computed here"):
+        optimising.settings(folder, algorithm=Dreaming())
+
+
+def test_the_entropy_that_is_learnt_from_is_logged_and_holds_it_up(folder: Path, tmp_path: Path) -> None:
+    ends = {}
+    for coef in (0.0, 0.5):
+        run = RunDir.create(tmp_path / str(coef), {})
+        algorithm = {"kind": "rloo", "entropy_coef": coef}
+        optimising.trainer(optimising.settings(folder, algorithm=algorithm), run).train()
+        ends[coef] = rows(run)[-1]["entropy"]
+    assert ends[0.5] > ends[0.0] + 0.1
 
 
 def timeless(row: dict[str, Any]) -> dict[str, Any]:

@@ -9,18 +9,21 @@ import pytest
 import torch
 
 from holdtrue.kinds import choose
+from holdtrue.policy.critic import of_policy
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.inputs import Scored
 from holdtrue.policy.samples import Samples
-from holdtrue.policy.update import Drawing, add_gradients, logprobs_of
+from holdtrue.policy.update import Drawing, add_gradients, logprobs_of, of_all
 from policy_models import policy
 
 DRAWING = Drawing(Decoding(max_new_tokens=9), torch.tensor([0]))
 
 
-def step(name: str, rows_per_pass: int, keep: list[bool], junk: int = 0) -> tuple[Any, Any]:
+def step(name: Any, rows_per_pass: int, keep: list[bool], junk: int = 0) -> tuple[Any, Any]:
     """Gradients of a step of two groups of three uneven answers; ``junk`` changes those not kept."""
     model = policy("llama")
+    critic = of_policy(model)
+    torch.nn.init.normal_(critic.head.weight, generator=torch.Generator().manual_seed(0))
     draw = np.random.default_rng(0)
     prompts = [draw.integers(3, 97, 2), draw.integers(3, 97, 5)]
     answers = [draw.integers(3, 97, n) for n in (1, 9, 4, 3, 3, 7)]
@@ -35,27 +38,39 @@ def step(name: str, rows_per_pass: int, keep: list[bool], junk: int = 0) -> tupl
     algorithm = choose("holdtrue.policy.algorithms", name, None)
     reference = logprobs_of(model, padded, DRAWING, rows_per_pass) - 0.1 * padded.completion_NT
     scored = Scored(
-        rewards, padded.completion_NT, torch.tensor(keep), 3, algorithm.kl_coef, padded.logprobs_NT, reference
+        rewards,
+        padded.completion_NT,
+        torch.tensor(keep),
+        3,
+        algorithm.kl_coef,
+        padded.logprobs_NT,
+        reference,
+        of_all(critic, padded, rows_per_pass) - 0.1,
     )
     advantages = algorithm.advantages(scored)
-    learnt = add_gradients(model, algorithm, scored, advantages, padded, DRAWING, rows_per_pass)
-    gradients = torch.cat([p.grad.flatten() for p in model.parameters()]) / learnt.loss.weight
+    learnt = add_gradients(model, algorithm, scored, advantages, padded, DRAWING, rows_per_pass, critic)
+    parts = [*model.parameters(), *(critic.parameters() if "values" in algorithm.needs else ())]
+    gradients = torch.cat([p.grad.flatten() for p in parts]) / learnt.loss.weight
     return gradients, {name: float(mean.value) for name, mean in learnt.metrics.items()}
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo", "dapo", "dr_grpo", "gspo", "reinforce_pp"])
-def test_no_way_to_cut_a_step_into_passes_changes_it(name: str) -> None:
+PPO = {"kind": "ppo", "entropy_coef": 0.1, "value_coef": 1.0}
+
+
+@pytest.mark.parametrize("name", ["rloo", "grpo", "dapo", "dr_grpo", "gspo", "reinforce_pp", "ppo", PPO])
+def test_no_way_to_cut_a_step_into_passes_changes_it(name: Any) -> None:
     keep = [True, True, False, True, True, True]
     whole, metrics = step(name, 6, keep)
     assert whole.norm() > 1e-3
     for rows_per_pass in (1, 2, 5):
         parts, own = step(name, rows_per_pass, keep)
-        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+        rounding = 1e-6 * max(1.0, whole.abs().max().item())
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=rounding)
         assert own == pytest.approx(metrics, rel=1e-4, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rloo", "grpo", "reinforce_pp"])
-def test_rows_that_are_not_kept_move_nothing_whatever_they_hold(name: str) -> None:
+@pytest.mark.parametrize("name", ["rloo", "grpo", "reinforce_pp", PPO])
+def test_rows_that_are_not_kept_move_nothing_whatever_they_hold(name: Any) -> None:
     keep = [True, True, False, True, True, False]
     plain, _ = step(name, 2, keep)
     junk, _ = step(name, 2, keep, junk=13)

@@ -148,6 +148,19 @@ def test_the_gradient_is_divided_by_the_weight_and_clipped_to_the_norm() -> None
     assert parameter.grad is None
 
 
+def test_a_model_beside_another_is_clipped_by_itself_and_has_its_own_rate() -> None:
+    one, other = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimizer = torch.optim.SGD([{"params": [one]}, {"params": [other], "factor": 3.0}], lr=7.0)
+    one.grad, other.grad = torch.tensor([0.6, 0.8]), torch.tensor([60.0, 80.0])
+    sums = step.Sums(loss=1.0, weight=2.0)
+    assert loop.update([one], optimizer, sums, 1.0, max_norm=1.0, beside=[other]) == pytest.approx(0.5)
+    assert one.tolist() == pytest.approx([-0.3, -0.4])  # as if it were alone
+    assert other.tolist() == pytest.approx([-1.8, -2.4], rel=1e-5)
+    one.grad, other.grad = torch.tensor([0.6, 0.8]), torch.tensor([math.nan, 1.0])
+    assert loop.update([one], optimizer, sums, 1.0, max_norm=1.0, beside=[other]) is None
+    assert one.tolist() == pytest.approx([-0.3, -0.4]) and other.grad is None
+
+
 @pytest.mark.parametrize(
     ("gradient", "loss"), [(math.inf, 1.0), (math.nan, 1.0), (1.0, math.nan), (1.0, math.inf)]
 )

@@ -79,11 +79,16 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
         value[name] = {when: _mean(part, name) for when, part in ends.items()}
     evaluated = [row for row in rows if row["event"] == "eval"]
     value["evaluation"] = evaluated[-1] if evaluated else None
+    if run.info().get("critic"):
+        value["explained_variance"] = {when: _mean(part, "explained_variance") for when, part in ends.items()}
     lines = [
         f"{name:<8} {running.number(value[name]['first'])} -> {running.number(value[name]['last'])}"
         for name in ("reward", "kl", "length", "entropy")
         if value[name]["last"] is not None
     ]
+    if (known := value.get("explained_variance")) and known["last"] is not None:
+        numbers = " -> ".join(running.number(known[when]) for when in ends)
+        lines += [f"critic   explains {numbers} of the variance of returns"]
     odd = [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]
     lines += [f"counted  {', '.join(odd)}"] if odd else []
     lines += [f"stopped  {value['stopped']}"] if value["stopped"] else []
@@ -129,6 +134,8 @@ class Narrator:
             f"policy   {policy['architecture']}, {policy['parameters']:,} parameters{part}, "
             f"{policy['device']}"
         )
+        if critic := info.get("critic"):
+            self.console.print(f"critic   from {critic['start']}, {critic['parameters']:,} parameters")
         self.console.print(
             f"prompts  {data['prompts']:,}, held out {data['held_out']:,}; left out: {lost or 'nothing'}"
         )

@@ -20,7 +20,8 @@ Row = dict[str, Any]
 def summary(samples: Samples, judged: Judged) -> Row:
     """A step's rewards and how its answers ended.
 
-    ``entropy`` is -log π of the drawn tokens, an unbiased estimate of the mean entropy in nats per token.
+    ``entropy`` is -log π of the drawn tokens, an unbiased estimate of the mean entropy in nats per token; an
+    algorithm that learns from the entropy itself replaces it by that.
     """
     raw = judged.raw[judged.raw.isfinite()]
     used = judged.rewards[judged.keep]

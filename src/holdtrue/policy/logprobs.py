@@ -19,11 +19,31 @@ def token_logprobs(policy: Any, padded: PaddedSamples, decoding: Decoding, banne
     """(N, T) log-probability of every token of the answers, 0 elsewhere.
 
     In the distribution of ``decoding`` with ``banned`` ids (B,), so that it equals what a sampler of the same
-    decoding wrote down. Logits are computed from the first answer's first token on.
+    decoding wrote down.
+    """
+    return _drawn(policy, padded, decoding, banned)[0]
+
+
+def logprobs_and_entropy(
+    policy: Any, padded: PaddedSamples, decoding: Decoding, banned: Tensor
+) -> tuple[Tensor, Tensor]:
+    """:func:`token_logprobs`, and (N, T) the entropy in nats of what each token was drawn from, 0 elsewhere.
+
+    Tokens that could not be drawn have no part in it, nor in its gradient.
+    """
+    chosen, logprobs = _drawn(policy, padded, decoding, banned)
+    entropy = -(logprobs.exp() * logprobs.where(logprobs.isfinite(), 0.0)).sum(-1)
+    return chosen, torch.zeros_like(chosen).masked_scatter(padded.completion_NT, entropy)
+
+
+def _drawn(policy: Any, padded: PaddedSamples, decoding: Decoding, banned: Tensor) -> tuple[Tensor, Tensor]:
+    """(N, T) log-probability of every token of the answers, and (R, V) what these R tokens were drawn from.
+
+    Logits are computed from the first answer's first token on.
     """
     rows, places = padded.completion_NT.nonzero(as_tuple=True)
     if not len(places):
-        return torch.zeros_like(padded.logprobs_NT)
+        return torch.zeros_like(padded.logprobs_NT), padded.logprobs_NT.new_zeros(0, 1)
     width = padded.ids_NT.shape[1]
     keep = width + 1 - int(places.min())
     out = policy(
@@ -35,7 +55,7 @@ def token_logprobs(policy: Any, padded: PaddedSamples, decoding: Decoding, banne
     logits = out.logits[rows, places - 1 - (width - out.logits.shape[1])]
     logprobs = decoding.distribution(logits, banned)
     chosen = logprobs.gather(-1, padded.ids_NT[rows, places][:, None])[:, 0]
-    return torch.zeros_like(padded.logprobs_NT).index_put((rows, places), chosen)
+    return torch.zeros_like(padded.logprobs_NT).index_put((rows, places), chosen), logprobs
 
 
 def rescored(

@@ -224,6 +224,15 @@ class RewardStack:
                     ) from None
         return self._sum(parts)
 
+    def scale(self, part: int) -> tuple[float, float]:
+        """How a part counts where it is not clipped: factor · (reward - mean), the two numbers."""
+        settings, normaliser = self.settings[part], self.normalisers[part]
+        if not settings.whiten:
+            return settings.weight, 0.0
+        if normaliser.mean is None or normaliser.std is None:
+            raise ValueError("the normaliser is not fitted")
+        return settings.weight / normaliser.std, normaliser.mean
+
     def score(self, rollouts: Sequence[Rollout], samples: Samples) -> Judged:
         """What each answer is worth.
 

@@ -25,6 +25,7 @@ from holdtrue import __version__
 from holdtrue.data.files import resources
 from holdtrue.errors import DataError, ModelError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy import critic as critics
 from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Read, read_prompts
@@ -80,6 +81,8 @@ def require_files(settings: RLSettings) -> None:
             find_model(one.model)
         elif not Path(str(one.function).rpartition(":")[0]).is_file():
             raise SettingsError(f"reward function {one.function}: there is no such file")
+    if settings.critic.path is not None:
+        find_model(settings.critic.path)
 
 
 def optimise(
@@ -108,6 +111,12 @@ def optimise(
         context = model_max_length(policy.config, tokenizer)
         prompts = read_prompts(settings.data, tokenizer, context, settings.decoding.max_new_tokens)
         _refuse_changed(run, prompts)
+        critic = None
+        if "values" in settings.algorithm.needs:
+            longest = max(map(len, prompts.train.ids)) + settings.decoding.max_new_tokens
+            critic = critics.build(
+                settings, policy, tokenizer, judges[0], longest, trust_remote_code=trust_remote_code
+            )
         rate = settings.training.learning_rate or _learning_rate(policy)
         trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
         run.update_info(
@@ -121,6 +130,7 @@ def optimise(
                 "device": device,
                 "learning_rate": rate,
             },
+            critic=critic and critic.facts() | {"learning_rate": settings.critic.rate(rate)},
         )
         tell({"event": "prepared", **run.info()})
         trainer = PolicyTrainer(
@@ -136,6 +146,7 @@ def optimise(
                 run=run,
                 learning_rate=rate,
                 reference=reference,
+                critic=critic,
                 tell=tell,
                 stop=stop,
             )
@@ -255,6 +266,7 @@ def anchored(settings: RLSettings) -> dict[str, Any]:
         path = values["policy"][key]
         if path and RunDir(path).settings_file.is_file():
             values["policy"][key] = str(find_model(path))
+    values["critic"]["path"] = anchor(values["critic"]["path"])
     for key in ("path", "reference", "chat_template_path"):
         values["policy"][key] = anchor(values["policy"][key])
     for one in values["rewards"]:

@@ -139,6 +139,21 @@ class OptimisationSettings(Section):
     """Updates with a non-finite loss or gradient are skipped and counted; after this many the run stops."""
 
 
+class CriticSettings(Section):
+    """The critic, for algorithms that have one: a model that says what an answer will be worth."""
+
+    path: str | None = None
+    """Folder of a decoder it starts from, with the policy's tokens and a fresh head. By default it starts
+    from the first of ``rewards``, head and all, where that is such a decoder, else from the policy."""
+    learning_rate: float | None = Field(None, gt=0)
+    """Peak rate; its course is the policy's. By default ten times the policy's: a critic that lags behind
+    explains nothing."""
+
+    def rate(self, policy: float) -> float:
+        """Its peak rate beside a policy of this one."""
+        return self.learning_rate or 10 * policy
+
+
 class RLSettings(Section):
     """Everything a policy optimisation is made of."""
 
@@ -153,6 +168,7 @@ class RLSettings(Section):
     )
     """How advantages and loss are made (``holdtrue list algorithms``): a name, or ``{kind: name, ...}`` with
     its fields."""
+    critic: CriticSettings = CriticSettings()
     decoding: Decoding = Decoding()
     """How answers are drawn, and when the loop guard ends one."""
     guard: GuardSettings = GuardSettings()
@@ -162,11 +178,14 @@ class RLSettings(Section):
 
     @model_validator(mode="after")
     def _can_be_computed(self) -> RLSettings:
-        lacking = self.algorithm.needs - {"reference_logprobs"}
+        lacking = self.algorithm.needs - {"reference_logprobs", "values", "entropy"}
         if lacking:
-            field = {"values": "a critic", "entropy": "the entropy of every token (entropy_coef)"}
-            said = " and ".join(field[name] for name in sorted(lacking))
+            said = " and ".join(sorted(lacking))
             raise ValueError(f"algorithm {self.algorithm.name()} needs {said}, which is not computed here")
+        if "values" not in self.algorithm.needs and self.critic != CriticSettings():
+            raise ValueError(
+                f"algorithm {self.algorithm.name()} has no critic; leave out critic, or take ppo"
+            )
         if self.algorithm.name() not in ("reinforce_pp", "ppo") and self.training.group < 2:
             raise ValueError(f"algorithm {self.algorithm.name()} needs training.group of 2 or more")
         return self

@@ -31,6 +31,7 @@ from holdtrue.health.monitor import ENOUGH, Monitor
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy import journal, kl
 from holdtrue.policy.algorithms import Algorithm
+from holdtrue.policy.critic import Critic, explained_variance
 from holdtrue.policy.inputs import Scored
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Prompts
@@ -38,7 +39,7 @@ from holdtrue.policy.rewards import Judged, RewardStack
 from holdtrue.policy.sampler import Sampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import RLSettings
-from holdtrue.policy.update import Drawing, add_gradients, logprobs_of
+from holdtrue.policy.update import Drawing, add_gradients, groups, logprobs_of, of_all
 from holdtrue.rundir import RunDir, append_jsonl
 from holdtrue.training import checkpoint, loop, schedules, sinks
 from holdtrue.training.step import Sums
@@ -79,6 +80,7 @@ class Optimisation:
     Attributes:
         policy: a causal LM, or a peft model around one.
         reference: another causal LM to measure drift from; None is the policy as it is now.
+        critic: for algorithms that need values.
         vocabulary: its ends, control ids and digits.
         tell: gets every row of ``metrics.jsonl``, and alarms as ``{"event": "alarm"}``.
         stop: asked once a step; true means save and stop.
@@ -95,6 +97,7 @@ class Optimisation:
     run: RunDir
     learning_rate: float
     reference: Any = None
+    critic: Critic | None = None
     tell: Callable[[Row], None] = lambda row: None
     stop: Callable[[], bool] = lambda: False
 
@@ -119,16 +122,16 @@ class PolicyTrainer:
         self.drawing = self._drawing(self.policy)
         self.parameters = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
         training = settings.training
-        matrices = [p for p in self.parameters.values() if p.ndim > 1]
-        others = [p for p in self.parameters.values() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": training.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            betas=(training.adam_beta1, training.adam_beta2),
-            fused=True,
-        )
+        own = groups(self.parameters.values(), training.weight_decay)
+        self._of_policy, self._of_critic = list(self.parameters.values()), []
+        if job.critic is not None:
+            found = {f"critic.{name}": p for name, p in job.critic.named_parameters() if p.requires_grad}
+            factor = settings.critic.rate(job.learning_rate) / job.learning_rate
+            own += groups(found.values(), training.weight_decay, factor)
+            self.parameters |= found
+            self._of_critic = list(found.values())
+        betas = (training.adam_beta1, training.adam_beta2)
+        self.optimizer = torch.optim.AdamW(own, betas=betas, fused=True)
         self.controller = self.algorithm.controller()
         self.monitor = Monitor(job.vocabulary)
         self.state = State()
@@ -179,6 +182,9 @@ class PolicyTrainer:
             each = kl.of_answers(padded.logprobs_NT, scored.reference_logprobs, scored.mask)
             row["kl"] = float(each[scored.keep].mean()) if scored.keep.any() else None
             row["kl_coef"] = self.controller.coef
+        returns = self.algorithm.returns(scored)
+        if returns is not None and scored.old_values is not None:
+            row["explained_variance"] = explained_variance(scored.old_values, returns, scored.counted)
         advantages = self.algorithm.advantages(scored)
         trained, learnt = self._learn(scored, advantages, padded)
         row |= learnt
@@ -225,6 +231,8 @@ class PolicyTrainer:
         samples = self._sample(prompts, training.group, 0, policy=job.reference)
         rollouts = samples.rollouts(prompts.texts, job.tokenizer, step=0, policy="reference")
         raw = job.rewards.fit(rollouts, training.group).tolist()
+        if job.critic is not None:
+            job.critic.take_scale(job.rewards)
         rollouts = [replace(one, reward=reward) for one, reward in zip(rollouts, raw, strict=True)]
         append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
         if len(rollouts) >= ENOUGH:
@@ -262,14 +270,13 @@ class PolicyTrainer:
         return Drawing(decoding, torch.from_numpy(banned).to(model.device))
 
     def _scored(self, samples: Samples, padded: PaddedSamples, judged: Judged) -> Scored:
-        device = padded.ids_NT.device
-        reference = None
+        device, rows = padded.ids_NT.device, self.job.settings.training.rows_per_pass
+        critic, reference = self.job.critic, None
         if self._reference is not None:
             off: AbstractContextManager[Any] = nullcontext()
             if self._reference is self.policy:
                 off = self._reference.disable_adapter()
             with off:
-                rows = self.job.settings.training.rows_per_pass
                 assert self._reference_drawing is not None
                 reference = logprobs_of(self._reference, padded, self._reference_drawing, rows)
         return Scored(
@@ -280,6 +287,7 @@ class PolicyTrainer:
             kl_coef=self.controller.coef,
             old_logprobs=padded.logprobs_NT,
             reference_logprobs=reference,
+            old_values=None if critic is None else of_all(critic, padded, rows),
         )
 
     def _learn(self, scored: Scored, advantages: Tensor, padded: PaddedSamples) -> tuple[Tensor | None, Row]:
@@ -296,11 +304,18 @@ class PolicyTrainer:
             total = training.max_steps * training.updates
             rate = self.job.learning_rate * schedules.factor(state.updates, total, training)
             learnt = add_gradients(
-                self.policy, self.algorithm, scored, advantages, padded, self.drawing, training.rows_per_pass
+                self.policy,
+                self.algorithm,
+                scored,
+                advantages,
+                padded,
+                self.drawing,
+                training.rows_per_pass,
+                self.job.critic,
             )
             sums = Sums(loss=float(learnt.loss.total), weight=float(learnt.loss.weight))
             norm = loop.update(
-                list(self.parameters.values()), self.optimizer, sums, rate, training.max_grad_norm
+                self._of_policy, self.optimizer, sums, rate, training.max_grad_norm, beside=self._of_critic
             )
             state.updates += 1
             before = learnt.logprobs if before is None else before

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdtrue.policy.algorithms import Algorithm
+from holdtrue.policy.critic import Critic
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.inputs import LossInputs, Mean, Scored
-from holdtrue.policy.logprobs import token_logprobs
+from holdtrue.policy.logprobs import logprobs_and_entropy, token_logprobs
 from holdtrue.policy.samples import PaddedSamples
 
 
@@ -41,14 +42,32 @@ def passes(padded: PaddedSamples, rows: Tensor, most: int) -> Iterator[tuple[Ten
 
 
 @torch.no_grad()
-def logprobs_of(policy: Any, padded: PaddedSamples, drawing: Drawing, rows_per_pass: int) -> Tensor:
-    """(N, T) log-probabilities of all answers' tokens, 0 elsewhere."""
+def of_all(compute: Callable[[PaddedSamples], Tensor], padded: PaddedSamples, rows_per_pass: int) -> Tensor:
+    """(N, T) what ``compute`` gives of some answers' tokens, of all answers, without a gradient."""
     found = torch.zeros_like(padded.logprobs_NT)
     every = torch.arange(len(found), device=found.device)
     for places, part in passes(padded, every, rows_per_pass):
-        values = token_logprobs(policy, part, drawing.decoding, drawing.banned)
+        values = compute(part)
         found[places, : values.shape[1]] = values
     return found
+
+
+def logprobs_of(policy: Any, padded: PaddedSamples, drawing: Drawing, rows_per_pass: int) -> Tensor:
+    """(N, T) log-probabilities of all answers' tokens, 0 elsewhere."""
+    decoding, banned = drawing.decoding, drawing.banned
+    return of_all(lambda part: token_logprobs(policy, part, decoding, banned), padded, rows_per_pass)
+
+
+def groups(
+    parameters: Iterable[nn.Parameter], weight_decay: float, factor: float = 1.0
+) -> list[dict[str, Any]]:
+    """AdamW's groups: matrices decay, vectors do not; ``factor`` multiplies the rate of both."""
+    parts = list(parameters)
+    matrices, vectors = [p for p in parts if p.ndim > 1], [p for p in parts if p.ndim <= 1]
+    return [
+        {"params": matrices, "weight_decay": weight_decay, "factor": factor},
+        {"params": vectors, "weight_decay": 0.0, "factor": factor},
+    ]
 
 
 @dataclass(frozen=True)
@@ -74,18 +93,24 @@ def add_gradients(
     padded: PaddedSamples,
     drawing: Drawing,
     rows_per_pass: int,
+    critic: Critic | None = None,
 ) -> Learnt:
-    """Add the gradient of Σ weight·term over the answers that count to the policy's parameters.
+    """Add the gradient of Σ weight·term over the answers that count to the policy's and critic's parameters.
 
     No way to cut the step into passes changes the sum, but for rounding.
     """
     zero = padded.logprobs_NT.new_zeros(())
     learnt = Learnt(Mean(zero, zero), {}, torch.zeros_like(padded.logprobs_NT))
-    counted = scored.counted
+    counted, returns = scored.counted, algorithm.returns(scored)
     for places, part in passes(padded, scored.keep.nonzero()[:, 0], rows_per_pass):
         width = part.ids_NT.shape[1]
-        logprobs = token_logprobs(policy, part, drawing.decoding, drawing.banned)
-        reference = scored.reference_logprobs
+        entropy = None
+        if "entropy" in algorithm.needs:
+            logprobs, entropy = logprobs_and_entropy(policy, part, drawing.decoding, drawing.banned)
+        else:
+            logprobs = token_logprobs(policy, part, drawing.decoding, drawing.banned)
+        known = (scored.reference_logprobs, scored.old_values, returns)
+        reference, old_values, wanted = (None if v is None else v[places, :width] for v in known)
         out = algorithm.loss(
             LossInputs(
                 logprobs=logprobs,
@@ -94,7 +119,11 @@ def add_gradients(
                 advantages=advantages[places] if advantages.ndim == 1 else advantages[places, :width],
                 max_new_tokens=drawing.decoding.max_new_tokens,
                 kl_coef=scored.kl_coef,
-                reference_logprobs=None if reference is None else reference[places, :width],
+                reference_logprobs=reference,
+                values=None if critic is None else critic(part),
+                old_values=old_values,
+                returns=wanted,
+                entropy=entropy,
             )
         )
         out.loss.total.backward()  # type: ignore[no-untyped-call]

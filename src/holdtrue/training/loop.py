@@ -194,25 +194,41 @@ def batches(
 
 
 def update(
-    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, sums: Sums, rate: float, max_norm: float
+    parameters: list[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    sums: Sums,
+    rate: float,
+    max_norm: float,
+    beside: Sequence[nn.Parameter] = (),
 ) -> float | None:
     """Divide the summed gradients by the step's weight, clip, and step.
 
-    Returns the norm of the gradient before clipping, or ``None`` where it or the loss is not finite: then
+    Args:
+        rate: of groups of the optimiser without a ``factor``, which multiplies it.
+        beside: parameters of another model in the same optimiser, clipped by themselves.
+
+    Returns the norm of the gradient before clipping, or ``None`` where one or the loss is not finite: then
     nothing was changed.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    torch._foreach_div_(gradients, max(sums.weight, 1e-12))
-    norm = float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
-    finite = isfinite(norm) and isfinite(sums.loss)
+    norm, other = (_clip(part, sums.weight, max_norm) for part in (parameters, beside))
+    finite = all(map(isfinite, (norm, other, sums.loss)))
     if finite:
-        if max_norm and norm > max_norm:
-            torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return norm if finite else None
+
+
+def _clip(parameters: Sequence[nn.Parameter], weight: float, max_norm: float) -> float:
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return 0.0
+    torch._foreach_div_(gradients, max(weight, 1e-12))
+    norm = float(full_tensor(torch.nn.utils.get_total_norm(gradients)))
+    if max_norm and norm > max_norm:
+        torch._foreach_mul_(gradients, max_norm / (norm + 1e-6))
+    return norm
 
 
 def skip(job: Training, state: State, trees: Sequence[Tree]) -> None:
