@@ -1,8 +1,8 @@
 """Reward models as judges of a step's answers: those that score one answer, and those that compare two.
 
 They get the text of the answers, special tokens included, and read it with their own tokenizer, whatever the
-policy's is: what that knows as a special token is read as one (by a pair ranker as nothing), what it does not
-know as letters. An answer that a model cannot read has no reward, and the log says why.
+policy's is: what that knows as a special token is read as one (but by pair rankers and sentence encoders),
+anything else as letters. An answer that a model cannot read has no reward, and the log says why.
 """
 
 from __future__ import annotations
