@@ -129,9 +129,10 @@ def test_where_the_guard_sets_the_reward_no_shaping_is_added() -> None:
 def test_equal_names_of_parts_are_numbered_and_those_of_shaping_are_taken() -> None:
     places = ("a.py:length", "b.py:mine", "c.py:mine", "d.py:mine")
     settings = [RewardSettings(function=place) for place in places]
-    settings.append(RewardSettings(model="runs/mine"))
-    judges = [FunctionJudge(lambda *_: [1.0], "f")] * 5
-    assert RewardStack(judges, settings, GUARD).names == ["length-2", "mine", "mine-2", "mine-3", "mine-4"]
+    settings += [RewardSettings(model=f"runs/{name}") for name in ("mine", "my-2", "my", "my")]
+    judges = [FunctionJudge(lambda *_: [1.0], "f")] * len(settings)
+    expected = ["length-2", "mine", "mine-2", "mine-3", "mine-4", "my-2", "my", "my-3"]
+    assert RewardStack(judges, settings, GUARD).names == expected
 
 
 def judge(function: Any, timeout: float = 5.0) -> FunctionJudge:

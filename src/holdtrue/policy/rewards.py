@@ -13,6 +13,7 @@ import importlib.util
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -278,7 +279,7 @@ class RewardStack:
             except Exception as error:
                 said = " ".join(str(error).split())[:200]
                 raise DataError(f"reward {settings.name} raised {type(error).__name__}: {said}") from error
-            values = torch.from_numpy(np.array(found, dtype=np.float64))
+            values = torch.from_numpy(np.asarray(found, dtype=np.float64))
             parts.append(values.where(values.isfinite(), float("nan")))
         return parts
 
@@ -301,6 +302,6 @@ def _names(settings: Sequence[RewardSettings]) -> list[str]:
     found: list[str] = []
     for one in settings:
         name = str(one.function).rpartition(":")[2] if one.model is None else Path(one.model).name
-        alike = sum(name == other or other.startswith(f"{name}-") for other in (*NAMES, *found))
-        found.append(f"{name}-{alike + 1}" if alike else name)
+        tries = chain([name], (f"{name}-{number}" for number in count(2)))
+        found.append(next(own for own in tries if own not in (*NAMES, *found)))
     return found
