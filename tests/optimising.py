@@ -54,7 +54,8 @@ def settings(folder: Path, **changes: Any) -> RLSettings:
 
 
 def trainer(made: RLSettings, run: RunDir, function: Any = kindness, **options: Any) -> PolicyTrainer:
-    """A trainer of these settings with a function as the one reward."""
+    """A trainer of these settings with a function (or a judge) as the one reward."""
+    judges = [function if hasattr(function, "judge") else FunctionJudge(function, "kindness")]
     policy, tokenizer = load_policy(made.policy, made.seed)
     vocabulary = Vocabulary.of(tokenizer)
     read = read_prompts(made.data, tokenizer, 128, made.decoding.max_new_tokens)
@@ -65,7 +66,7 @@ def trainer(made: RLSettings, run: RunDir, function: Any = kindness, **options: 
         tokenizer=tokenizer,
         vocabulary=vocabulary,
         sampler=SharedPrefixSampler(vocabulary, made.decoding),
-        rewards=RewardStack([FunctionJudge(function, "kindness")], made.rewards, made.guard),
+        rewards=RewardStack(judges, made.rewards, made.guard, made.shaping, made.decoding.max_new_tokens),
         prompts=read.train,
         held_out=read.held_out,
         settings=made,

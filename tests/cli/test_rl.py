@@ -12,9 +12,15 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import comparing
 import optimising
 import toy
+from holdtrue.reward import members, store
+from holdtrue.reward.card import RewardCard
+from holdtrue.reward.ensemble import Ensemble, Scaled
+from holdtrue.reward.implicit import Implicit
 from holdtrue.rundir import RunDir, read_jsonl
+from holdtrue.settings import ModelSettings
 
 Run = Callable[..., Any]
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -158,6 +164,12 @@ def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Pa
         (["--reward", "nowhere.py:f"], "there is no such file"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
         (["--set", "decoding.max_new_tokens=500"], "no usable prompt in"),
+        (
+            ["--set", "shaping.overlong_cache=7"],
+            "overlong_cache 7 is above decoding.max_new_tokens, which is 6",
+        ),
+        (["--set", "shaping.overlong_cache=0"], "shaping.overlong_cache: should be greater than 0, got 0"),
+        (["--set", "shaping.overlong_penalty=0.5"], "overlong_penalty does nothing without overlong_cache"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line_before_anything_is_drawn(
@@ -169,6 +181,56 @@ def test_what_is_wrong_is_said_in_a_line_before_anything_is_drawn(
     )
     assert done.code in (2, 3) and said in done.error["message"] and "\n" not in done.error["message"]
     assert not (tmp_path / "run" / "rollouts.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that compares, an ensemble, and a policy against its reference; all with random weights."""
+    made = tmp_path_factory.mktemp("models")
+    base = comparing.write(made / "base", "llama")
+    for seed in (1, 2):
+        loaded = store.load(ModelSettings(path=str(base)), seed=seed)
+        store.save(loaded, made / f"m{seed}", RewardCard())
+    loaded = store.load(ModelSettings(path=str(base), kind="preference_lm"))
+    store.save(loaded, made / "comparer", RewardCard())
+    scaled = [
+        Scaled(**members.Member.of(made / name).model_dump(), mean=0.0, std=1.0) for name in ("m1", "m2")
+    ]
+    ensemble = Ensemble(members=tuple(scaled), combine="mean_minus_std", scale="data")
+    members.write(ensemble, made / "ensemble", members.ENSEMBLE)
+    tuned = comparing.write(made / "tuned", "llama", initializer_range=0.2)
+    sides = {"policy": members.Member.of(tuned), "reference": members.Member.of(base)}
+    members.write(Implicit(**sides), made / "implicit", members.IMPLICIT)
+    return made
+
+
+@pytest.mark.parametrize("kind", ["comparer", "ensemble", "implicit"])
+def test_every_sort_of_reward_model_is_a_reward_beside_functions_and_shaping(
+    holdtrue: Run, folder: Path, models: Path, tmp_path: Path, kind: str
+) -> None:
+    given = ["--reward", models / kind, "--reward", f"{folder}/mine.py:share", *SHORT]
+    more = ["--set", "data.eval_fraction=0.3", "--set", "shaping.per_token=-0.5"]
+    done = holdtrue(
+        "rl", folder / "prompts.jsonl", "--model", folder / "policy", *given, *more,
+        "--output", tmp_path / "run", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    parts = done.value["reward_parts"]
+    assert parts.keys() == {kind, "share", "length"}
+    assert parts["length"]["last"] == pytest.approx(-done.value["length"]["last"] / 2)
+    assert done.value["evaluation"]["reward_parts"][kind] is not None and done.value["nan_rewards"] == 0
+    if kind == "comparer":
+        assert parts[kind]["last"] == pytest.approx(0, abs=1e-6)  # win rates of a group, less 1/2
+
+
+def test_a_model_that_compares_needs_answers_to_compare(
+    holdtrue: Run, folder: Path, models: Path, tmp_path: Path
+) -> None:
+    given = ["--model", folder / "policy", "--reward", models / "comparer", "--output", tmp_path / "run"]
+    alone = ["--set", "algorithm=reinforce_pp", "--set", "training.group=1"]
+    done = holdtrue("rl", folder / "prompts.jsonl", *given, *alone, "--json")
+    assert done.code == 2 and "training.group is 2 or more with it" in done.error["message"]
+    assert not (tmp_path / "run").exists()
 
 
 def test_too_few_answers_for_the_monitor_are_said_and_no_error(

@@ -20,7 +20,8 @@ from holdtrue.kinds import choose
 from holdtrue.policy.critic import Critic, build, explained_variance, of_policy
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.inputs import Scored
-from holdtrue.policy.rewards import FunctionJudge, RewardStack, ScorerJudge, open_judge
+from holdtrue.policy.judges import ScorerJudge
+from holdtrue.policy.rewards import FunctionJudge, RewardStack, open_judge
 from holdtrue.policy.run import load_policy
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import RewardSettings

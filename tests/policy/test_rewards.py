@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from holdtrue.errors import DataError, QualityError, SettingsError
-from holdtrue.policy.rewards import FunctionJudge, RewardStack, ScorerJudge, load_function
+from holdtrue.policy.rewards import FunctionJudge, RewardStack, load_function
 from holdtrue.policy.rows import Finish
 from holdtrue.policy.samples import Samples
 from holdtrue.policy.settings import GuardSettings, RewardSettings
-from holdtrue.records import Group, Message, Rollout
+from holdtrue.policy.shaping import Shaping
+from holdtrue.records import Rollout
 
 GUARD = GuardSettings()
 
@@ -31,14 +32,16 @@ def samples(*finish: Finish) -> Samples:
     return Samples([np.array([1])], len(finish), ids, logprobs, list(finish))
 
 
-def stack(*values: Sequence[Any], guard: GuardSettings = GUARD, **options: Any) -> RewardStack:
+def stack(
+    *values: Sequence[Any], guard: GuardSettings = GUARD, shaping: Shaping | None = None, **options: Any
+) -> RewardStack:
     """A stack of functions that return the given values for the rows by the answers' last ids."""
     settings = RewardSettings(function="f.py:f", **options)
 
     def function(own: Sequence[Any]) -> FunctionJudge:
         return FunctionJudge(lambda prompts, texts, ids: [own[row[-1]] for row in ids], "f", 1.0)
 
-    return RewardStack([function(own) for own in values], [settings] * len(values), guard)
+    return RewardStack([function(own) for own in values], [settings] * len(values), guard, shaping, 4)
 
 
 def test_rewards_count_in_deviations_of_the_start_policy_times_their_weight() -> None:
@@ -112,20 +115,33 @@ def test_a_penalised_answer_needs_no_reward_of_its_own() -> None:
     assert judged.keep.tolist() == [True, True] and judged.rewards.tolist() == [1, -2]
 
 
-def test_scorers_see_a_prompts_answers_as_one_group_in_the_form_they_were_trained_on() -> None:
-    seen: list[Group] = []
+def test_shaping_is_added_after_whitening_and_shown_as_parts_of_its_own() -> None:
+    made = stack([1.0, 3.0], [4.0, 0.0], weight=2.0, shaping=Shaping(overlong_cache=4, per_token=-0.25))
+    made.fit(rollouts("a", "b"), 2)
+    judged = made.score(rollouts("a", "b"), samples("stop", "length"))
+    assert {name: part.tolist() for name, part in judged.parts.items()} == {
+        "f": pytest.approx([-(2**0.5), 2**0.5]),  # 2·(r - 2)/√2
+        "f-2": pytest.approx([2**0.5, -(2**0.5)]),
+        "overlong": [-0.5, -1],  # 2 of at most 4 tokens, the last 4 of them cost; no end token: all of it
+        "length": [-0.5, -0.5],
+    }
+    assert judged.rewards.tolist() == pytest.approx([-1, -1.5]) and judged.raw.tolist() == [10, 6]
 
-    class Lengths:
-        def score(self, groups: Sequence[Group]) -> list[Any]:
-            seen.extend(groups)
-            return [np.array([len(a.text) for a in group.answers], dtype=np.float32) for group in groups]
 
-    given = rollouts("<|pad|>", "bb")
-    assert ScorerJudge(Lengths(), "chat").judge(given, 2).tolist() == [7, 2]
-    assert ScorerJudge(Lengths(), "raw").judge(given, 1).tolist() == [7, 2]
-    assert seen[0].prompt == (Message("user", "ask"),)
-    assert seen[0].answers[0].content == (Message("assistant", "<|pad|>"),)
-    assert [group.prompt for group in seen[1:]] == ["ask", "ask"]
+def test_where_the_guard_sets_the_reward_no_shaping_is_added() -> None:
+    guard = GuardSettings(on_hit="penalise", penalty=-5, no_end_reward=-2)
+    made = stack([1.0, 2.0, 3.0], guard=guard, whiten=False, shaping=Shaping(per_token=-0.25))
+    judged = made.score(rollouts(*"abc"), samples("stop", "length", "loop"))
+    assert judged.rewards.tolist() == [0.5, -2, -5]
+
+
+def test_equal_names_of_parts_are_numbered_and_those_of_shaping_are_taken() -> None:
+    places = ("a.py:length", "b.py:mine", "c.py:mine", "d.py:mine")
+    settings = [RewardSettings(function=place) for place in places]
+    settings += [RewardSettings(model=f"runs/{name}") for name in ("mine", "my-2", "my", "my")]
+    judges = [FunctionJudge(lambda *_: [1.0], "f")] * len(settings)
+    expected = ["length-2", "mine", "mine-2", "mine-3", "mine-4", "my-2", "my", "my-3"]
+    assert RewardStack(judges, settings, GUARD).names == expected
 
 
 def judge(function: Any, timeout: float = 5.0) -> FunctionJudge:
@@ -155,12 +171,29 @@ def test_a_function_that_hangs_is_given_up() -> None:
         judge(lambda *_: time.sleep(3), 0.05).judge(rollouts("a", "b"), 2)
 
 
+def test_a_function_that_gives_its_numbers_one_by_one_may_hang_or_raise_too() -> None:
+    def function(prompts: Any, texts: Sequence[str], ids: Any) -> Any:
+        for text in texts:
+            time.sleep(3 * (text == "slow"))
+            yield 1 / (text != "bad")
+
+    assert judge(function).judge(rollouts("a", "b"), 2).tolist() == [1, 1]
+    with pytest.raises(DataError, match=r"took longer than 0.05 s"):
+        judge(function, 0.05).judge(rollouts("a", "slow"), 2)
+    with pytest.raises(DataError, match=r"raised ZeroDivisionError: .*, at answer 1: 'bad'$"):
+        judge(function).judge(rollouts("a", "bad"), 2)
+
+
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
         ([1.0], "returned 1 rewards for 2 answers"),
         (None, "returned a NoneType; a list of 2 numbers"),
         ([1.0, "much"], "returned 'much' for answer 1; a number or None"),
+        ([1.0, "2"], "returned '2' for answer 1; a number or None"),
+        ([1.0, 2j], "for answer 1; a number or None"),
+        (torch.zeros(2, 3), "for answer 0; a number or None"),
+        ("12", "returned '1' for answer 0; a number or None"),
         (torch.zeros(3), "returned 3 rewards for 2 answers"),
     ],
 )

@@ -53,6 +53,24 @@ def test_a_rollout_has_the_ids_that_were_drawn_and_a_text_without_the_end_token(
     assert [r.finish for r in rollouts] == ["stop", "length", "loop", "stop"] and rollouts[0].meta == {}
 
 
+def test_a_continuation_keeps_the_space_it_begins_with(shared):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(shared("models/stories260K"))
+    start, whole = "Once upon a time", "Once upon a time there was"
+    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in (start, whole)]
+    rest = np.array(ids[1][len(ids[0]) :])
+    made = samples(
+        prompt_ids=[np.array(ids[0])],
+        group=1,
+        completion_ids=[rest],
+        logprobs=[np.zeros(len(rest))],
+        finish=["length"],
+    )
+    assert tokenizer.decode(rest) == "there was"  # what the tokenizer makes of the answer alone
+    assert start + made.rollouts([start], tokenizer)[0].text == whole
+
+
 def test_what_does_not_fit_together_is_refused():
     with pytest.raises(DataError, match=r"2 prompts x 3 answers are 6 rows; seen 4 of ids"):
         samples(group=3)

@@ -10,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 
+import comparing
 import optimising
 from holdtrue.errors import QualityError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.algorithms.rloo import RLOO
+from holdtrue.policy.judges import ComparerJudge, open_model
 from holdtrue.policy.logprobs import token_logprobs
 from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
+from holdtrue.reward import store
+from holdtrue.reward.card import RewardCard
 from holdtrue.rundir import RunDir, read_jsonl
+from holdtrue.settings import ModelSettings
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +33,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     return RunDir.create(tmp_path / "run", {})
+
+
+@pytest.fixture(scope="module")
+def comparer(tmp_path_factory: pytest.TempPathFactory) -> ComparerJudge:
+    """A random model that compares, with a tokenizer of its own."""
+    made = tmp_path_factory.mktemp("comparer")
+    base = comparing.write(made / "base", "bert")
+    loaded = store.load(ModelSettings(path=str(base), kind="pair_ranker"), seed=3)
+    store.save(loaded, made / "model", RewardCard())
+    judge = open_model(made / "model", "comparer", "cpu")
+    assert isinstance(judge, ComparerJudge)
+    return judge
 
 
 def rows(run: RunDir, event: str = "train") -> list[dict[str, Any]]:
@@ -51,13 +68,9 @@ def test_a_run_killed_after_a_step_and_resumed_equals_one_that_was_not(
     whole = optimising.trainer(made, run)
     whole.train()
 
-    def kill(row: dict[str, Any]) -> None:
-        if row["event"] == "train" and row["step"] == 5:  # checkpoints are of steps 2 and 4
-            raise KeyboardInterrupt
-
     broken = RunDir.create(tmp_path / "broken", {})
     with pytest.raises(KeyboardInterrupt):
-        optimising.trainer(made, broken, tell=kill).train()
+        optimising.trainer(made, broken, tell=killed_at_step_5).train()
     assert rows(broken)[-1]["step"] == 5
     resumed = optimising.trainer(made, broken)
     resumed.train()
@@ -127,8 +140,70 @@ def test_the_entropy_that_is_learnt_from_is_logged_and_holds_it_up(folder: Path,
     assert ends[0.5] > ends[0.0] + 0.1
 
 
+def killed_at_step_5(row: dict[str, Any]) -> None:
+    if row["event"] == "train" and row["step"] == 5:  # checkpoints are of steps 2 and 4
+        raise KeyboardInterrupt
+
+
 def timeless(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if not name.startswith("seconds")}
+
+
+def test_a_model_that_compares_tells_how_often_the_policy_beats_the_reference(
+    folder: Path, run: RunDir, comparer: ComparerJudge, tmp_path: Path
+) -> None:
+    made = optimising.settings(folder, data={"eval_fraction": 0.3}, training={"learning_rate": 0.05})
+    whole = optimising.trainer(made, run, comparer)
+    start = optimising.trainer(made, run, comparer)  # its policy is never trained
+    whole.train()
+    assert [row["reward"] for row in rows(run)] == pytest.approx([0.5] * 6)
+    assert rows(run)[-1]["reward_std"] > 0
+
+    job = whole.job
+    drawn = [t._sample(job.held_out, 1, step, stream) for t, step, stream in ((whole, 6, 1), (start, 0, 2))]
+    texts = [[one.text for one in own.rollouts(job.held_out.texts, job.tokenizer)] for own in drawn]
+    groups = [
+        comparing.group(mine, other, prompt=prompt[0].content, compared=False)
+        for prompt, mine, other in zip(job.held_out.texts, *texts, strict=True)
+    ]
+    chances = [matrix[0, 1] for matrix in comparer.comparer.compare(groups)]
+    assert len(chances) > 1 and rows(run, "eval")[-1]["reward"] == pytest.approx(np.mean(chances))
+
+    broken = RunDir.create(tmp_path / "broken", {})
+    with pytest.raises(KeyboardInterrupt):
+        optimising.trainer(made, broken, comparer, tell=killed_at_step_5).train()
+    optimising.trainer(made, broken, comparer).train()  # against the same answers of the reference
+    assert [timeless(row) for row in run.metrics()] == [timeless(row) for row in broken.metrics()]
+
+
+def test_without_held_out_prompts_a_model_that_compares_says_what_is_missed(
+    folder: Path, run: RunDir, comparer: ComparerJudge, caplog: pytest.LogCaptureFixture
+) -> None:
+    optimising.trainer(optimising.settings(folder, training={"max_steps": 1}), run, comparer).train()
+    assert "win rates within a group are 1/2 on average" in caplog.text
+
+
+def test_every_part_of_the_reward_is_logged_and_they_add_up_to_what_is_learnt_from(
+    folder: Path, run: RunDir
+) -> None:
+    made = optimising.settings(
+        folder,
+        rewards=[{"function": "kindness.py:kindness", "weight": 2.0}],
+        shaping={"overlong_cache": 6, "per_token": -0.125},
+        training={"max_steps": 2},
+    )
+    optimising.trainer(made, run).train()
+    row = rows(run)[0]
+    assert row["reward_parts"].keys() == {"kindness", "overlong", "length"}
+    assert sum(row["reward_parts"].values()) == pytest.approx(row["reward_whitened"], abs=1e-6)
+    drawn = [one for one in read_jsonl(run.path / "rollouts.jsonl") if one["step"] == 1]
+    for one in drawn:
+        parts, count = one["reward_parts"], len(one["completion_ids"])
+        assert parts["length"] == -count / 8
+        # L_max = 12 and L_cache = 6: nothing up to 6 tokens, and all of it without the end token
+        assert parts["overlong"] == (-1 if one["finish"] != "stop" else min(0, (6 - count) / 6))
+    assert {one["finish"] for one in drawn} >= {"stop", "length"}
+    assert row["reward_parts"]["length"] == pytest.approx(-row["length"] / 8)
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(folder: Path, run: RunDir) -> None:

@@ -77,18 +77,25 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
     value: dict[str, Any] = {"run": str(run.path), "model": str(run.model), **ended}
     for name in ("reward", "kl", "length", "entropy"):
         value[name] = {when: _mean(part, name) for when, part in ends.items()}
+    names = steps[-1]["reward_parts"]
+    value["reward_parts"] = {
+        name: {when: _mean([row["reward_parts"] for row in part], name) for when, part in ends.items()}
+        for name in names
+    }
     evaluated = [row for row in rows if row["event"] == "eval"]
     value["evaluation"] = evaluated[-1] if evaluated else None
     if run.info().get("critic"):
         value["explained_variance"] = {when: _mean(part, "explained_variance") for when, part in ends.items()}
     lines = [
-        f"{name:<8} {running.number(value[name]['first'])} -> {running.number(value[name]['last'])}"
+        f"{name:<8} {_change(value[name])}"
         for name in ("reward", "kl", "length", "entropy")
         if value[name]["last"] is not None
     ]
     if (known := value.get("explained_variance")) and known["last"] is not None:
         numbers = " -> ".join(running.number(known[when]) for when in ends)
         lines += [f"critic   explains {numbers} of the variance of returns"]
+    parts = [f"{name} {_change(own)}" for name, own in value["reward_parts"].items()]
+    lines += [f"parts    {', '.join(parts)}"] if len(parts) > 1 else []
     odd = [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]
     lines += [f"counted  {', '.join(odd)}"] if odd else []
     lines += [f"stopped  {value['stopped']}"] if value["stopped"] else []
@@ -101,6 +108,10 @@ _COUNTS = ("skipped", "unusable", "nan_rewards", "guarded", "alarms")
 def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
     known = [row[name] for row in rows if row.get(name) is not None]
     return sum(known) / len(known) if known else None
+
+
+def _change(ends: dict[str, float | None]) -> str:
+    return f"{running.number(ends['first'])} -> {running.number(ends['last'])}"
 
 
 class Narrator:

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from holdtrue.errors import ModelError
-from holdtrue.policy.rewards import Judge, RewardStack, ScorerJudge
+from holdtrue.policy.judges import ScorerJudge
+from holdtrue.policy.rewards import Judge, RewardStack
 from holdtrue.policy.samples import PaddedSamples
 from holdtrue.policy.settings import RLSettings
 from holdtrue.reward import adapters, store

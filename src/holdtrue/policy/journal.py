@@ -22,9 +22,11 @@ def summary(samples: Samples, judged: Judged) -> Row:
 
     ``entropy`` is -log π of the drawn tokens, an unbiased estimate of the mean entropy in nats per token; an
     algorithm that learns from the entropy itself replaces it by that.
+    ``reward_parts`` are means over the answers that are learnt from, as ``reward_whitened`` is.
     """
     raw = judged.raw[judged.raw.isfinite()]
     used = judged.rewards[judged.keep]
+    parts = {name: part[judged.keep & part.isfinite()] for name, part in judged.parts.items()}
     finish = {
         f"finish_{why}": samples.finish.count(why) / len(samples)
         for why in ("stop", "length", "loop", "control")
@@ -34,6 +36,7 @@ def summary(samples: Samples, judged: Judged) -> Row:
         "reward": float(raw.mean()),
         "reward_std": float(raw.std()) if len(raw) > 1 else 0.0,
         "reward_whitened": float(used.mean()) if len(used) else None,
+        "reward_parts": {name: mean(part.tolist()) for name, part in parts.items()},
         "length": float(samples.lengths.mean()),
         **finish,
         "entropy": float(-drawn.mean()),
@@ -59,6 +62,7 @@ def completed(
             replace(
                 one,
                 reward=float(judged.raw[row]),
+                meta={**one.meta, "reward_parts": {k: float(part[row]) for k, part in judged.parts.items()}},
                 advantage=float(advantages[row]) if alone else advantages[row][inside].tolist(),
                 trained_logprobs=trained[row][inside].tolist() if kept and trained is not None else None,
             )

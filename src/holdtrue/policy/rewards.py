@@ -1,20 +1,21 @@
 """What a step's answers are worth: reward models and functions, whitened, clipped and added up.
 
-    reward = Σ_k weight_k · clip((r_k - mean_k) / std_k)
+    reward = Σ_k weight_k · clip((r_k - mean_k) / std_k) + shaping
 
-with mean and std of reward k on answers of the start policy. Answers that the guard ended are left out or
-penalised, answers without their end may get a fixed reward, and answers without a finite reward are left out
-and counted. All judges get the answers as they were drawn, special tokens included.
+with mean and std of reward k on answers of the start policy. Then the guard has its word: answers that it
+ended are left out or penalised, answers without their end may get a fixed reward, whatever the sum was.
+Answers without a finite reward are left out and counted.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,12 +23,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdtrue.errors import DataError, HoldtrueError, QualityError, SettingsError
+from holdtrue.policy.judges import ComparerJudge, open_model
 from holdtrue.policy.normaliser import Normaliser
 from holdtrue.policy.samples import Samples
 from holdtrue.policy.settings import GuardSettings, RewardSettings
-from holdtrue.records import Answer, Group, Message, Messages, Rollout
-from holdtrue.reward.folders import open_scorer
-from holdtrue.reward.scorer import Scorer
+from holdtrue.policy.shaping import NAMES, Shaping
+from holdtrue.records import Messages, Rollout
 from holdtrue.rundir import find_model
 
 Function = Callable[[Sequence[Messages | str], Sequence[str], Sequence[Sequence[int]]], Any]
@@ -39,30 +40,6 @@ class Judge(Protocol):
     def judge(self, rollouts: Sequence[Rollout], group: int) -> NDArray[np.float64]:
         """(N,) rewards, NaN where an answer has none; ``group`` answers of a prompt stand together."""
         ...
-
-
-@dataclass(frozen=True)
-class ScorerJudge:
-    """A reward model, or anything else that scores groups.
-
-    ``plain_text``: what it takes prompts of plain text for, as it was trained.
-    """
-
-    scorer: Scorer
-    plain_text: Literal["chat", "raw"] = "raw"
-
-    def judge(self, rollouts: Sequence[Rollout], group: int) -> NDArray[np.float64]:
-        """See :meth:`Judge.judge`; the answers to one prompt are one group, its prompt computed once."""
-        groups = [self._group(rollouts[i : i + group]) for i in range(0, len(rollouts), group)]
-        return np.concatenate([rewards.astype(np.float64) for rewards in self.scorer.score(groups)])
-
-    def _group(self, rollouts: Sequence[Rollout]) -> Group:
-        prompt = rollouts[0].prompt
-        if isinstance(prompt, str) and self.plain_text == "chat":
-            prompt = (Message("user", prompt),)
-        raw = isinstance(prompt, str)
-        texts = [one.text for one in rollouts]
-        return Group(prompt, tuple(Answer(text if raw else (Message("assistant", text),)) for text in texts))
 
 
 @dataclass(frozen=True)
@@ -79,14 +56,12 @@ class FunctionJudge:
         Raises:
             DataError: the function raises, hangs, or returns anything else than a number or None a row.
         """
-        returned = self._call(rollouts)
-        try:
-            values = list(returned)
-        except TypeError:
+        values = self._call(rollouts)
+        if not isinstance(values, list):
             raise DataError(
-                f"reward {self.name} returned a {type(returned).__name__}; a list of {len(rollouts)} numbers "
+                f"reward {self.name} returned a {type(values).__name__}; a list of {len(rollouts)} numbers "
                 "is needed"
-            ) from None
+            )
         if len(values) != len(rollouts):
             raise DataError(
                 f"reward {self.name} returned {len(values)} rewards for {len(rollouts)} answers; one for "
@@ -95,12 +70,14 @@ class FunctionJudge:
         return np.array([self._number(value, row) for row, value in enumerate(values)])
 
     def _call(self, rollouts: Sequence[Rollout]) -> Any:
-        """The function's result, or what went wrong in it; a thread of its own so that it may hang."""
+        """What the function returned, as a list where it can be one, or what went wrong in it; a thread of
+        its own so that it may hang."""
         done: dict[str, Any] = {}
 
         def run() -> None:
             try:
-                done["value"] = self.function(*_columns(rollouts))
+                returned = self.function(*_columns(rollouts))
+                done["value"] = list(returned) if isinstance(returned, Iterable) else returned
             except BaseException as error:
                 done["error"] = error
 
@@ -129,11 +106,13 @@ class FunctionJudge:
         if value is None:
             return float("nan")
         try:
-            return float(value)
-        except (TypeError, ValueError):
-            raise DataError(
-                f"reward {self.name} returned {value!r:.60} for answer {row}; a number or None is needed"
-            ) from None
+            if not isinstance(value, str | bytes):
+                return float(value)
+        except (TypeError, ValueError, RuntimeError):
+            pass
+        raise DataError(
+            f"reward {self.name} returned {value!r:.60} for answer {row}; a number or None is needed"
+        )
 
 
 def _columns(rollouts: Sequence[Rollout]) -> tuple[list[Any], list[str], list[Sequence[int]]]:
@@ -173,9 +152,7 @@ def open_judge(settings: RewardSettings, device: str, trust_remote_code: bool = 
     """
     if settings.function is not None:
         return FunctionJudge(load_function(settings.function), settings.name, settings.timeout)
-    folder = find_model(str(settings.model))
-    opened = open_scorer(folder, device=device, trust_remote_code=trust_remote_code)
-    return ScorerJudge(opened.scorer, opened.plain_text)
+    return open_model(find_model(str(settings.model)), settings.name, device, trust_remote_code)
 
 
 @dataclass(frozen=True)
@@ -184,6 +161,8 @@ class Judged:
 
     Attributes:
         raw: (N,) Σ weight·reward as the judges gave them; NaN where one gave none.
+        parts: what each answer gets from each part, (N,) by name: weight times the whitened reward, and
+            shaping. They add up to ``rewards`` but for those that the guard sets.
         rewards: (N,) whitened and shaped: what is learnt from. Anything where ``keep`` is false.
         keep: (N,) bool.
         nan: answers without a finite reward.
@@ -191,6 +170,7 @@ class Judged:
     """
 
     raw: Tensor
+    parts: dict[str, Tensor]
     rewards: Tensor
     keep: Tensor
     nan: int
@@ -201,11 +181,23 @@ class RewardStack:
     """The parts of the reward with their scales, and the guard's verdicts."""
 
     def __init__(
-        self, judges: Sequence[Judge], settings: Sequence[RewardSettings], guard: GuardSettings
+        self,
+        judges: Sequence[Judge],
+        settings: Sequence[RewardSettings],
+        guard: GuardSettings,
+        shaping: Shaping | None = None,
+        longest: int = 0,
     ) -> None:
-        """One judge for each of the settings."""
+        """One judge for each of the settings; ``longest``: most tokens of an answer, for the shaping."""
         self.judges, self.settings, self.guard = judges, settings, guard
+        self.shaping, self.longest = shaping or Shaping(), longest
         self.normalisers = [Normaliser(one.clip) for one in settings]
+        self.names = _names(settings)
+
+    @property
+    def compares(self) -> bool:
+        """Whether a part compares answers, and so needs another to judge a single one."""
+        return any(isinstance(judge, ComparerJudge) for judge in self.judges)
 
     def fit(self, rollouts: Sequence[Rollout], group: int) -> Tensor:
         """Take the scales from answers of the start policy; (N,) their raw rewards.
@@ -213,7 +205,7 @@ class RewardStack:
         Raises:
             QualityError: a reward that is to be whitened is the same for all of them.
         """
-        parts = self._judge(rollouts, group)
+        parts = self._judge(rollouts, group, np.ones(len(rollouts), np.bool_))
         for settings, normaliser, part in zip(self.settings, self.normalisers, parts, strict=True):
             if settings.whiten:
                 try:
@@ -222,7 +214,7 @@ class RewardStack:
                     raise QualityError(
                         f"reward {settings.name}: {error}; set whiten: false to take it as it is"
                     ) from None
-        return self._sum(parts)
+        return self._weighted(parts).sum(0)
 
     def scale(self, part: int) -> tuple[float, float]:
         """How a part counts where it is not clipped: factor · (reward - mean), the two numbers."""
@@ -233,42 +225,64 @@ class RewardStack:
             raise ValueError("the normaliser is not fitted")
         return settings.weight / normaliser.std, normaliser.mean
 
-    def score(self, rollouts: Sequence[Rollout], samples: Samples) -> Judged:
+    def score(
+        self, rollouts: Sequence[Rollout], samples: Samples, against: Sequence[Rollout] | None = None
+    ) -> Judged:
         """What each answer is worth.
+
+        Args:
+            against: another answer to each one's prompt: models that compare answers compare with that
+                alone. By default with the others of the group, those left out or penalised by the guard not
+                among them.
 
         Raises:
             QualityError: no answer has a finite reward.
         """
-        parts = self._judge(rollouts, samples.group)
-        raw = self._sum(parts)
-        scaled = [
-            n(part) if s.whiten else part
-            for s, n, part in zip(self.settings, self.normalisers, parts, strict=True)
-        ]
-        rewards = self._sum(scaled)
+        hit = torch.tensor([finish in ("loop", "control") for finish in samples.finish])
+        ruled = hit & (self.guard.on_hit != "none")
+        judged = self._judge(rollouts, samples.group, (~ruled).numpy(), against)
+        raw = self._weighted(judged).sum(0)
         known = raw.isfinite()
         if not known.any():
             raise QualityError(
                 f"none of {len(raw)} answers has a finite reward; the reward model or function is broken"
             )
+        scaled = [
+            n(part) if s.whiten else part
+            for s, n, part in zip(self.settings, self.normalisers, judged, strict=True)
+        ]
         ended = torch.tensor([finish == "stop" for finish in samples.finish])
+        lengths = torch.from_numpy(samples.lengths)
+        parts = dict(zip(self.names, self._weighted(scaled), strict=True))
+        parts |= self.shaping(lengths, ended, self.longest)
+        rewards = torch.stack(list(parts.values())).sum(0)
         if self.guard.no_end_reward is not None:
             rewards = rewards.where(ended | ~known, self.guard.no_end_reward)
-        hit = torch.tensor([finish in ("loop", "control") for finish in samples.finish])
         keep = known
         if self.guard.on_hit == "exclude":
             keep = known & ~hit
         elif self.guard.on_hit == "penalise":
             rewards = rewards.where(~hit, self.guard.penalty)
             keep = known | hit
-        guarded = int(hit.sum()) if self.guard.on_hit != "none" else 0
-        return Judged(raw.float(), rewards.float(), keep, int((~known).sum()), guarded)
+        return Judged(raw.float(), parts, rewards.float(), keep, int((~known).sum()), int(ruled.sum()))
 
-    def _judge(self, rollouts: Sequence[Rollout], group: int) -> list[Tensor]:
+    def _judge(
+        self,
+        rollouts: Sequence[Rollout],
+        group: int,
+        rivals: NDArray[np.bool_],
+        against: Sequence[Rollout] | None = None,
+    ) -> list[Tensor]:
         parts = []
         for judge, settings in zip(self.judges, self.settings, strict=True):
             try:
-                found = judge.judge(rollouts, group)
+                if not isinstance(judge, ComparerJudge):
+                    found = judge.judge(rollouts, group)
+                elif against is None:
+                    found = judge.judge(rollouts, group, rivals)
+                else:
+                    pairs = [one for pair in zip(rollouts, against, strict=True) for one in pair]
+                    found = judge.judge(pairs, 2)[::2]
             except (HoldtrueError, MemoryError):
                 raise
             except Exception as error:
@@ -278,9 +292,9 @@ class RewardStack:
             parts.append(values.where(values.isfinite(), float("nan")))
         return parts
 
-    def _sum(self, parts: Sequence[Tensor]) -> Tensor:
-        weighted = [one.weight * part for one, part in zip(self.settings, parts, strict=True)]
-        return torch.stack(weighted).sum(0)
+    def _weighted(self, parts: Sequence[Tensor]) -> Tensor:
+        """(K, N) each part times its weight."""
+        return torch.stack([one.weight * part for one, part in zip(self.settings, parts, strict=True)])
 
     def state_dict(self) -> list[dict[str, Any]]:
         """The scales."""
@@ -290,3 +304,13 @@ class RewardStack:
         """Go on from saved scales."""
         for normaliser, one in zip(self.normalisers, state, strict=True):
             normaliser.load_state_dict(one)
+
+
+def _names(settings: Sequence[RewardSettings]) -> list[str]:
+    """What the parts are called where they are logged: function or folder, numbered where they are alike."""
+    found: list[str] = []
+    for one in settings:
+        name = str(one.function).rpartition(":")[2] if one.model is None else Path(one.model).name
+        tries = chain([name], (f"{name}-{number}" for number in count(2)))
+        found.append(next(own for own in tries if own not in (*NAMES, *found)))
+    return found

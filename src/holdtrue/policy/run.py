@@ -36,6 +36,7 @@ from holdtrue.policy.trainer import Optimisation, PolicyTrainer
 from holdtrue.reward import adapters
 from holdtrue.reward.causal import read_causal
 from holdtrue.reward.classifiers import quiet_loading
+from holdtrue.reward.folders import compares
 from holdtrue.rundir import RunDir, disk_errors, find_model
 from holdtrue.tokens.conversation import model_max_length, prepare_tokenizer
 from holdtrue.training import attempt
@@ -70,7 +71,7 @@ def start(settings: RLSettings, output: str | Path) -> RunDir:
 
 
 def require_files(settings: RLSettings) -> None:
-    """Refuse paths of prompts and rewards that do not exist, without loading anything.
+    """Refuse paths of prompts and rewards that do not exist or cannot be used, without loading anything.
 
     Raises:
         DataError, ModelError, SettingsError: says which.
@@ -78,7 +79,10 @@ def require_files(settings: RLSettings) -> None:
     resources(settings.data.prompts)
     for one in settings.rewards:
         if one.model is not None:
-            find_model(one.model)
+            if compares(find_model(one.model)) and settings.training.group < 2:
+                raise SettingsError(
+                    f"reward {one.model} compares the answers of a group: training.group is 2 or more with it"
+                )
         elif not Path(str(one.function).rpartition(":")[0]).is_file():
             raise SettingsError(f"reward function {one.function}: there is no such file")
     if settings.critic.path is not None:
@@ -139,7 +143,13 @@ def optimise(
                 tokenizer=tokenizer,
                 vocabulary=vocabulary,
                 sampler=SharedPrefixSampler(vocabulary, settings.decoding),
-                rewards=RewardStack(judges, settings.rewards, settings.guard),
+                rewards=RewardStack(
+                    judges,
+                    settings.rewards,
+                    settings.guard,
+                    settings.shaping,
+                    settings.decoding.max_new_tokens,
+                ),
                 prompts=prompts.train,
                 held_out=prompts.held_out,
                 settings=settings,

@@ -132,7 +132,7 @@ class Samples:
         return [
             Rollout(
                 prompt=prompts[prompt],
-                answer=tokenizer.decode(ids[:-1] if finish == "stop" else ids, skip_special_tokens=False),
+                answer=_text(tokenizer, self.prompt_ids[prompt], prompts[prompt], ids, finish),
                 completion_ids=ids.tolist(),
                 logprobs=[float(value) for value in logprobs],
                 finish=finish,
@@ -144,3 +144,16 @@ class Samples:
                 self.prompt_of, self.completion_ids, self.logprobs, self.finish, strict=True
             )
         ]
+
+
+def _text(tokenizer: Any, prompt_ids: Ids, prompt: Messages | str, ids: Ids, finish: Finish) -> str:
+    """An answer's text. That of a plain text's continuation is what it adds to the text: alone, some
+    tokenizers decode a first word without the space before it."""
+    ids = ids[:-1] if finish == "stop" else ids
+    text = str(tokenizer.decode(ids, skip_special_tokens=False))
+    if not isinstance(prompt, str) or not prompt:
+        return text
+    last = prompt_ids[-1:]
+    before = str(tokenizer.decode(last, skip_special_tokens=False))
+    whole = str(tokenizer.decode(np.concatenate([last, ids]), skip_special_tokens=False))
+    return whole[len(before) :] if whole.startswith(before) else text

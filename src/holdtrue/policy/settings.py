@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from holdtrue import kinds
 from holdtrue.policy.decoding import Decoding
+from holdtrue.policy.shaping import Shaping
 from holdtrue.settings import LoraSettings, Section, build_section
 
 
@@ -53,7 +54,8 @@ class RewardSettings(Section):
 
     model: str | None = None
     """Reward model: a folder or run of holdtrue (also an ensemble or an implicit reward), or a folder of any
-    reward model holdtrue reads."""
+    reward model holdtrue reads. One that compares answers gives an answer's win rate against the others of
+    its group, on held-out prompts against an answer of the reference."""
     function: str | None = None
     """``file.py:name`` of a Python function ``f(prompts, texts, completion_ids) -> list of numbers``, one for
     each answer. Texts show special tokens; None or NaN leaves the answer out."""
@@ -90,8 +92,8 @@ class GuardSettings(Section):
     penalty: float = -1.0
     """Reward of a penalised answer, on the scale of the whitened reward."""
     no_end_reward: float | None = None
-    """Reward of an answer without its end token, on the same scale (arXiv 2403.17031: -1); null leaves it
-    the reward it has."""
+    """Reward of an answer without its end token, on the same scale (arXiv 2403.17031: -1), in place of all
+    parts and of what ``shaping`` adds; null leaves it the reward it has."""
     on_alarm: Literal["warn", "stop"] = "warn"
     """What an alarm of severity ``fail`` does beside being told."""
     calibration: int = Field(128, ge=2)
@@ -163,6 +165,7 @@ class RLSettings(Section):
     data: PromptSettings = PromptSettings()
     rewards: list[RewardSettings] = Field(default=[])
     """Parts of the reward, added up by their weights."""
+    shaping: Shaping = Shaping()
     algorithm: kinds.chosen("holdtrue.policy.algorithms", "rloo") = Field(  # type: ignore[valid-type]
         default="rloo", validate_default=True
     )
@@ -188,6 +191,11 @@ class RLSettings(Section):
             )
         if self.algorithm.name() not in ("reinforce_pp", "ppo") and self.training.group < 2:
             raise ValueError(f"algorithm {self.algorithm.name()} needs training.group of 2 or more")
+        cache, longest = self.shaping.overlong_cache, self.decoding.max_new_tokens
+        if cache is not None and cache > longest:
+            raise ValueError(
+                f"shaping.overlong_cache {cache} is above decoding.max_new_tokens, which is {longest}"
+            )
         return self
 
     def dump(self) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from holdtrue.policy.sampler import Sampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import RLSettings
 from holdtrue.policy.update import Drawing, add_gradients, groups, logprobs_of, of_all
+from holdtrue.records import Rollout
 from holdtrue.rundir import RunDir, append_jsonl
 from holdtrue.training import checkpoint, loop, schedules, sinks
 from holdtrue.training.step import Sums
@@ -135,6 +136,7 @@ class PolicyTrainer:
         self.controller = self.algorithm.controller()
         self.monitor = Monitor(job.vocabulary)
         self.state = State()
+        self._opponents: list[Rollout] = []
 
     # The run
 
@@ -210,11 +212,14 @@ class PolicyTrainer:
         self._write(row)
 
     def evaluate(self) -> None:
-        """One answer to each held-out prompt: reward, length, how they ended."""
+        """One answer to each held-out prompt: reward, length, how they ended.
+
+        Models that compare answers compare it with the reference's answer to the prompt, drawn once.
+        """
         job = self.job
         samples = self._sample(job.held_out, 1, self.state.step, stream=1)
         rollouts = samples.rollouts(job.held_out.texts, job.tokenizer)
-        judged = job.rewards.score(rollouts, samples)
+        judged = job.rewards.score(rollouts, samples, self._opponents or None)
         told = journal.summary(samples, judged)
         told["reward_se"] = told["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
         self._write({"event": "eval", "step": self.state.step} | told)
@@ -235,6 +240,14 @@ class PolicyTrainer:
             job.critic.take_scale(job.rewards)
         rollouts = [replace(one, reward=reward) for one, reward in zip(rollouts, raw, strict=True)]
         append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
+        if job.rewards.compares and len(job.held_out):
+            samples = self._sample(job.held_out, 1, 0, stream=2, policy=job.reference)
+            self._opponents = samples.rollouts(job.held_out.texts, job.tokenizer)
+        elif job.rewards.compares:
+            _log.warning(
+                "win rates within a group are 1/2 on average, however good the policy is; set "
+                "data.eval_fraction to see how often it beats the reference on held-out prompts"
+            )
         if len(rollouts) >= ENOUGH:
             self.monitor.calibrate(Batch.of(rollouts, 0))
         else:
@@ -371,6 +384,7 @@ class PolicyTrainer:
             "rewards": self.job.rewards.state_dict(),
             "kl": self.controller.state_dict(),
             "monitor": self.monitor.state_dict(),
+            "opponents": [one.text for one in self._opponents],
         }
         checkpoint.save(
             self.job.run,
@@ -403,6 +417,8 @@ class PolicyTrainer:
         self.job.rewards.load_state_dict(values["rewards"])
         self.controller.load_state_dict(values["kl"])
         self.monitor.load_state_dict(values["monitor"])
+        opponents = zip(self.job.held_out.texts, values["opponents"], strict=False)  # none where unused
+        self._opponents = [Rollout(prompt, text) for prompt, text in opponents]
         for file in self._files:
             sinks.rewind(self.job.run, self.state.step, file)
         checkpoint.sweep(self.job.run)

@@ -217,7 +217,7 @@ def _judged(group: Group, shown: Shown, ranking: Ranking) -> Judged:
     gaps = shown.gaps
     kept = comparable(gaps)
     rewards = np.full(len(gaps), _NAN)
-    reasons: list[str | None] = [_reason(shown, k) for k in range(len(gaps))]
+    reasons: list[str | None] = [reason_of(shown, k) for k in range(len(gaps))]
     if len(kept) > 1:
         matrix = gaps[np.ix_(kept, kept)]
         np.fill_diagonal(matrix, 0)
@@ -230,7 +230,8 @@ def _judged(group: Group, shown: Shown, ranking: Ranking) -> Judged:
     return Judged(rewards, tuple(reasons), consistent)
 
 
-def _reason(shown: Shown, answer: int) -> str:
+def reason_of(shown: Shown, answer: int) -> str:
+    """Why an answer has no reward."""
     said = (reason for order, reason in shown.reasons.items() if answer in order)
     return next(said, "nothing to compare it with")
 

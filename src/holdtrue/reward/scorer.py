@@ -24,6 +24,8 @@ from holdtrue.tokens.tree import Tree, common_prefix_length, grow
 _MAX_LEAVES = 16
 Owner = tuple[str, bytes]
 """Key of a prompt, and the bytes of a conversation's ids."""
+NOT_FINITE = "reward is not finite"
+"""Why there is no reward where the model gave a number that is none."""
 
 
 class Scorer(Protocol):
@@ -200,7 +202,7 @@ def hand_out(
             float("nan") if ids is None else rewards[group.prompt_key, ids.tobytes()] for ids in item.ids
         ]
         reasons = tuple(
-            "reward is not finite" if reason is None and not np.isfinite(value) else reason
+            NOT_FINITE if reason is None and not np.isfinite(value) else reason
             for reason, value in zip(item.reasons, values, strict=True)
         )
         results.append(Scored(_finite(values), reasons))

@@ -38,7 +38,7 @@ class Blind:
 
     def __init__(self, model: str | Path, veto: float | None = None) -> None:
         """``veto``: the reward of an answer with a control token, whatever the proxy says of the rest."""
-        from holdtrue.policy.rewards import ScorerJudge
+        from holdtrue.policy.judges import ScorerJudge
         from holdtrue.reward.folders import open_scorer
 
         self.judge, self.veto = ScorerJudge(open_scorer(Path(model)).scorer), veto
