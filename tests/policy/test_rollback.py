@@ -142,7 +142,7 @@ def test_after_so_many_rollbacks_the_next_grave_alarm_ends_the_run(folder: Path,
     made = settings(folder, max_rollbacks=2)
     state = optimising.trainer(made, run, Failing(3, 5, 7)).train()
     assert len(state.rollbacks) == 2 and state.step == 7
-    assert state.stopped == "BAD_REWARD at step 7 (last healthy step: 6, after 2 rollbacks)"
+    assert state.stopped == "BAD_REWARD at step 7 (last healthy step: 6, rollbacks: 2)"
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_without_any_the_run_ends(

@@ -69,8 +69,8 @@ def go_back(run: RunDir, changing: Changing, alarm: Alarm, most: int) -> dict[st
         "to": to,
         "onset": onset,
         "cause": alarm.cause,
-        "text": f"{alarm.cause} since step {onset}: steps {to + 1} to {alarm.step} are taken back; learning "
-        f"rate x {FACTOR**number:g}, other prompts and draws (rollback {number} of {most})",
+        "text": f"{alarm.cause} since step {onset}: back from step {alarm.step} to the policy of step {to}; "
+        f"learning rate x {FACTOR**number:g}, other prompts and draws (rollback {number} of {most})",
     }
     same_best = then.best_step == now.best_step  # the checkpoint of another one is not kept
     changing.state = replace(

@@ -339,7 +339,7 @@ class PolicyTrainer:
             return False
         why = ""
         if guard.on_alarm == "rollback":
-            why = f", after {count} rollbacks"
+            why = f", rollbacks: {count}"
             if count < guard.max_rollbacks:
                 row = rollback.go_back(self.job.run, self, alarm, guard.max_rollbacks)
                 if row is not None:
