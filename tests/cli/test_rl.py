@@ -160,6 +160,24 @@ def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Pa
         (["--set", "algorithm=ppo", "--set", "critic.rate=1"], "unknown setting 'critic.rate'"),
         (["--set", "training.group=1"], "algorithm rloo needs training.group of 2 or more"),
         (["--set", "policy.lora={dropout: 0.1}"], "lora.dropout is 0 here"),
+        (
+            [
+                "--set",
+                "training.curriculum={}",
+                "--set",
+                "training.group=1",
+                "--set",
+                "algorithm=reinforce_pp",
+            ],
+            "training.curriculum compares answers to a prompt: training.group of 2 or more",
+        ),
+        (["--set", "training.curriculum.floor=0"], "training.curriculum.floor"),
+        (["--set", "guard.on_alarm=rolback"], "guard.on_alarm"),
+        (["--set", "guard.max_rollbacks=0"], "guard.max_rollbacks"),
+        (
+            ["--set", "training.early_stopping_patience=2"],
+            "training.early_stopping_patience needs held-out prompts: set data.eval_fraction above 0",
+        ),
         (["--reward", "nowhere"], "nowhere does not exist"),
         (["--reward", "nowhere.py:f"], "there is no such file"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
@@ -280,3 +298,47 @@ def test_prompts_that_changed_are_not_trained_on(holdtrue: Run, folder: Path, tm
         file.write('{"prompt": "tell about bees ?"}\n')
     done = holdtrue("resume", tmp_path / "run", "--json")
     assert done.code == 3 and "changed since this run began" in done.error["message"]
+
+
+def test_the_best_policy_is_not_looked_for_without_a_held_out_prompt(
+    holdtrue: Run, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "one.jsonl").write_text('{"prompt": "tell about bees ?"}\n', encoding="utf-8")
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT]
+    given += ["--set", "training.load_best_model_at_end=true", "--set", "data.eval_fraction=0.5"]
+    done = holdtrue("rl", tmp_path / "one.jsonl", *given, "--output", tmp_path / "run", "--json")
+    assert done.code == 3 and "data.eval_fraction 0.5 gives none beside the 1 trained on" in str(done.error)
+
+
+def test_going_back_and_the_step_that_was_kept_are_said_at_the_end_and_in_the_run(
+    holdtrue: Run, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(
+        "calls = iter(range(100))\n"
+        "def once(prompts, texts, completion_ids):\n"
+        "    shares = [list(ids).count(6) / len(ids) for ids in completion_ids]\n"
+        "    return [None, *shares[1:]] if next(calls) == 3 else shares\n",  # the calibration is call 0
+        encoding="utf-8",
+    )
+    changed = {
+        "training.max_steps": 4,
+        "training.save_steps": 2,
+        "training.eval_steps": 4,
+        "training.load_best_model_at_end": "true",
+        "training.learning_rate": 1e-6,
+        "data.eval_fraction": 0.3,
+        "guard.on_alarm": "rollback",
+        "guard.max_rollbacks": 1,
+        "seed": 1,
+    }
+    given = ["--model", folder / "policy", "--reward", f"{tmp_path}/failing.py:once", *SHORT]
+    given += [part for name, value in changed.items() for part in ("--set", f"{name}={value}")]
+    run = tmp_path / "run"
+    done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", run)
+    assert done.code == 0, done.err
+    info = RunDir(run).info()
+    said = "BAD_REWARD since step 3: back from step 3 to the policy of step 2; learning rate x 0.5, other"
+    assert f"back     {said} prompts and draws (rollback 1 of 1)" in done.out and said in done.err
+    assert [(row["step"], row["to"]) for row in info["rollbacks"]] == [(3, 2)] and info["steps"] == 5
+    assert info["kept"]["step"] == info["best_step"] and "best held-out reward, " in info["kept"]["why"]
+    assert f"kept     step {info['best_step']} of 5: best held-out reward, " in done.out

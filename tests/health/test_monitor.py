@@ -260,6 +260,24 @@ def test_nothing_is_advised_unless_it_was_asked_for(rng):
     assert (advice.learning_rate, advice.kl, advice.stop, advice.rollback_to) == (0.5, 3.0, True, 6)
 
 
+def test_where_all_that_stands_alarmed_began_and_where_what_is_to_come_may_have_begun(rng):
+    monitor = calibrated(rng)
+    for step in range(20):
+        monitor.update(Batch(step=step, **healthy(rng)))
+    assert monitor.onset_step is None
+    # a trend is read from ten steps, the next one being the last of them
+    assert set(range(11, 20)) <= monitor.possible_onsets
+    batch = healthy(rng)
+    for row in range(40):
+        batch["ids"][row] = looping(rng)
+    monitor.update(Batch(step=20, **batch))
+    assert monitor.onset_step == 20 and monitor.healthy_step == 19
+    for step in range(21, 40):
+        monitor.update(Batch(step=step, **healthy(rng)))
+    loops = monitor.state_dict()["changes"]["loop"]
+    assert loops["since"] is None or loops["since"] in monitor.possible_onsets
+
+
 def test_a_monitor_goes_on_from_its_saved_state(rng):
     batches = []
     for step in range(24):

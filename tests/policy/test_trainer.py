@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard
 from holdtrue.rundir import RunDir, read_jsonl
 from holdtrue.settings import ModelSettings
+from holdtrue.training import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -321,17 +323,6 @@ def test_rollouts_hold_what_was_drawn_and_what_the_step_made_of_it(folder: Path,
     assert sum(group) == pytest.approx(0, abs=1e-5)  # leave-one-out advantages of a group add up to 0
 
 
-def test_the_prompts_of_all_steps_are_every_prompt_once_before_any_comes_again(
-    folder: Path, run: RunDir
-) -> None:
-    trainer = optimising.trainer(optimising.settings(folder), run)
-    drawn = [text[0].content for step in range(3) for text in trainer._prompts_of(step).texts]
-    assert len(drawn) == 12 and len(set(drawn)) == 12
-    assert [trainer._prompts_of(1).texts] == [trainer._prompts_of(1).texts]
-    again = [text[0].content for step in range(3, 6) for text in trainer._prompts_of(step).texts]
-    assert sorted(again) == sorted(drawn) and again != drawn
-
-
 def test_a_grave_alarm_ends_the_run_where_that_was_asked_for(folder: Path, run: RunDir) -> None:
     made = optimising.settings(folder, guard={"on_alarm": "stop"}, training={"max_steps": 40})
     state = optimising.trainer(made, run).train()
@@ -339,3 +330,79 @@ def test_a_grave_alarm_ends_the_run_where_that_was_asked_for(folder: Path, run: 
     assert state.step < 40 and state.stopped is not None and "TRUNCATION" in state.stopped
     finding = next(one for one in read_jsonl(run.path / "findings.jsonl") if one["severity"] == "fail")
     assert finding["cause"] == "TRUNCATION" and finding["severity"] == "fail"
+
+
+WATCHED = {"eval_steps": 2, "early_stopping_patience": 2, "load_best_model_at_end": True, "max_steps": 60}
+
+
+def test_a_run_stops_early_and_ends_with_the_weights_of_its_best_evaluation(
+    folder: Path, run: RunDir, tmp_path: Path
+) -> None:
+    made = optimising.settings(
+        folder, data={"eval_fraction": 0.3}, training=WATCHED | {"learning_rate": 0.05}
+    )
+    trainer = optimising.trainer(made, run)
+    state = trainer.train()
+    rewards = {row["step"]: row["reward"] for row in rows(run, "eval")}
+    best = max(rewards, key=lambda step: (rewards[step], -step))  # the share of a word cannot exceed 1
+    assert state.stopped_early and state.step == best + 4 < 60
+    assert (state.best_step, state.best_value, state.stale) == (best, -rewards[best], 2)
+    kept, last = (
+        checkpoint.read(checkpoint.folder_of(run, step))[0]["policy"] for step in (best, state.step)
+    )
+    assert all(torch.equal(p, kept[name]) for name, p in trainer.parameters.items())
+    assert not all(torch.equal(p, last[name]) for name, p in trainer.parameters.items())
+
+    def kill(row: dict[str, Any]) -> None:
+        if row["event"] == "eval" and row["step"] == best + 2:
+            raise KeyboardInterrupt
+
+    broken = RunDir.create(tmp_path / "broken", {})
+    with pytest.raises(KeyboardInterrupt):
+        optimising.trainer(made, broken, tell=kill).train()
+    resumed = optimising.trainer(made, broken)
+    assert asdict(resumed.train()) | {"seconds": 0} == asdict(state) | {"seconds": 0}
+    assert all(torch.equal(p, kept[name]) for name, p in resumed.parameters.items())
+
+
+def test_the_last_weights_stay_where_the_best_are_not_asked_for(folder: Path, run: RunDir) -> None:
+    training = {"eval_steps": 1, "max_steps": 4, "early_stopping_patience": 3}
+    made = optimising.settings(folder, data={"eval_fraction": 0.3}, training=training)
+    calls = iter(range(100))
+
+    def falling(prompts: Any, texts: Any, ids: Any) -> list[float]:
+        return [share - next_ for next_ in [next(calls)] for share in optimising.kindness(None, None, ids)]
+
+    trainer = optimising.trainer(made, run, falling)
+    state = trainer.train()
+    assert (state.best_step, state.stale, state.stopped_early) == (1, 3, True)
+    last, _ = checkpoint.read(checkpoint.folder_of(run, 4))
+    assert all(torch.equal(p, last["policy"][name]) for name, p in trainer.parameters.items())
+    assert not checkpoint.folder_of(run, 1).exists()
+
+
+def test_a_policy_that_an_alarm_ended_the_run_for_is_not_the_best(folder: Path, run: RunDir) -> None:
+    training = {"eval_steps": 100, "max_steps": 40, "load_best_model_at_end": True}
+    made = optimising.settings(
+        folder, data={"eval_fraction": 0.3}, guard={"on_alarm": "stop"}, training=training
+    )
+    state = optimising.trainer(made, run).train()
+    assert state.stopped is not None and len(rows(run, "eval")) == 1 and state.best_step is None
+
+
+def test_a_best_checkpoint_that_broke_leaves_the_last_weights_and_is_said(
+    folder: Path, run: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    training = {"eval_steps": 1, "max_steps": 3, "load_best_model_at_end": True}
+    made = optimising.settings(folder, data={"eval_fraction": 0.3}, training=training)
+    calls = iter(range(100))
+
+    def falling(prompts: Any, texts: Any, ids: Any) -> list[float]:
+        return [share - next_ for next_ in [next(calls)] for share in optimising.kindness(None, None, ids)]
+
+    def damage(row: dict[str, Any]) -> None:
+        if row["event"] == "eval" and row["step"] == 3:
+            (checkpoint.folder_of(run, 1) / "policy.safetensors").write_bytes(b"")
+
+    state = optimising.trainer(made, run, falling, tell=damage).train()
+    assert state.best_step is None and "the best checkpoint (step 1) is broken" in caplog.text

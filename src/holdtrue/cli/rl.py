@@ -66,12 +66,13 @@ def command(
 
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
     """Optimise a policy to the end of its run, and return what came out."""
+    from holdtrue.policy.rollback import standing
     from holdtrue.policy.run import optimise
 
     with running.stoppable() as stop:
         ended = optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
     rows = run.metrics()
-    steps = [row for row in rows if row["event"] == "train"]
+    steps = [row for row in standing(rows) if row["event"] == "train"]
     part = max(1, len(steps) // 10)
     ends = {"first": steps[:part], "last": steps[-part:]}
     value: dict[str, Any] = {"run": str(run.path), "model": str(run.model), **ended}
@@ -98,7 +99,11 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
     lines += [f"parts    {', '.join(parts)}"] if len(parts) > 1 else []
     odd = [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]
     lines += [f"counted  {', '.join(odd)}"] if odd else []
+    lines += [f"back     {row['text']}" for row in value["rollbacks"]]
     lines += [f"stopped  {value['stopped']}"] if value["stopped"] else []
+    if value["stopped_early"]:
+        lines.append("stopped  early: the held-out reward no longer rose (training.early_stopping_patience)")
+    lines.append(f"kept     step {value['kept']['step']} of {value['steps']}: {value['kept']['why']}")
     return frame.Result(value, "\n".join([*lines, f"model    {run.model}"]))
 
 
@@ -126,6 +131,8 @@ class Narrator:
             self._prepared(row)
         elif row["event"] == "alarm":
             self.console.print(f"alarm    {row['text']}")
+        elif row["event"] == "rollback":
+            self.console.print(f"back     {row['text']}")
         elif row["event"] == "eval":
             self.console.print(f"step {row['step']:>6}  held out  reward {running.number(row['reward'])}")
         elif sys.stderr.isatty() or time.monotonic() - self._last > 5 or row["step"] == row["steps"]:

@@ -99,5 +99,5 @@ class Narrator:
         elif row["event"] == "round":
             said = dict(zip(_COLUMNS, _cells(row), strict=True))
             self.console.print("  ".join(f"{name} {value}" for name, value in said.items() if value != ""))
-        elif row["event"] == "alarm" or (row["event"] == "train" and "seconds_step" in row):
+        elif row["event"] in ("alarm", "rollback") or (row["event"] == "train" and "seconds_step" in row):
             self._optimisation(row)

@@ -142,12 +142,24 @@ class Monitor:
         return advise(self.actions, self.seen, self._alarms, self._finish, self.healthy_step)
 
     @property
+    def onset_step(self) -> int | None:
+        """Where the first change that now stands alarmed began; None when all is well."""
+        since = [state["since"] for state in self._changes.values() if state["alarmed"]]
+        return min(since + [alarm.onset_step for alarm in self._alarms], default=None)
+
+    @property
     def healthy_step(self) -> int | None:
         """The last step seen before any change that now stands alarmed began; None when there is none."""
-        since = [state["since"] for state in self._changes.values() if state["alarmed"]]
-        since += [alarm.onset_step for alarm in self._alarms]
-        steps = [int(past["step"]) for past in self._history if not since or past["step"] < min(since)]
+        onset = self.onset_step
+        steps = [int(past["step"]) for past in self._history if onset is None or past["step"] < onset]
         return max(steps, default=None)
+
+    @property
+    def possible_onsets(self) -> set[int]:
+        """Steps seen that an alarm yet to come may name as its onset: where a change that is under way began,
+        and those a trend is read from (the engine's drift alone may reach back further)."""
+        under_way = {state["since"] for state in self._changes.values() if state["since"] is not None}
+        return under_way | {int(past["step"]) for past in self._history[1 - TREND :]}
 
     def state_dict(self) -> dict[str, Any]:
         """All that :meth:`update` builds on, as plain JSON values."""
@@ -171,6 +183,7 @@ class Monitor:
         self._history = [dict(past) for past in state["history"]]
         self._trends = dict(state["trends"])
         self._reset_seen = state["reset_seen"]
+        self._alarms = []
 
     def _remember(self, batch: Batch) -> None:
         past = self._history[-1] if self._history else {}

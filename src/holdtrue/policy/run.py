@@ -1,7 +1,7 @@
 """A policy optimisation, end to end: settings to a run directory with an optimised policy.
 
 settings.yaml, run.json     as of every run
-metrics.jsonl               a row for each step and each evaluation
+metrics.jsonl               a row for each step, each evaluation and each rollback
 rollouts.jsonl              every answer with its reward, as ``holdtrue doctor rollouts`` reads it
 findings.jsonl              alarms of the monitor
 checkpoints/, model/        resumable states, and the policy as transformers loads it
@@ -26,6 +26,7 @@ from holdtrue.data.files import resources
 from holdtrue.errors import DataError, ModelError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy import critic as critics
+from holdtrue.policy.checkpoints import State
 from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Read, read_prompts
@@ -121,6 +122,12 @@ def optimise(
             critic = critics.build(
                 settings, policy, tokenizer, judges[0], longest, trust_remote_code=trust_remote_code
             )
+        if settings.asks_for_the_best and not len(prompts.held_out):
+            raise DataError(
+                f"{settings.asks_for_the_best} needs held-out prompts, and data.eval_fraction "
+                f"{settings.data.eval_fraction:g} gives none beside the {len(prompts.train)} trained on; "
+                "give more prompts"
+            )
         rate = settings.training.learning_rate or _learning_rate(policy)
         trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
         run.update_info(
@@ -168,6 +175,10 @@ def optimise(
         ended = {
             "steps": state.step,
             "stopped": state.stopped,
+            "stopped_early": state.stopped_early,
+            "best_step": state.best_step,
+            "kept": _kept(state, settings.training.load_best_model_at_end),
+            "rollbacks": state.rollbacks,
             "skipped": state.skipped,
             "unusable": state.unusable,
             "nan_rewards": state.nan,
@@ -177,6 +188,15 @@ def optimise(
         }
         run.update_info(status="finished", finished=_now(), **ended)
     return ended
+
+
+def _kept(state: State, best: bool) -> dict[str, Any]:
+    """Which step's policy was saved, and why."""
+    if not best:
+        return {"step": state.step, "why": "the last step"}
+    if state.best_step is None or state.best_value is None:
+        return {"step": state.step, "why": "the last step, no best one being at hand"}
+    return {"step": state.best_step, "why": f"best held-out reward, {-state.best_value:.4g}"}
 
 
 def load_policy(

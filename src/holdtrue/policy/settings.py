@@ -94,17 +94,29 @@ class GuardSettings(Section):
     no_end_reward: float | None = None
     """Reward of an answer without its end token, on the same scale (arXiv 2403.17031: -1), in place of all
     parts and of what ``shaping`` adds; null leaves it the reward it has."""
-    on_alarm: Literal["warn", "stop"] = "warn"
-    """What an alarm of severity ``fail`` does beside being told."""
+    on_alarm: Literal["warn", "stop", "rollback"] = "warn"
+    """What an alarm of severity ``fail`` does beside being told. ``stop`` ends the run. ``rollback`` takes
+    the policy back to the last checkpoint from before the change began and goes on at half the learning rate,
+    with other prompts and draws. The checkpoints it may need are kept."""
+    max_rollbacks: int = Field(3, gt=0)
+    """Rollbacks of a run; the next grave alarm stops it."""
     calibration: int = Field(128, ge=2)
     """Answers of the reference that whitening and the monitor are calibrated on; the monitor needs 64."""
+
+
+class CurriculumSettings(Section):
+    """Prompts whose answers get the same reward, so that nothing is learnt, are drawn less often."""
+
+    floor: float = Field(0.1, gt=0, le=1)
+    """How often a prompt whose answers all got the same reward is drawn, beside one whose answers differ as
+    usual; none is forgotten."""
 
 
 class OptimisationSettings(Section):
     """The loop."""
 
     max_steps: int = Field(100, gt=0)
-    """Rounds of sampling and learning."""
+    """Rounds of sampling and learning; those that a rollback takes back do not count."""
     prompts_per_step: int = Field(8, gt=0)
     """Prompts answered in a step."""
     group: int = Field(4, gt=0)
@@ -136,7 +148,14 @@ class OptimisationSettings(Section):
     save_steps: int | None = Field(None, gt=0)
     """Steps between checkpoints. By default ten times a run."""
     save_total_limit: int = Field(2, gt=0)
-    """Checkpoints kept."""
+    """Checkpoints kept (besides the best one and those for a rollback)."""
+    load_best_model_at_end: bool = False
+    """The final policy is that of the best evaluation, by the mean reward on held-out prompts, not that of
+    the last step."""
+    early_stopping_patience: int | None = Field(None, gt=0)
+    """Stop after this many evaluations without a better one."""
+    curriculum: CurriculumSettings | None = None
+    """Which prompts a step answers. By default each in its turn."""
     max_nonfinite_steps: int = Field(5, gt=0)
     """Updates with a non-finite loss or gradient are skipped and counted; after this many the run stops."""
 
@@ -196,7 +215,21 @@ class RLSettings(Section):
             raise ValueError(
                 f"shaping.overlong_cache {cache} is above decoding.max_new_tokens, which is {longest}"
             )
+        if self.training.curriculum is not None and self.training.group < 2:
+            raise ValueError("training.curriculum compares answers to a prompt: training.group of 2 or more")
+        if self.asks_for_the_best and not self.data.eval_fraction:
+            raise ValueError(
+                f"{self.asks_for_the_best} needs held-out prompts: set data.eval_fraction above 0"
+            )
         return self
+
+    @property
+    def asks_for_the_best(self) -> str | None:
+        """The setting that needs evaluations on held-out prompts, if one is made."""
+        training = self.training
+        if training.load_best_model_at_end:
+            return "training.load_best_model_at_end"
+        return "training.early_stopping_patience" if training.early_stopping_patience else None
 
     def dump(self) -> dict[str, Any]:
         """Plain values, as written to ``settings.yaml``."""

@@ -3,9 +3,9 @@
     for each step:
         draw G answers to each of the step's prompts, judge them, compute advantages over all of them
         updates times: gradients pass by pass, divided once by the step's weight, clipped; AdamW
-        the KL controller and the monitor see the step; log, evaluate, checkpoint
+        the KL controller and the monitor see the step; log, go back at a grave alarm, evaluate, checkpoint
 
-Prompts and draws of a step follow from the seed and the step alone, and everything else that changes is in a
+The draws of a step follow from the seed and the step alone, and everything else that changes is in a
 checkpoint, so a run that was killed goes on as if nothing had happened.
 """
 
@@ -25,13 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdtrue.errors import DataError, Interrupted, QualityError
+from holdtrue.errors import Interrupted, QualityError
+from holdtrue.health.advice import Alarm
 from holdtrue.health.batch import Batch
 from holdtrue.health.monitor import ENOUGH, Monitor
 from holdtrue.health.vocabulary import Vocabulary
-from holdtrue.policy import journal, kl
+from holdtrue.policy import checkpoints, journal, kl, rollback
 from holdtrue.policy.algorithms import Algorithm
+from holdtrue.policy.checkpoints import State
 from holdtrue.policy.critic import Critic, explained_variance
+from holdtrue.policy.curriculum import Curriculum, spreads
 from holdtrue.policy.inputs import Scored
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Prompts
@@ -48,30 +51,6 @@ from holdtrue.training.step import Sums
 _NAMES = {"kl": "kl_token"}
 """Metrics of algorithms under another name, ``kl`` being that of a whole answer."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class State:
-    """What changes during a run beside weights, optimiser, scales, β and the monitor.
-
-    Attributes:
-        skipped: updates that were not made because something was not finite.
-        unusable: steps of which no answer could be learnt from.
-        nan: answers without a finite reward.
-        guarded: answers the guard's verdict left out or penalised.
-        stopped: the alarm that ended the run, if one did.
-    """
-
-    step: int = 0
-    updates: int = 0
-    tokens: int = 0
-    skipped: int = 0
-    unusable: int = 0
-    nan: int = 0
-    guarded: int = 0
-    alarms: int = 0
-    seconds: float = 0.0
-    stopped: str | None = None
 
 
 @dataclass
@@ -132,16 +111,19 @@ class PolicyTrainer:
             self.parameters |= found
             self._of_critic = list(found.values())
         betas = (training.adam_beta1, training.adam_beta2)
-        self.optimizer = torch.optim.AdamW(own, betas=betas, fused=True)
+        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(own, betas=betas, fused=True)
+        self.rewards = job.rewards
         self.controller = self.algorithm.controller()
         self.monitor = Monitor(job.vocabulary)
+        self.curriculum = Curriculum(len(job.prompts), settings.seed, training.curriculum)
         self.state = State()
-        self._opponents: list[Rollout] = []
+        self.opponents: list[str] = []
 
     # The run
 
     def train(self) -> State:
-        """Train from the newest checkpoint (or the beginning) to the end.
+        """Train from the newest checkpoint (or the beginning) to the end; the policy then has the best
+        weights, where that was asked for.
 
         Raises:
             Interrupted: ``job.stop`` asked for it; a checkpoint was saved.
@@ -151,35 +133,57 @@ class PolicyTrainer:
         every = max(1, round(training.max_steps / 10))
         if not self._resume():
             self._calibrate()
-        state = self.state
-        while state.step < training.max_steps and state.stopped is None:
-            self.step()
-            last = state.step == training.max_steps or state.stopped is not None
-            if len(job.held_out) and (state.step % (training.eval_steps or every) == 0 or last):
+            if job.settings.guard.on_alarm == "rollback":
+                self.save(haven=True)
+        while not self.over:
+            went_back = self.step()
+            due = self.state.step % (training.eval_steps or every) == 0
+            if len(job.held_out) and not went_back and (due or self.over):
                 self.evaluate()
             stopping = job.stop()
-            if state.step % (training.save_steps or every) == 0 or last or stopping:
-                self.save()
-            if stopping and not last:
+            regular = went_back or self.state.step % (training.save_steps or every) == 0
+            best = training.load_best_model_at_end and self.state.best_step == self.state.step
+            if regular or best or stopping or self.over:
+                self.save(haven=regular)
+            if stopping and not self.over:
                 raise Interrupted(
-                    f"stopped after step {state.step} of {training.max_steps}, everything is saved; "
+                    f"stopped after step {self.state.step} of {self.steps}, everything is saved; "
                     f"continue with: holdtrue resume {job.run.path}"
                 )
-        return state
+        if training.load_best_model_at_end and self.state.best_step not in (None, self.state.step):
+            loop.load_best(job.run, self.state, self.parameters, "policy")
+        return self.state
 
-    def step(self) -> None:
-        """Draw, judge, learn, watch, log."""
+    @property
+    def over(self) -> bool:
+        """Whether the run is at its end."""
+        state = self.state
+        done = state.learnt == self.job.settings.training.max_steps
+        return done or state.stopped is not None or state.stopped_early
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run, those that were taken back with them."""
+        return self.job.settings.training.max_steps + self.state.step - self.state.learnt
+
+    def step(self) -> bool:
+        """Draw, judge, learn, watch, log; whether the policy went back because of an alarm."""
         started = time.perf_counter()
         job, state, settings = self.job, self.state, self.job.settings
-        prompts = self._prompts_of(state.step)
+        places = self.curriculum.places(state.step, settings.training.prompts_per_step)
+        prompts = job.prompts.take(places)
         samples = self._sample(prompts, settings.training.group, state.step + 1)
         sampled = time.perf_counter() - started
         rollouts = samples.rollouts(prompts.texts, job.tokenizer, step=state.step + 1, policy="current")
         judged = self.job.rewards.score(rollouts, samples)
         padded = samples.padded(0, self.policy.device)
         scored = self._scored(samples, padded, judged)
-        row: Row = {"event": "train", "step": state.step + 1, "steps": settings.training.max_steps}
+        row: Row = {"event": "train", "step": state.step + 1, "steps": self.steps}
         row |= journal.summary(samples, judged)
+        if settings.training.group > 1:
+            spread_P = spreads(scored)
+            self.curriculum.learn(places, spread_P)
+            row["flat_groups"] = float((spread_P == 0).mean())
         if scored.reference_logprobs is not None:
             each = kl.of_answers(padded.logprobs_NT, scored.reference_logprobs, scored.mask)
             row["kl"] = float(each[scored.keep].mean()) if scored.keep.any() else None
@@ -194,11 +198,12 @@ class PolicyTrainer:
             self.controller.update(row["kl"], int(scored.keep.sum()))
         rollouts = journal.completed(rollouts, judged, advantages, padded, trained)
         state.step += 1
+        state.learnt += 1
         state.tokens += int(samples.lengths.sum())
         state.nan += judged.nan
         state.guarded += judged.guarded
         append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
-        self._watch(Batch.of(rollouts, state.step))
+        grave = self._watch(Batch.of(rollouts, state.step))
         seconds = time.perf_counter() - started
         state.seconds += seconds
         row |= {
@@ -210,19 +215,24 @@ class PolicyTrainer:
             "seconds_sampling": round(sampled, 4),
         }
         self._write(row)
+        return grave is not None and self._respond(grave)
 
     def evaluate(self) -> None:
-        """One answer to each held-out prompt: reward, length, how they ended.
+        """One answer to each held-out prompt: reward, length, how they ended; whether it is the best so far.
 
-        Models that compare answers compare it with the reference's answer to the prompt, drawn once.
+        Models that compare answers compare it with the reference's answer to the prompt, drawn once. A policy
+        that an alarm ended the run for is not the best, however high its reward.
         """
         job = self.job
         samples = self._sample(job.held_out, 1, self.state.step, stream=1)
         rollouts = samples.rollouts(job.held_out.texts, job.tokenizer)
-        judged = job.rewards.score(rollouts, samples, self._opponents or None)
+        against = [Rollout(*one) for one in zip(job.held_out.texts, self.opponents, strict=False)]
+        judged = job.rewards.score(rollouts, samples, against or None)
         told = journal.summary(samples, judged)
         told["reward_se"] = told["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
         self._write({"event": "eval", "step": self.state.step} | told)
+        if self.state.stopped is None:
+            loop.compare(self.state, -told["reward"], job.settings.training.early_stopping_patience)
 
     # Parts of a step
 
@@ -242,7 +252,7 @@ class PolicyTrainer:
         append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
         if job.rewards.compares and len(job.held_out):
             samples = self._sample(job.held_out, 1, 0, stream=2, policy=job.reference)
-            self._opponents = samples.rollouts(job.held_out.texts, job.tokenizer)
+            self.opponents = [one.text for one in samples.rollouts(job.held_out.texts, job.tokenizer)]
         elif job.rewards.compares:
             _log.warning(
                 "win rates within a group are 1/2 on average, however good the policy is; set "
@@ -255,17 +265,6 @@ class PolicyTrainer:
                 f"the monitor is not calibrated: guard.calibration gives {len(rollouts)} answers, {ENOUGH} "
                 "are needed; only limits and trends alarm"
             )
-
-    def _prompts_of(self, step: int) -> Prompts:
-        """A step's prompts: all of them in a random order, then all in another."""
-        job, count = self.job, len(self.job.prompts)
-        most = job.settings.training.prompts_per_step
-        places = range(step * most, (step + 1) * most)
-        orders = {
-            epoch: np.random.default_rng([job.settings.seed, epoch]).permutation(count)
-            for epoch in {place // count for place in places}
-        }
-        return job.prompts.take([int(orders[place // count][place % count]) for place in places])
 
     def _sample(
         self, prompts: Prompts, group: int, step: int, stream: int = 0, policy: Any = None
@@ -316,6 +315,7 @@ class PolicyTrainer:
         for _ in range(training.updates):
             total = training.max_steps * training.updates
             rate = self.job.learning_rate * schedules.factor(state.updates, total, training)
+            rate *= rollback.FACTOR ** len(state.rollbacks)
             learnt = add_gradients(
                 self.policy,
                 self.algorithm,
@@ -349,16 +349,33 @@ class PolicyTrainer:
                 f"{self.state.step + 1}); try a lower training.learning_rate or a higher algorithm.kl_coef"
             )
 
-    def _watch(self, batch: Batch) -> None:
-        """Alarms of the step, told and written down; one that is grave may end the run."""
-        for alarm in self.monitor.update(batch):
+    def _watch(self, batch: Batch) -> Alarm | None:
+        """Alarms of the step, told and written down; the gravest, if it is grave."""
+        alarms = self.monitor.update(batch)
+        for alarm in alarms:
             self.state.alarms += 1
             row = {"event": "alarm", "text": str(alarm), **asdict(alarm)}
             append_jsonl(self.job.run.path / "findings.jsonl", [journal.finite(row)])
             self.job.tell(row)
-            if alarm.severity == "fail" and self.job.settings.guard.on_alarm == "stop":
-                healthy = self.monitor.healthy_step
-                self.state.stopped = f"{alarm.cause} at step {alarm.step} (last healthy step: {healthy})"
+        return next((alarm for alarm in alarms if alarm.severity == "fail"), None)
+
+    def _respond(self, alarm: Alarm) -> bool:
+        """Do what the settings say at a grave alarm; whether the policy went back."""
+        guard, count = self.job.settings.guard, len(self.state.rollbacks)
+        if guard.on_alarm == "warn":
+            return False
+        why = ""
+        if guard.on_alarm == "rollback":
+            why = f", rollbacks: {count}"
+            if count < guard.max_rollbacks:
+                row = rollback.go_back(self.job.run, self, alarm, guard.max_rollbacks)
+                if row is not None:
+                    self._write(row)
+                    return True
+                why += ", no checkpoint from before is whole"
+        healthy = self.monitor.healthy_step
+        self.state.stopped = f"{alarm.cause} at step {alarm.step} (last healthy step: {healthy}{why})"
+        return False
 
     def _write(self, row: Row) -> None:
         row = journal.finite(row)
@@ -372,54 +389,27 @@ class PolicyTrainer:
         run = self.job.run
         return [run.metrics_file, run.path / "rollouts.jsonl", run.path / "findings.jsonl"]
 
-    def save(self) -> None:
-        """Publish a checkpoint of everything that changes."""
-        moments = {
-            f"{name}/{key}": value
-            for name, p in self.parameters.items()
-            for key, value in self.optimizer.state.get(p, {}).items()
-        }
-        state = {
-            "state": asdict(self.state),
-            "rewards": self.job.rewards.state_dict(),
-            "kl": self.controller.state_dict(),
-            "monitor": self.monitor.state_dict(),
-            "opponents": [one.text for one in self._opponents],
-        }
-        checkpoint.save(
-            self.job.run,
-            self.state.step,
-            {"policy": self.parameters, "optimizer": moments, "random": {"cpu": torch.get_rng_state()}},
-            state,
-            keep=self.job.settings.training.save_total_limit,
-        )
+    def save(self, *, haven: bool = False) -> None:
+        """Publish a checkpoint of everything that changes; ``haven``: a rollback may go back to it."""
+        settings, state = self.job.settings, self.state
+        if haven and settings.guard.on_alarm == "rollback":
+            state.havens = rollback.havens(state.havens, state.step, self.monitor.possible_onsets)
+        best = loop.kept(state) if settings.training.load_best_model_at_end else ()
+        keep = settings.training.save_total_limit
+        checkpoints.save(self.job.run, self, keep=keep, protect={*state.havens, *best})
 
     def _resume(self) -> bool:
         """Go on from the newest whole checkpoint; false where there is none."""
-        found = checkpoint.newest(self.job.run)
+        run = self.job.run
+        found = checkpoint.newest(run)
         if found is None:
             torch.manual_seed(self.job.settings.seed)
             return False
-        tensors, values = checkpoint.read(found[1])
-        if tensors["policy"].keys() != self.parameters.keys():
-            raise DataError(
-                f"checkpoint {found[1]} is of another policy than {self.job.settings.policy.path}"
-            )
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors["policy"][name])
-        for key, value in tensors["optimizer"].items():
-            name, _, part = key.rpartition("/")
-            parameter = self.parameters[name]
-            self.optimizer.state[parameter][part] = value.to(parameter.device)
-        torch.set_rng_state(tensors["random"]["cpu"])
-        self.state = State(**values["state"])
-        self.job.rewards.load_state_dict(values["rewards"])
-        self.controller.load_state_dict(values["kl"])
-        self.monitor.load_state_dict(values["monitor"])
-        opponents = zip(self.job.held_out.texts, values["opponents"], strict=False)  # none where unused
-        self._opponents = [Rollout(prompt, text) for prompt, text in opponents]
+        checkpoints.load(found[1], self)
+        state, wanted = self.state, self.job.settings.training.load_best_model_at_end
+        if wanted and state.best_step is not None and checkpoint.newest(run, at=state.best_step) is None:
+            state.best_step = state.best_value = None  # lost with those walked past: found anew
         for file in self._files:
-            sinks.rewind(self.job.run, self.state.step, file)
-        checkpoint.sweep(self.job.run)
+            sinks.rewind(run, state.step, file)
+        checkpoint.sweep(run)
         return True

@@ -11,6 +11,7 @@ import numpy as np
 from holdtrue.doctor.rollouts import DEGENERATE, examine
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.intervals import wilson
+from holdtrue.policy.rollback import standing
 from holdtrue.records import Group, Rollout
 from holdtrue.refresh.context import rewards
 from holdtrue.refresh.probe import Probe, probe, shift
@@ -99,7 +100,7 @@ def _alarm(settings: RoundsSettings, after: Mapping[str, Any], last: Means, now:
 
 def of_optimisation(run: RunDir) -> dict[str, Any]:
     """How a round's policy optimisation went: means of its first and last steps, and how it ended."""
-    steps = [row for row in run.metrics() if row["event"] == "train"]
+    steps = [row for row in standing(run.metrics()) if row["event"] == "train"]
     info = run.info()
     part = max(1, len(steps) // 5)
     told: dict[str, Any] = {

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -54,6 +54,16 @@ class State:
     best_value: float | None = None
     stale: int = 0
     stopped_early: bool = False
+
+
+class Compared(Protocol):
+    """The part of a run's state that says which evaluation was the best."""
+
+    step: int
+    best_step: int | None
+    best_value: float | None
+    stale: int
+    stopped_early: bool
 
 
 @dataclass
@@ -142,7 +152,7 @@ def train(job: Training) -> State:
                 f"continue with: holdtrue resume {job.run.path}"
             )
     if settings.load_best_model_at_end and state.best_step not in (None, state.step):
-        load_best(job, state, parameters)
+        load_best(job.run, state, parameters)
     model.eval()
     return state
 
@@ -262,12 +272,7 @@ def validate(job: Training, state: State, epoch: float) -> None:
     training_mode(job.model, job.settings)
     metrics = sums.metrics()
     value = metrics["loss"] if job.settings.metric_for_best_model == "loss" else -metrics["accuracy"]
-    if isfinite(value) and (state.best_value is None or value < state.best_value):
-        state.best_step, state.best_value, state.stale = state.step, value, 0
-    else:
-        state.stale += 1
-    patience = job.settings.early_stopping_patience
-    state.stopped_early = patience is not None and state.stale >= patience
+    compare(state, value, job.settings.early_stopping_patience)
     seconds = time.perf_counter() - started
     row = {
         "event": "eval",
@@ -277,6 +282,16 @@ def validate(job: Training, state: State, epoch: float) -> None:
         "answers": int(sums.answers),
     }
     log(job, row | metrics | {"seconds": round(seconds, 3)})
+
+
+def compare(state: Compared, value: float, patience: int | None) -> None:
+    """Take the value of an evaluation at ``state.step``, less being better: is it the best, and is it time to
+    stop? One that is not finite never is the best."""
+    if isfinite(value) and (state.best_value is None or value < state.best_value):
+        state.best_step, state.best_value, state.stale = state.step, value, 0
+    else:
+        state.stale += 1
+    state.stopped_early = patience is not None and state.stale >= patience
 
 
 def _portions(job: Training) -> Iterator[Sequence[Tree]]:
@@ -324,9 +339,12 @@ def save(
     job.world.wait()
 
 
-def load_best(job: Training, state: State, parameters: dict[str, nn.Parameter]) -> None:
-    """Put the best validation's weights into the model; where they are broken, keep the last and say so."""
-    found = checkpoint.newest(job.run, at=state.best_step)
+def load_best(run: RunDir, state: Compared, parameters: dict[str, nn.Parameter], name: str = "model") -> None:
+    """Put the best evaluation's weights into the model; where they are broken, keep the last and say so.
+
+    ``name`` is that of the weights in the checkpoint.
+    """
+    found = checkpoint.newest(run, at=state.best_step)
     if found is None:
         _log.warning(
             f"the best checkpoint (step {state.best_step}) is broken; the last step's weights are kept"
@@ -334,8 +352,8 @@ def load_best(job: Training, state: State, parameters: dict[str, nn.Parameter]) 
         state.best_step = None
         return
     tensors, _ = checkpoint.read(found[1])
-    for name, parameter in parameters.items():
-        load_whole(parameter, tensors["model"][name])
+    for key, parameter in parameters.items():
+        load_whole(parameter, tensors[name][key])
 
 
 def resume(job: Training, parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> State:
@@ -366,6 +384,6 @@ def resume(job: Training, parameters: dict[str, nn.Parameter], optimizer: torch.
     return state
 
 
-def kept(state: State) -> tuple[int, ...]:
+def kept(state: Compared) -> tuple[int, ...]:
     """Steps whose checkpoints are kept however old they are."""
     return () if state.best_step is None else (state.best_step,)

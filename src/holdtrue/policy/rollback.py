@@ -1,0 +1,92 @@
+"""Going back at a grave alarm: to which checkpoint, which ones are kept for it, what is different afterwards.
+
+The policy goes back to the last checkpoint from before the step at which the first change that now stands
+alarmed began, at the latest to the beginning (a checkpoint of step 0). What is different then:
+
+- the learning rate is halved, as OPT-175B was brought past its divergences: a lower rate from an earlier
+  checkpoint (arXiv 2205.01068, section 2.5);
+- prompts and draws are others, as for PaLM's spikes: an earlier checkpoint and other batches, the same
+  batches from another state being harmless (arXiv 2204.02311, section 5.1).
+
+Neither paper is about rewards that are exploited: that comes again, later and slower. So a run goes back at
+most ``guard.max_rollbacks`` times.
+
+Steps are numbered on, so every row of a run's files has a step of its own, and a step its own draws. Those
+that were taken back stay in the files; the row of the rollback says which they are (:func:`standing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from holdtrue.health.advice import Alarm
+from holdtrue.policy import checkpoints
+from holdtrue.policy.checkpoints import Changing
+from holdtrue.rundir import RunDir
+from holdtrue.training import checkpoint
+
+FACTOR = 0.5
+"""Of the learning rate, at each rollback."""
+
+
+def havens(kept: Iterable[int], step: int, onsets: Iterable[int]) -> list[int]:
+    """Steps whose checkpoints an alarm may go back to once that of ``step`` is saved.
+
+    Args:
+        kept: those from before.
+        onsets: steps that an alarm may yet name as its onset.
+
+    Returns:
+        The beginning, the last one before each onset, and the newest, in order.
+    """
+    every = sorted({*kept, step})
+    before = [max((one for one in every if one < onset), default=0) for onset in onsets]
+    return sorted({0, step, *before})
+
+
+def go_back(run: RunDir, changing: Changing, alarm: Alarm, most: int) -> dict[str, Any] | None:
+    """Put back what changes as it was before the first change that stands alarmed; what happened since stays
+    counted.
+
+    Returns:
+        What ``metrics.jsonl`` says of it; None where no checkpoint from before is whole.
+    """
+    now, onset = changing.state, changing.monitor.onset_step
+    assert onset is not None  # that of the alarm at the latest
+    kept = [step for step in now.havens if step < onset]
+    found = next((one for step in reversed(kept) if (one := checkpoint.newest(run, at=step))), None)
+    if found is None:
+        return None
+    to, folder = found
+    checkpoints.load(folder, changing)
+    then = changing.state
+    number = len(now.rollbacks) + 1
+    row = {
+        "event": "rollback",
+        "step": alarm.step,
+        "to": to,
+        "onset": onset,
+        "cause": alarm.cause,
+        "text": f"{alarm.cause} since step {onset}: back from step {alarm.step} to the policy of step {to}; "
+        f"learning rate x {FACTOR**number:g}, other prompts and draws (rollback {number} of {most})",
+    }
+    same_best = then.best_step == now.best_step  # the checkpoint of another one is not kept
+    changing.state = replace(
+        now,
+        learnt=then.learnt,
+        updates=then.updates,
+        best_step=now.best_step if same_best else None,
+        best_value=now.best_value if same_best else None,
+        stale=then.stale,
+        rollbacks=[*now.rollbacks, row],
+        havens=[step for step in kept if step <= to],
+    )
+    return row
+
+
+def standing(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of steps that the policy at the end has behind it: no later rollback took them back."""
+    undone = [(one["to"], one["step"]) for one in rows if one["event"] == "rollback"]
+    return [one for one in rows if not any(first < one["step"] <= last for first, last in undone)]
