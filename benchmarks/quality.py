@@ -23,6 +23,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("HOLDTRUE_SHARED", ROOT.parent / "shared")) / "data"
 ENCODER = {"data.truncation": "left", "training.num_train_epochs": 1}
+SHORTER = {"data.truncation": "left", "data.max_length": 256, "training.num_train_epochs": 0.5}
 LONGER = {"data.truncation": "left", "training.num_train_epochs": 2, "training.eval_steps": 100}
 KEPT = (
     "data",
@@ -135,7 +136,7 @@ def cases() -> list[Case]:
             "encoder",
             "pair_ranker",
             *_goals("rmb_bon"),
-            {**ENCODER, "training.num_train_epochs": 2, "data.transforms": "[best_worst]"},
+            {**SHORTER, "data.transforms": "[best_worst]"},
         ),
         Case("rmb-encoder", "encoder", "encoder", *_goals("rmb_pairs"), LONGER),
         *_length_bias("hh_helpful_ai_pairs"),

@@ -31,8 +31,11 @@ def command(
     ] = None,
     output: frame.Output = None,
     overrides: frame.Overrides = None,
+    processes: Annotated[
+        int | None, typer.Option("--processes", min=1, metavar="N", help="Processes on this machine.")
+    ] = None,
     trust_remote_code: frame.RemoteCode = False,
-) -> frame.Result:
+) -> frame.Result | None:
     """Optimise a policy against a reward model or a function.
 
     The run directory holds everything: settings, metrics, every rollout with its reward, alarms, checkpoints
@@ -52,6 +55,8 @@ def command(
         values["rewards"] = [
             {"function" if one.rpartition(":")[0].endswith(".py") else "model": one} for one in reward
         ]
+    if processes:
+        plain.put(values, "training.processes", processes)
     for override in overrides or ():
         plain.put(values, *plain.parse_override(override))
     if not (values.get("policy") or {}).get("path"):
@@ -64,13 +69,22 @@ def command(
     return carry(run.start(build(values), output), trust_remote_code)
 
 
-def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:
-    """Optimise a policy to the end of its run, and return what came out."""
+def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
+    """Optimise a policy to the end of its run, here or in the processes its settings ask for, and return what
+    came out."""
     from holdtrue.policy.rollback import standing
-    from holdtrue.policy.run import optimise
+    from holdtrue.policy.run import optimise, outcome
+    from holdtrue.policy.settings import build
 
-    with running.stoppable() as stop:
-        ended = optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
+    processes = build(run.settings()).training.processes
+    if processes > 1 and not running.under_torchrun():
+        running.launch(run, processes, trust_remote_code)
+    else:
+        with running.stoppable() as stop:
+            optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
+    if running.silent():
+        return None
+    ended = outcome(run)
     rows = run.metrics()
     steps = [row for row in standing(rows) if row["event"] == "train"]
     part = max(1, len(steps) // 10)

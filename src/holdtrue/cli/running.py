@@ -35,7 +35,7 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     settings = sft_settings.build(run.settings()) if of_policy else job.settings_of(run)
     processes = settings.training.processes
     if processes > 1 and not under_torchrun():
-        _launch(run, processes, trust_remote_code)
+        launch(run, processes, trust_remote_code)
     else:
         with stoppable() as stop, Narrator() as narrator:
             if of_policy:
@@ -44,8 +44,8 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
                 sft.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
             else:
                 job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
-    if int(os.environ.get("RANK", "0")) or _STOP_FILE in os.environ:
-        return None  # the first process speaks for all, and for those it was started for their parent
+    if silent():
+        return None
     return policy_result(run) if of_policy else reward_result(run)
 
 
@@ -141,7 +141,12 @@ def _announce_stop() -> None:
     os.write(2, b"stopping after this step (again to stop at once) ...\n")
 
 
-def _launch(run: RunDir, processes: int, trust_remote_code: bool) -> None:
+def silent() -> bool:
+    """Whether another process says what came out: the first of several, or the one that started them."""
+    return int(os.environ.get("RANK", "0")) > 0 or _STOP_FILE in os.environ
+
+
+def launch(run: RunDir, processes: int, trust_remote_code: bool) -> None:
     """Carry the run in several processes.
 
     They are asked to stop by a file, as torchrun would kill what has not stopped within half a minute.

@@ -30,6 +30,7 @@ from holdtrue.policy.settings import GuardSettings, RewardSettings
 from holdtrue.policy.shaping import NAMES, Shaping
 from holdtrue.records import Messages, Rollout
 from holdtrue.rundir import find_model
+from holdtrue.training.distributed import ALONE, World
 
 Function = Callable[[Sequence[Messages | str], Sequence[str], Sequence[Sequence[int]]], Any]
 
@@ -187,11 +188,16 @@ class RewardStack:
         guard: GuardSettings,
         shaping: Shaping | None = None,
         longest: int = 0,
+        world: World = ALONE,
     ) -> None:
-        """One judge for each of the settings; ``longest``: most tokens of an answer, for the shaping."""
+        """One judge for each of the settings; ``longest``: most tokens of an answer, for the shaping.
+
+        Each process of ``world`` judges its part of the groups, and all know the rewards of all.
+        """
         self.judges, self.settings, self.guard = judges, settings, guard
         self.shaping, self.longest = shaping or Shaping(), longest
         self.normalisers = [Normaliser(one.clip) for one in settings]
+        self.world = world
         self.names = _names(settings)
 
     @property
@@ -274,9 +280,14 @@ class RewardStack:
         against: Sequence[Rollout] | None = None,
     ) -> list[Tensor]:
         parts = []
+        groups = self.world.part(len(rollouts) // group)
+        own = slice(groups.start * group, groups.stop * group)
+        rollouts, rivals, against = rollouts[own], rivals[own], None if against is None else against[own]
         for judge, settings in zip(self.judges, self.settings, strict=True):
             try:
-                if not isinstance(judge, ComparerJudge):
+                if not rollouts:
+                    found = np.zeros(0)
+                elif not isinstance(judge, ComparerJudge):
                     found = judge.judge(rollouts, group)
                 elif against is None:
                     found = judge.judge(rollouts, group, rivals)
@@ -288,7 +299,8 @@ class RewardStack:
             except Exception as error:
                 said = " ".join(str(error).split())[:200]
                 raise DataError(f"reward {settings.name} raised {type(error).__name__}: {said}") from error
-            values = torch.from_numpy(np.asarray(found, dtype=np.float64))
+            every = self.world.gather(np.asarray(found, dtype=np.float64))
+            values = torch.from_numpy(np.concatenate(every))
             parts.append(values.where(values.isfinite(), float("nan")))
         return parts
 

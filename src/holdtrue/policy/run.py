@@ -31,8 +31,9 @@ from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Read, read_prompts
 from holdtrue.policy.rewards import RewardStack, open_judge
-from holdtrue.policy.sampler import SharedPrefixSampler
+from holdtrue.policy.sampler import Sampler, SharedPrefixSampler
 from holdtrue.policy.settings import PolicySettings, RLSettings, build
+from holdtrue.policy.shared import SharedSampler
 from holdtrue.policy.trainer import Optimisation, PolicyTrainer
 from holdtrue.reward import adapters
 from holdtrue.reward.causal import read_causal
@@ -40,8 +41,23 @@ from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.folders import compares
 from holdtrue.rundir import RunDir, disk_errors, find_model
 from holdtrue.tokens.conversation import model_max_length, prepare_tokenizer
-from holdtrue.training import attempt
-from holdtrue.training.distributed import default_device
+from holdtrue.training import attempt, distributed
+
+_ENDED = (
+    "steps",
+    "stopped",
+    "stopped_early",
+    "best_step",
+    "kept",
+    "rollbacks",
+    "skipped",
+    "unusable",
+    "nan_rewards",
+    "guarded",
+    "alarms",
+    "seconds",
+)
+"""Of ``run.json``: how the run ended."""
 
 
 def start(settings: RLSettings, output: str | Path) -> RunDir:
@@ -106,9 +122,13 @@ def optimise(
         HoldtrueError: something is wrong with the settings, the policy, the prompts or a reward.
     """
     settings = build(run.settings())
-    with run.claim(), attempt.recorded(run):
-        run.update_info(status="running", exit_code=None, error=None)
-        device = default_device()
+    processes = settings.training.processes
+    with (
+        distributed.join(processes if processes > 1 else None, "data") as world,
+        attempt.claimed(run, world),
+        attempt.recorded(run),
+    ):
+        device = world.device
         judges = [open_judge(one, device, trust_remote_code) for one in settings.rewards]
         policy, tokenizer = load_policy(settings.policy, settings.seed, device, trust_remote_code)
         reference = _load_reference(settings.policy, tokenizer, device, trust_remote_code)
@@ -130,9 +150,10 @@ def optimise(
             )
         rate = settings.training.learning_rate or _learning_rate(policy)
         trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-        run.update_info(
-            data=prompts.summary(),
-            policy={
+        facts = {
+            "data": prompts.summary(),
+            "processes": world.size,
+            "policy": {
                 "architecture": type(policy).__name__,
                 "parameters": sum(p.numel() for p in policy.parameters()),
                 "trainable": trained,
@@ -141,21 +162,25 @@ def optimise(
                 "device": device,
                 "learning_rate": rate,
             },
-            critic=critic and critic.facts() | {"learning_rate": settings.critic.rate(rate)},
-        )
-        tell({"event": "prepared", **run.info()})
+            "critic": critic and critic.facts() | {"learning_rate": settings.critic.rate(rate)},
+        }
+        if world.main:
+            run.update_info(**facts)
+            tell({"event": "prepared", **run.info()})
+        sampler: Sampler = SharedPrefixSampler(vocabulary, settings.decoding)
         trainer = PolicyTrainer(
             Optimisation(
                 policy=policy,
                 tokenizer=tokenizer,
                 vocabulary=vocabulary,
-                sampler=SharedPrefixSampler(vocabulary, settings.decoding),
+                sampler=sampler if world.size == 1 else SharedSampler(sampler, world),
                 rewards=RewardStack(
                     judges,
                     settings.rewards,
                     settings.guard,
                     settings.shaping,
                     settings.decoding.max_new_tokens,
+                    world,
                 ),
                 prompts=prompts.train,
                 held_out=prompts.held_out,
@@ -164,14 +189,16 @@ def optimise(
                 learning_rate=rate,
                 reference=reference,
                 critic=critic,
+                world=world,
                 tell=tell,
                 stop=stop,
             )
         )
         state = trainer.train()
         lora = settings.policy.lora
-        with disk_errors(run.model):
-            publish(policy, tokenizer, run.model, merge=lora is not None and lora.merge)
+        if world.main:
+            with disk_errors(run.model):
+                publish(policy, tokenizer, run.model, merge=lora is not None and lora.merge)
         ended = {
             "steps": state.step,
             "stopped": state.stopped,
@@ -186,7 +213,9 @@ def optimise(
             "alarms": state.alarms,
             "seconds": round(state.seconds, 1),
         }
-        run.update_info(status="finished", finished=_now(), **ended)
+        if world.main:
+            run.update_info(status="finished", finished=_now(), **ended)
+        world.wait()
     return ended
 
 
@@ -197,6 +226,12 @@ def _kept(state: State, best: bool) -> dict[str, Any]:
     if state.best_step is None or state.best_value is None:
         return {"step": state.step, "why": "the last step, no best one being at hand"}
     return {"step": state.best_step, "why": f"best held-out reward, {-state.best_value:.4g}"}
+
+
+def outcome(run: RunDir) -> dict[str, Any]:
+    """How a finished run ended, as :func:`optimise` returns it."""
+    info = run.info()
+    return {name: info[name] for name in _ENDED}
 
 
 def load_policy(

@@ -123,6 +123,9 @@ class OptimisationSettings(Section):
     """Answers to each prompt."""
     updates: int = Field(1, gt=0)
     """Optimiser updates on the answers of a step, all of them in each."""
+    processes: int = Field(1, gt=0)
+    """Processes on this machine (torchrun) that share each step: its prompts to draw and judge, its answers
+    to learn from. Under torchrun this is taken from it. The step is that of one process, but for rounding."""
     rows_per_pass: int = Field(16, gt=0)
     """Answers in one forward and backward pass. Bounds memory and does not change the result."""
     learning_rate: float | None = Field(None, gt=0)

@@ -1,7 +1,4 @@
-"""A step shared by the processes of a run.
-
-Each draws and judges the answers to a part of the prompts, and all get the whole, in the prompts' order.
-"""
+"""Drawing shared by the processes of a run: each draws the answers to a part of the prompts, all get all."""
 
 from __future__ import annotations
 
@@ -9,13 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from holdtrue.policy.rewards import Judge
 from holdtrue.policy.sampler import Sampler
 from holdtrue.policy.samples import Ids, Samples
-from holdtrue.records import Rollout
 from holdtrue.training.distributed import World
 
 
@@ -43,18 +35,3 @@ class SharedSampler:
             [finish for part in parts for finish in part.finish],
             all(part.exact for part in parts),
         )
-
-
-@dataclass(frozen=True)
-class SharedJudge:
-    """Another judge, which every process asks about its part of the groups."""
-
-    own: Judge
-    world: World
-
-    def judge(self, rollouts: Sequence[Rollout], group: int) -> NDArray[np.float64]:
-        """See :meth:`Judge.judge <holdtrue.policy.rewards.Judge.judge>`."""
-        groups = self.world.part(len(rollouts) // group)
-        part = rollouts[groups.start * group : groups.stop * group]
-        found = self.own.judge(part, group) if part else np.zeros(0)
-        return np.concatenate(self.world.gather(found))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -46,6 +46,7 @@ from holdtrue.policy.update import Drawing, add_gradients, groups, logprobs_of, 
 from holdtrue.records import Rollout
 from holdtrue.rundir import RunDir, append_jsonl
 from holdtrue.training import checkpoint, loop, schedules, sinks
+from holdtrue.training.distributed import ALONE, World
 from holdtrue.training.step import Sums
 
 _NAMES = {"kl": "kl_token"}
@@ -62,6 +63,7 @@ class Optimisation:
         reference: another causal LM to measure drift from; None is the policy as it is now.
         critic: for algorithms that need values.
         vocabulary: its ends, control ids and digits.
+        world: the processes that share each step; the main one writes and tells.
         tell: gets every row of ``metrics.jsonl``, and alarms as ``{"event": "alarm"}``.
         stop: asked once a step; true means save and stop.
     """
@@ -78,6 +80,7 @@ class Optimisation:
     learning_rate: float
     reference: Any = None
     critic: Critic | None = None
+    world: World = ALONE
     tell: Callable[[Row], None] = lambda row: None
     stop: Callable[[], bool] = lambda: False
 
@@ -140,7 +143,7 @@ class PolicyTrainer:
             due = self.state.step % (training.eval_steps or every) == 0
             if len(job.held_out) and not went_back and (due or self.over):
                 self.evaluate()
-            stopping = job.stop()
+            stopping = job.world.total([float(job.stop())])[0] > 0
             regular = went_back or self.state.step % (training.save_steps or every) == 0
             best = training.load_best_model_at_end and self.state.best_step == self.state.step
             if regular or best or stopping or self.over:
@@ -202,7 +205,7 @@ class PolicyTrainer:
         state.tokens += int(samples.lengths.sum())
         state.nan += judged.nan
         state.guarded += judged.guarded
-        append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
+        self._append("rollouts.jsonl", map(journal.as_row, rollouts))
         grave = self._watch(Batch.of(rollouts, state.step))
         seconds = time.perf_counter() - started
         state.seconds += seconds
@@ -239,7 +242,7 @@ class PolicyTrainer:
     def _calibrate(self) -> None:
         """Scales of the rewards and what is usual, from answers of the reference."""
         job, training = self.job, self.job.settings.training
-        for file in self._files:
+        for file in self._files if job.world.main else ():
             file.unlink(missing_ok=True)
         count = -(-job.settings.guard.calibration // training.group)
         prompts = job.prompts.take([i % len(job.prompts) for i in range(count)])
@@ -249,7 +252,7 @@ class PolicyTrainer:
         if job.critic is not None:
             job.critic.take_scale(job.rewards)
         rollouts = [replace(one, reward=reward) for one, reward in zip(rollouts, raw, strict=True)]
-        append_jsonl(job.run.path / "rollouts.jsonl", map(journal.as_row, rollouts))
+        self._append("rollouts.jsonl", map(journal.as_row, rollouts))
         if job.rewards.compares and len(job.held_out):
             samples = self._sample(job.held_out, 1, 0, stream=2, policy=job.reference)
             self.opponents = [one.text for one in samples.rollouts(job.held_out.texts, job.tokenizer)]
@@ -290,7 +293,9 @@ class PolicyTrainer:
                 off = self._reference.disable_adapter()
             with off:
                 assert self._reference_drawing is not None
-                reference = logprobs_of(self._reference, padded, self._reference_drawing, rows)
+                reference = logprobs_of(
+                    self._reference, padded, self._reference_drawing, rows, self.job.world
+                )
         return Scored(
             rewards=judged.rewards.to(device),
             mask=padded.completion_NT,
@@ -299,7 +304,7 @@ class PolicyTrainer:
             kl_coef=self.controller.coef,
             old_logprobs=padded.logprobs_NT,
             reference_logprobs=reference,
-            old_values=None if critic is None else of_all(critic, padded, rows),
+            old_values=None if critic is None else of_all(critic, padded, rows, self.job.world),
         )
 
     def _learn(self, scored: Scored, advantages: Tensor, padded: PaddedSamples) -> tuple[Tensor | None, Row]:
@@ -325,7 +330,9 @@ class PolicyTrainer:
                 self.drawing,
                 training.rows_per_pass,
                 self.job.critic,
+                self.job.world,
             )
+            self.job.world.sum_gradients([*self._of_policy, *self._of_critic])
             sums = Sums(loss=float(learnt.loss.total), weight=float(learnt.loss.weight))
             norm = loop.update(
                 self._of_policy, self.optimizer, sums, rate, training.max_grad_norm, beside=self._of_critic
@@ -355,8 +362,9 @@ class PolicyTrainer:
         for alarm in alarms:
             self.state.alarms += 1
             row = {"event": "alarm", "text": str(alarm), **asdict(alarm)}
-            append_jsonl(self.job.run.path / "findings.jsonl", [journal.finite(row)])
-            self.job.tell(row)
+            self._append("findings.jsonl", [journal.finite(row)])
+            if self.job.world.main:
+                self.job.tell(row)
         return next((alarm for alarm in alarms if alarm.severity == "fail"), None)
 
     def _respond(self, alarm: Alarm) -> bool:
@@ -379,8 +387,13 @@ class PolicyTrainer:
 
     def _write(self, row: Row) -> None:
         row = journal.finite(row)
-        append_jsonl(self.job.run.metrics_file, [row])
-        self.job.tell(row)
+        self._append(self.job.run.metrics_file.name, [row])
+        if self.job.world.main:
+            self.job.tell(row)
+
+    def _append(self, file: str, rows: Iterable[Row]) -> None:
+        if self.job.world.main:
+            append_jsonl(self.job.run.path / file, rows)
 
     # Checkpoints
 
@@ -396,7 +409,9 @@ class PolicyTrainer:
             state.havens = rollback.havens(state.havens, state.step, self.monitor.possible_onsets)
         best = loop.kept(state) if settings.training.load_best_model_at_end else ()
         keep = settings.training.save_total_limit
-        checkpoints.save(self.job.run, self, keep=keep, protect={*state.havens, *best})
+        if self.job.world.main:
+            checkpoints.save(self.job.run, self, keep=keep, protect={*state.havens, *best})
+        self.job.world.wait()
 
     def _resume(self) -> bool:
         """Go on from the newest whole checkpoint; false where there is none."""
@@ -409,7 +424,9 @@ class PolicyTrainer:
         state, wanted = self.state, self.job.settings.training.load_best_model_at_end
         if wanted and state.best_step is not None and checkpoint.newest(run, at=state.best_step) is None:
             state.best_step = state.best_value = None  # lost with those walked past: found anew
-        for file in self._files:
-            sinks.rewind(run, state.step, file)
-        checkpoint.sweep(run)
+        self.job.world.wait()  # every process has read it
+        if self.job.world.main:
+            for file in self._files:
+                sinks.rewind(run, state.step, file)
+            checkpoint.sweep(run)
         return True

@@ -15,6 +15,7 @@ from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.inputs import LossInputs, Mean, Scored
 from holdtrue.policy.logprobs import logprobs_and_entropy, token_logprobs
 from holdtrue.policy.samples import PaddedSamples
+from holdtrue.training.distributed import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -42,20 +43,27 @@ def passes(padded: PaddedSamples, rows: Tensor, most: int) -> Iterator[tuple[Ten
 
 
 @torch.no_grad()
-def of_all(compute: Callable[[PaddedSamples], Tensor], padded: PaddedSamples, rows_per_pass: int) -> Tensor:
+def of_all(
+    compute: Callable[[PaddedSamples], Tensor],
+    padded: PaddedSamples,
+    rows_per_pass: int,
+    world: World = ALONE,
+) -> Tensor:
     """(N, T) what ``compute`` gives of some answers' tokens, of all answers, without a gradient."""
     found = torch.zeros_like(padded.logprobs_NT)
     every = torch.arange(len(found), device=found.device)
-    for places, part in passes(padded, every, rows_per_pass):
+    for places, part in passes(padded, every[world.part(len(every))], rows_per_pass):
         values = compute(part)
         found[places, : values.shape[1]] = values
-    return found
+    return world.sum_tensor(found)
 
 
-def logprobs_of(policy: Any, padded: PaddedSamples, drawing: Drawing, rows_per_pass: int) -> Tensor:
+def logprobs_of(
+    policy: Any, padded: PaddedSamples, drawing: Drawing, rows_per_pass: int, world: World = ALONE
+) -> Tensor:
     """(N, T) log-probabilities of all answers' tokens, 0 elsewhere."""
     decoding, banned = drawing.decoding, drawing.banned
-    return of_all(lambda part: token_logprobs(policy, part, decoding, banned), padded, rows_per_pass)
+    return of_all(lambda part: token_logprobs(policy, part, decoding, banned), padded, rows_per_pass, world)
 
 
 def groups(
@@ -94,15 +102,18 @@ def add_gradients(
     drawing: Drawing,
     rows_per_pass: int,
     critic: Critic | None = None,
+    world: World = ALONE,
 ) -> Learnt:
     """Add the gradient of Σ weight·term over the answers that count to the policy's and critic's parameters.
 
-    No way to cut the step into passes changes the sum, but for rounding.
+    No way to cut the step into passes changes the sum, but for rounding. Of several processes each adds the
+    gradient of its part of the answers, while what is returned is that of all.
     """
     zero = padded.logprobs_NT.new_zeros(())
     learnt = Learnt(Mean(zero, zero), {}, torch.zeros_like(padded.logprobs_NT))
     counted, returns = scored.counted, algorithm.returns(scored)
-    for places, part in passes(padded, scored.keep.nonzero()[:, 0], rows_per_pass):
+    counting = scored.keep.nonzero()[:, 0]
+    for places, part in passes(padded, counting[world.part(len(counting))], rows_per_pass):
         width = part.ids_NT.shape[1]
         entropy = None
         if "entropy" in algorithm.needs:
@@ -134,4 +145,14 @@ def add_gradients(
             for name, mean in out.metrics.items()
         }
         learnt = replace(learnt, loss=learnt.loss + added, metrics=metrics)
-    return learnt
+    return learnt if world.size == 1 else _of_all_processes(learnt, world)
+
+
+def _of_all_processes(learnt: Learnt, world: World) -> Learnt:
+    own = {"loss": learnt.loss, **learnt.metrics}
+    sums: dict[str, Mean] = {}
+    for part in world.gather({name: (float(m.total), float(m.weight)) for name, m in own.items()}):
+        for name, (total, weight) in part.items():
+            mean = Mean(torch.tensor(total), torch.tensor(weight))
+            sums[name] = sums[name] + mean if name in sums else mean
+    return Learnt(sums.pop("loss"), sums, world.sum_tensor(learnt.logprobs))

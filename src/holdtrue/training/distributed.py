@@ -81,6 +81,10 @@ class World:
                 dist.barrier()
 
 
+ALONE = World()
+"""A process without siblings."""
+
+
 def default_device() -> str:
     """``cuda`` where there is one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
