@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 import optimising
 from holdtrue.policy import run as runs
-from holdtrue.policy.settings import RLSettings
+from holdtrue.policy.settings import RLSettings, build
 from holdtrue.rundir import RunDir, read_jsonl
 
 CODE = "import sys; from holdtrue.cli.main import run; sys.exit(run())"
@@ -27,6 +27,10 @@ def slow(prompts, texts, completion_ids):
     import time
     time.sleep(0.3)
     return kindness(prompts, texts, completion_ids)
+calls = iter(range(100))
+def once(prompts, texts, completion_ids):
+    shares = kindness(prompts, texts, completion_ids)
+    return [None, *shares[1:]] if next(calls) == 3 else shares  # the calibration is call 0
 def broken(prompts, texts, completion_ids):
     raise KeyError("no reward")
 """
@@ -81,6 +85,23 @@ def test_two_processes_draw_judge_and_learn_what_one_does(folder: Path, tmp_path
                 assert other[key] == pytest.approx(one[key], abs=1e-3), key  # rounding, in 8 updates
     weights = [load_file(run.model / "model.safetensors") for run in (alone, both)]
     assert all(torch.allclose(weights[0][key], weights[1][key], atol=1e-3) for key in weights[0])
+
+
+def test_two_processes_go_back_together(folder: Path, tmp_path: Path) -> None:
+    started = []
+    for processes in (1, 2):
+        values = settings(folder, "once", processes=processes, save_steps=2, save_total_limit=1).dump()
+        values["data"]["eval_fraction"] = 0  # evaluations would be counted as calls
+        values["guard"]["on_alarm"], values["seed"] = "rollback", 1
+        started.append(runs.start(build(values), tmp_path / str(processes)))
+    alone, both = started
+    runs.optimise(alone)
+    process = holdtrue("resume", str(both.path))
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0 and stderr.count("back from step 3 to the policy of step 2") == 1, stderr
+    assert [row["to"] for row in both.info()["rollbacks"]] == [2] and both.info()["steps"] == 5
+    drawn = [[row["completion_ids"] for row in read_jsonl(run.path / "rollouts.jsonl")] for run in started]
+    assert drawn[0] == drawn[1]
 
 
 def test_two_processes_stop_together_and_go_on(folder: Path, tmp_path: Path) -> None:

@@ -31,7 +31,11 @@ def run(tmp_path: Path) -> RunDir:
 
 
 def settings(
-    folder: Path, training: dict[str, Any] | None = None, data: dict[str, Any] | None = None, **guard: Any
+    folder: Path,
+    training: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    kind: str = "rloo",
+    **guard: Any,
 ) -> RLSettings:
     """Of a run whose draws alarm nobody by chance."""
     return optimising.settings(
@@ -39,7 +43,7 @@ def settings(
         seed=1,
         data=data or {},
         guard={"on_alarm": "rollback", **guard},
-        algorithm={"kind": "rloo", "kl_target": 2.0},
+        algorithm={"kind": kind, "kl_target": 2.0},
         training={"max_steps": 8, "save_steps": 2, "learning_rate": 0.001, **(training or {})},
     )
 
@@ -94,8 +98,9 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+@pytest.mark.parametrize("algorithm", ["rloo", "ppo"])
 def test_everything_goes_back_to_before_the_change_and_the_run_goes_on_slower_with_other_draws(
-    folder: Path, run: RunDir
+    folder: Path, run: RunDir, algorithm: str
 ) -> None:
     seen: dict[Any, dict[str, Any]] = {}
 
@@ -103,8 +108,9 @@ def test_everything_goes_back_to_before_the_change_and_the_run_goes_on_slower_wi
         if row["event"] in ("train", "rollback"):
             seen[row["step"] if row["event"] == "train" else "back"] = state_of(trainer)
 
-    trainer = optimising.trainer(settings(folder), run, Failing(5), tell=look)
+    trainer = optimising.trainer(settings(folder, kind=algorithm), run, Failing(5), tell=look)
     state = trainer.train()
+    assert any(name.startswith("critic.") for name in trainer.parameters) == (algorithm == "ppo")
     # step 5 fails at once, so it went wrong there; checkpoints are of 0, 2, 4
     (row,) = state.rollbacks
     assert (row["step"], row["to"], row["onset"], row["cause"]) == (5, 4, 5, "BAD_REWARD")

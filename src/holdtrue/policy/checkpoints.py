@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,8 @@ from holdtrue.policy.curriculum import Curriculum
 from holdtrue.policy.kl import Controller
 from holdtrue.policy.rewards import RewardStack
 from holdtrue.rundir import RunDir
-from holdtrue.training import checkpoint
+from holdtrue.training import checkpoint, sinks
+from holdtrue.training.distributed import World
 
 
 @dataclass
@@ -126,3 +127,25 @@ def load(folder: Path, changing: Changing) -> None:
     changing.controller.load_state_dict(values["kl"])
     changing.monitor.load_state_dict(values["monitor"])
     changing.opponents = values["opponents"]
+
+
+def resume(run: RunDir, changing: Changing, files: Iterable[Path], world: World, *, best: bool) -> bool:
+    """Go on from the newest whole checkpoint; false where there is none.
+
+    Args:
+        files: what the run writes row by row; rows of later steps are taken out, to be written anew.
+        best: the best step's checkpoint is kept; one that is gone is no best step any more.
+    """
+    found = checkpoint.newest(run)
+    if found is None:
+        return False
+    load(found[1], changing)
+    state = changing.state
+    if best and state.best_step is not None and checkpoint.newest(run, at=state.best_step) is None:
+        state.best_step = state.best_value = None  # lost with those walked past: found anew
+    world.wait()  # every process has read it
+    if world.main:
+        for file in files:
+            sinks.rewind(run, state.step, file)
+        checkpoint.sweep(run)
+    return True

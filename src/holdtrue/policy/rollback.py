@@ -24,6 +24,7 @@ from typing import Any
 from holdtrue.health.advice import Alarm
 from holdtrue.policy import checkpoints
 from holdtrue.policy.checkpoints import Changing
+from holdtrue.policy.settings import GuardSettings
 from holdtrue.rundir import RunDir
 from holdtrue.training import checkpoint
 
@@ -46,12 +47,34 @@ def havens(kept: Iterable[int], step: int, onsets: Iterable[int]) -> list[int]:
     return sorted({0, step, *before})
 
 
+def respond(run: RunDir, changing: Changing, alarm: Alarm, guard: GuardSettings) -> dict[str, Any] | None:
+    """Do what the settings say at a grave alarm: nothing, end the run (``state.stopped``), or go back.
+
+    Returns:
+        What ``metrics.jsonl`` says of a rollback; None where there is none.
+    """
+    if guard.on_alarm == "warn":
+        return None
+    why = ""
+    if guard.on_alarm == "rollback":
+        count = len(changing.state.rollbacks)
+        why = f", rollbacks: {count}"
+        if count < guard.max_rollbacks:
+            row = go_back(run, changing, alarm, guard.max_rollbacks)
+            if row is not None:
+                return row
+            why += ", no checkpoint from before is whole"
+    healthy = changing.monitor.healthy_step
+    changing.state.stopped = f"{alarm.cause} at step {alarm.step} (last healthy step: {healthy}{why})"
+    return None
+
+
 def go_back(run: RunDir, changing: Changing, alarm: Alarm, most: int) -> dict[str, Any] | None:
     """Put back what changes as it was before the first change that stands alarmed; what happened since stays
     counted.
 
     Returns:
-        What ``metrics.jsonl`` says of it; None where no checkpoint from before is whole.
+        The row of the rollback; None where no checkpoint from before is whole.
     """
     now, onset = changing.state, changing.monitor.onset_step
     assert onset is not None  # that of the alarm at the latest

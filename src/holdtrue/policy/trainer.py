@@ -45,7 +45,7 @@ from holdtrue.policy.settings import RLSettings
 from holdtrue.policy.update import Drawing, add_gradients, groups, logprobs_of, of_all
 from holdtrue.records import Rollout
 from holdtrue.rundir import RunDir, append_jsonl
-from holdtrue.training import checkpoint, loop, schedules, sinks
+from holdtrue.training import loop, schedules
 from holdtrue.training.distributed import ALONE, World
 from holdtrue.training.step import Sums
 
@@ -134,7 +134,9 @@ class PolicyTrainer:
         """
         job, training = self.job, self.job.settings.training
         every = max(1, round(training.max_steps / 10))
-        if not self._resume():
+        best = training.load_best_model_at_end
+        if not checkpoints.resume(job.run, self, self._files, job.world, best=best):
+            torch.manual_seed(job.settings.seed)
             self._calibrate()
             if job.settings.guard.on_alarm == "rollback":
                 self.save(haven=True)
@@ -145,15 +147,15 @@ class PolicyTrainer:
                 self.evaluate()
             stopping = job.world.total([float(job.stop())])[0] > 0
             regular = went_back or self.state.step % (training.save_steps or every) == 0
-            best = training.load_best_model_at_end and self.state.best_step == self.state.step
-            if regular or best or stopping or self.over:
+            improved = best and self.state.best_step == self.state.step
+            if regular or improved or stopping or self.over:
                 self.save(haven=regular)
             if stopping and not self.over:
                 raise Interrupted(
                     f"stopped after step {self.state.step} of {self.steps}, everything is saved; "
                     f"continue with: holdtrue resume {job.run.path}"
                 )
-        if training.load_best_model_at_end and self.state.best_step not in (None, self.state.step):
+        if best and self.state.best_step not in (None, self.state.step):
             loop.load_best(job.run, self.state, self.parameters, "policy")
         return self.state
 
@@ -218,7 +220,11 @@ class PolicyTrainer:
             "seconds_sampling": round(sampled, 4),
         }
         self._write(row)
-        return grave is not None and self._respond(grave)
+        back = grave and rollback.respond(job.run, self, grave, settings.guard)
+        if back:
+            job.world.wait()  # every process has read the checkpoint, which the next one may replace
+            self._write(back)
+        return bool(back)
 
     def evaluate(self) -> None:
         """One answer to each held-out prompt: reward, length, how they ended; whether it is the best so far.
@@ -367,24 +373,6 @@ class PolicyTrainer:
                 self.job.tell(row)
         return next((alarm for alarm in alarms if alarm.severity == "fail"), None)
 
-    def _respond(self, alarm: Alarm) -> bool:
-        """Do what the settings say at a grave alarm; whether the policy went back."""
-        guard, count = self.job.settings.guard, len(self.state.rollbacks)
-        if guard.on_alarm == "warn":
-            return False
-        why = ""
-        if guard.on_alarm == "rollback":
-            why = f", rollbacks: {count}"
-            if count < guard.max_rollbacks:
-                row = rollback.go_back(self.job.run, self, alarm, guard.max_rollbacks)
-                if row is not None:
-                    self._write(row)
-                    return True
-                why += ", no checkpoint from before is whole"
-        healthy = self.monitor.healthy_step
-        self.state.stopped = f"{alarm.cause} at step {alarm.step} (last healthy step: {healthy}{why})"
-        return False
-
     def _write(self, row: Row) -> None:
         row = journal.finite(row)
         self._append(self.job.run.metrics_file.name, [row])
@@ -412,21 +400,3 @@ class PolicyTrainer:
         if self.job.world.main:
             checkpoints.save(self.job.run, self, keep=keep, protect={*state.havens, *best})
         self.job.world.wait()
-
-    def _resume(self) -> bool:
-        """Go on from the newest whole checkpoint; false where there is none."""
-        run = self.job.run
-        found = checkpoint.newest(run)
-        if found is None:
-            torch.manual_seed(self.job.settings.seed)
-            return False
-        checkpoints.load(found[1], self)
-        state, wanted = self.state, self.job.settings.training.load_best_model_at_end
-        if wanted and state.best_step is not None and checkpoint.newest(run, at=state.best_step) is None:
-            state.best_step = state.best_value = None  # lost with those walked past: found anew
-        self.job.world.wait()  # every process has read it
-        if self.job.world.main:
-            for file in self._files:
-                sinks.rewind(run, state.step, file)
-            checkpoint.sweep(run)
-        return True
