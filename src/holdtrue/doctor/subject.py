@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from holdtrue.doctor.encoding import Encoded
 
 USES = ("tools", "thinking", "multi-turn")
+CALLER, SETTINGS = "--uses", "the settings"
+"""Who names a use of the model, where it is not an example of the data."""
 SAMPLE = 200
 """Enough to see a fault that many rows share, in about a second."""
 
@@ -137,13 +139,13 @@ class Subject:
     @cached_property
     def uses(self) -> Mapping[str, str]:
         """Uses of the model beyond single turns, each with who names it: caller, settings or an example."""
-        found = {use: "--uses" for use in USES if use in self.asked}
+        found = {use: CALLER for use in USES if use in self.asked}
         settings = self.settings or {}
         if settings.get("tools") or settings.get("environment_factory"):
-            found.setdefault("tools", "the settings")
+            found.setdefault("tools", SETTINGS)
         variables = settings.get("chat_template_kwargs")
         if isinstance(variables, dict) and variables.get("enable_thinking"):
-            found.setdefault("thinking", "the settings")
+            found.setdefault("thinking", SETTINGS)
         for example in self.examples or ():
             turns = [message for message in example.messages if message.get("role") == "assistant"]
             if example.tools or any(_is_of_tools(message) for message in example.messages):

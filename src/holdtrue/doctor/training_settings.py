@@ -88,6 +88,22 @@ LOSS_TYPES = {
     "seq-mean-token-sum-norm": "dr_grpo",
 }
 """verl's ways to average over tokens, by TRL's names."""
+OF_RL = frozenset(
+    {
+        "beta",
+        "num_generations",
+        "max_completion_length",
+        "reward_funcs",
+        "reward_weights",
+        "num_iterations",
+        "entropy_coef",
+        "mask_truncated_completions",
+        "advantage_estimator",
+        "algorithm.adv_estimator",
+        "scale_rewards",
+    }
+)
+"""A setting by which reinforcement learning is known."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
@@ -111,6 +127,11 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     if not isinstance(loaded, dict):
         raise SettingsError(f"{path} holds a {type(loaded).__name__}, expected a mapping of settings")
     return by_trl_names(loaded)
+
+
+def is_of_rl(settings: Mapping[str, Any] | None) -> bool:
+    """Whether settings, by TRL's names, are of reinforcement learning: answers are sampled."""
+    return bool(OF_RL & set(settings or {}))
 
 
 def by_trl_names(values: Mapping[Any, Any]) -> dict[str, Any]:

@@ -11,25 +11,9 @@ import numpy as np
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Missing, Subject
-from holdtrue.doctor.training_settings import NAMES
+from holdtrue.doctor.training_settings import NAMES, OF_RL, is_of_rl
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
-OF_RL = frozenset(
-    {
-        "beta",
-        "num_generations",
-        "max_completion_length",
-        "reward_funcs",
-        "reward_weights",
-        "num_iterations",
-        "entropy_coef",
-        "mask_truncated_completions",
-        "advantage_estimator",
-        "algorithm.adv_estimator",
-        "scale_rewards",
-    }
-)
-"""A setting by which reinforcement learning is known."""
 FULL, LORA = 1e-5, 1e-4
 """Largest usual learning rate of RL for all weights, and for an adapter (ours: ten times that)."""
 CONSTANT = ("constant", "constant_with_warmup")
@@ -185,7 +169,7 @@ def token_mean(subject: Subject) -> Results:
 def _of_rl(subject: Subject) -> Mapping[str, Any]:
     if subject.settings is None:
         raise Missing("no settings are given")
-    if not OF_RL & set(subject.settings):
+    if not is_of_rl(subject.settings):
         raise Missing("the settings are not of reinforcement learning")
     return subject.settings
 
