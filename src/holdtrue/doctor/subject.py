@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdtrue.data.examples import Example
+from holdtrue.doctor.dialect import Dialect
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
 from holdtrue.doctor.rendering import Template
@@ -135,6 +136,11 @@ class Subject:
         """Up to ``SAMPLE`` conversations of the data, evenly spread; the checks that render use them."""
         talks = [one for one in self.examples or () if one.messages]
         return talks[:: max(1, len(talks) // SAMPLE)][:SAMPLE]
+
+    @property
+    def dialect(self) -> Dialect:
+        """How the program that trains spells its settings; TRL's way where nothing says it."""
+        return getattr(self.settings, "dialect", Dialect())
 
     @cached_property
     def uses(self) -> Mapping[str, str]:

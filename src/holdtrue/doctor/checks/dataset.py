@@ -13,6 +13,7 @@ import numpy as np
 from holdtrue.data.examples import Example, content_of
 from holdtrue.data.near import RUN, near_classes
 from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.dialect import said
 from holdtrue.doctor.encoding import Encoded, examples_of, places, readable
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.gopher import repeats, repetition
@@ -163,19 +164,20 @@ def cut_targets(subject: Subject) -> Results:
         cut = [one for one in encoded if len(one.ids) > most]
         if cut:
             longest = max(len(one.ids) for one in cut)
+            changes = subject.dialect.changes({"max_length": longest})
             yield Finding(
                 "X04",
                 "fail" if len(cut) > FEW * len(encoded) else "warn",
-                f"{len(cut)} of {len(encoded)} examples are longer than max_length {most} (up to {longest}): "
-                f"{places(cut)}",
+                f"{len(cut)} of {len(encoded)} examples are longer than {next(iter(changes))} {most} "
+                f"(up to {longest}): {places(cut)}",
                 "what is cut has no end, and the model learns that answers do not end",
-                f"set max_length to {longest}, or drop these examples",
+                f"{said(changes)}, or drop these examples",
                 "huggingface/trl#5697",
                 {
                     "max_length": most,
                     "cut": len(cut),
                     "longest": longest,
-                    "fix": {"settings": {"max_length": longest}},
+                    "fix": {"settings": changes},
                 },
             )
             return
