@@ -53,9 +53,9 @@ def nothing_holds_the_policy(subject: Subject) -> Results:
         f"KL weight {seen['beta']:g}, {own.key('entropy_coef')} {seen['entropy_coef']:g}, no penalty "
         "and no early stop",
         "what the reward does not see is learned as happily as what it pays for, and nothing pulls it back",
-        f"make the reward see junk after the answer (wrap it in holdtrue.doctor.veto.veto), "
-        f"{said(changes)}, or add a repetition penalty to the rewards; KL alone does not cure a start checkpoint that already has "
-        "the habit",
+        "make the reward see junk after the answer (wrap it in holdtrue.doctor.veto.veto), "
+        f"{said(changes)}, or add a repetition penalty to the rewards; KL alone does not cure a start "
+        "checkpoint that already has the habit",
         DEEPEYES,
         seen | {"held_by": [], "fix": {"settings": changes}},
     )
