@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
-from holdtrue.doctor.encoding import is_rendered
 from holdtrue.doctor.subject import Subject
 
 RESULT = "{result}"
@@ -28,8 +27,8 @@ def own_end(subject: Subject) -> int | None:
     taught = Counter[int]()
     for one in subject.encoded if subject.examples else ():
         if one.target is not None and one.example.text is None:
-            start = one.target.end - 1 if is_rendered(one.example) else one.target.end
-            taught.update([id for id in one.ids[start:].tolist() if id in subject.template.controls][:1])
+            behind = one.ids[one.target.end :].tolist()
+            taught.update([id for id in behind if id in subject.template.controls][:1])
     end = taught.most_common(1)[0][0] if taught else next(iter(subject.template.turn_end), None)
     return end if end in subject.stops else None
 

@@ -83,6 +83,14 @@ class Subject:
         return Template(self.tokenizer)
 
     @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """Texts of the control tokens of the model's format; none where the folder has no tokenizer."""
+        try:
+            return Template(self.tokenizer).marks
+        except Missing:
+            return ()
+
+    @cached_property
     def family(self) -> Family | None:
         """The model's family, by its control tokens and ``model_type``; None when it is not known."""
         try:

@@ -194,7 +194,8 @@ def injection(subject: Subject) -> Results:
     rows = [
         one.at
         for one in subject.examples or ()
-        if any(
+        if not is_rendered(one)
+        and any(
             text in _words(message)
             for message in one.messages
             if message.get("role") != "assistant"
@@ -212,9 +213,10 @@ def injection(subject: Subject) -> Results:
             f"{probe!r} in a user's words becomes its id{counted}"
             + (f": {', '.join(rows[:3])}" if rows else ""),
             "users and tool results can end turns and begin others, and control tokens are learned as words",
-            "encode words of users and tools with split_special_tokens=True, or put a space into the strings",
+            "encode words of users and tools with split_special_tokens=True, or make the strings harmless "
+            "(data remedy neutralise; Neutralise().text(words) before serving)",
             "Visual-Agent/DeepEyes#131",
-            values,
+            values | ({"fix": {"remedies": ["neutralise"]}} if rows else {}),
         )
     else:
         yield Finding("C07", "ok", f"{probe!r} in a user's words stays text{counted}", values=values)

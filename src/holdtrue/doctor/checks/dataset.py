@@ -123,7 +123,6 @@ def repeated_data(subject: Subject) -> Results:
         "looped_targets": len(loops),
         "gopher": gopher,
         "looped_at": [one.at for one in loops],
-        "fix": {"drop": [one.at for one in loops]},
     }
     seen = (
         f"{twice} of {total} examples are exact copies of an earlier one, {near} targets nearly equal an "
@@ -131,15 +130,16 @@ def repeated_data(subject: Subject) -> Results:
         "exceed a limit of Gopher's filter of web text (which good answers with lists do too)"
     )
     faults: list[tuple[str, str]] = []
+    remedies: list[str] = []
     if twice > FEW * total:
-        faults.append(
-            ("what is there many times is learned by heart", "drop the copies (doctor fix, or dedupe)")
-        )
+        remedies.append("dedupe")
+        faults.append(("what is there many times is learned by heart", "drop the copies (dedupe)"))
     if len(loops) > LOOPS * total:
+        remedies.append("drop_repetitive")
         faults.append(
             (
                 "targets that loop teach loops; degeneration grows with the repetition in the data",
-                f"drop or cut the looped targets: {places(loops)}",
+                f"drop the looped targets (drop_repetitive): {places(loops)}",
             )
         )
     yield Finding(
@@ -149,7 +149,7 @@ def repeated_data(subject: Subject) -> Results:
         "; ".join(why for why, _ in faults),
         "; ".join(f for _, f in faults),
         "arXiv:2310.10226; arXiv:2112.11446 table A1" if faults else "",
-        values,
+        values | {"fix": {"remedies": remedies}},
     )
 
 
@@ -247,9 +247,9 @@ def broken_turns(subject: Subject) -> Results:
             "fail" if len(empty) > FEW * len(examples) else "warn",
             f"{len(empty)} of {len(examples)} examples hold an empty assistant turn: {places(empty)}",
             "the model learns to end at once",
-            "drop these examples",
+            f"delete rows {places(empty)} (all: values.at of --json)",
             "QwenLM/Qwen3.8#216",
-            values | {"at": [one.at for one in empty], "fix": {"drop": [one.at for one in empty]}},
+            values | {"at": [one.at for one in empty]},
         )
     if twice:
         yield Finding(
