@@ -166,7 +166,7 @@ def _find(content: str, text: str, position: int) -> int:
 
 def _joined(one: str, other: str) -> bool:
     """Whether two characters side by side are of one word."""
-    return all(part.isalnum() or part == "_" for part in (one, other)) and bool(one and other)
+    return all(part.isalnum() or part == "_" for part in (one, other))
 
 
 def _token(encoding: Any, start: int, end: int, step: int) -> int | None:

@@ -81,7 +81,8 @@ def attractor_tokens(subject: Subject) -> Results:
         seen,
         "the family writes these tokens when its numerics break; in data other than code they come from such "
         "rollouts",
-        "look at these examples and drop those that are not code",
+        f"look at rows {places([one for found in hit.values() for one in found])} and delete those that "
+        "are not code",
         "QwenLM/Qwen3-VL#759",
         values,
     )

@@ -113,7 +113,7 @@ def role_dropped(subject: Subject) -> Results:
                 f"in use: {', '.join(sorted(set(needed.values())))}; the model never reads it"
                 if needed
                 else f"a conversation with {name} would lose it",
-                f"use a template that renders {name}" + (_THOUGHTS if name == "thoughts" else ""),
+                f"use a chat_template.jinja that renders {name}" + (_THOUGHTS if name == "thoughts" else ""),
                 "NVIDIA-NeMo/RL#1337" if name == "thoughts" else _TRL,
                 {"part": name, "lost": lost, "needed": sorted(needed)},
             )
@@ -126,7 +126,8 @@ def role_dropped(subject: Subject) -> Results:
             + ", ".join(at for at, _ in raising[:3])
             + f": {raising[0][1]}",
             "they stop training, or are dropped without a word",
-            "change these rows to what the template takes, or the template",
+            f"change rows {', '.join(at for at, _ in raising[:3])} (all: values.examples of --json) to what "
+            "the template takes, or chat_template.jinja",
             _TRL,
             values={"examples": [at for at, _ in raising]},
         )
@@ -167,7 +168,8 @@ def double_apply(subject: Subject) -> Results:
             "fail",
             f"{counted}: {', '.join(one.at for one in rows[:3])}",
             "the template is applied to text that was rendered before: turns within turns",
-            "give messages, not rendered text; or take the markers out of these rows",
+            "give messages, not rendered text; or two strings, prompt and completion, which are taken as "
+            "they stand",
             "huggingface/trl, dataset formats: conversational or rendered, not both",
             values,
         )

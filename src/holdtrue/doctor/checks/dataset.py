@@ -84,7 +84,7 @@ def no_end_label(subject: Subject) -> Results:
             "the model never learns to stop",
             f"append {subject.tokenizer.eos_token} to the raw texts"
             if raw
-            else "use a chat template that ends assistant turns with one of these tokens",
+            else "in chat_template.jinja end assistant turns with one of these tokens",
             "huggingface/trl#1623; OptimalScale/LMFlow#821",
             values,
         )
@@ -96,7 +96,8 @@ def no_end_label(subject: Subject) -> Results:
             f"token {subject.tokenizer.pad_token} ({pad}) is the end, and a collator that masks padding by "
             "id (transformers' DataCollatorForLanguageModeling) masks it everywhere",
             "the model never learns to stop",
-            "give the tokenizer a padding token of its own, or label by mask (TRL's SFTTrainer)",
+            "give the tokenizer a padding token of its own (T02 names one), or label by mask (TRL's "
+            "SFTTrainer, holdtrue sft)",
             "mlabonne/llm-course#33; unslothai/unsloth#416",
             values | {"pad": pad},
         )
@@ -257,7 +258,7 @@ def broken_turns(subject: Subject) -> Results:
             "warn",
             f"{len(twice)} of {len(examples)} examples hold two turns of one role in a row: {places(twice)}",
             "templates render this in their own ways, and engines never do",
-            "join the turns, or drop the examples",
+            f"join the turns of rows {places(twice)}, or delete the rows",
             "verl-project/verl#7412",
             values,
         )
@@ -283,7 +284,7 @@ def reward_visible_tags(subject: Subject) -> Results:
             "fail",
             f"{len(paid)} targets hold what an environment writes ({', '.join(PAID)}): {places(paid)}",
             "the model learns to write it itself, and a reward that looks for it pays for nothing",
-            "drop it from the targets",
+            f"delete rows {places(paid)}, or these strings from their answers",
             DEEPEYES,
             values,
         )
@@ -294,7 +295,7 @@ def reward_visible_tags(subject: Subject) -> Results:
             f"{len(unclosed)} of {len(examples)} targets open a tag and do not close it, or the reverse: "
             f"{places(unclosed)}",
             "a reward that reads between tags finds nothing there",
-            "close the tags, or drop these examples",
+            f"close the tags in rows {places(unclosed)}, or delete the rows",
             "QwenLM/Qwen3.8#216",
             values,
         )
@@ -305,7 +306,7 @@ def reward_visible_tags(subject: Subject) -> Results:
             f"{len(after)} of {len(examples)} targets go on after the last answer or tool call: "
             f"{places(after)}",
             "a reward that stops reading there cannot tell what follows from junk",
-            "cut the targets there",
+            f"cut the answers of rows {places(after)} behind the tag",
             DEEPEYES,
             values,
         )
@@ -368,11 +369,18 @@ def bias_of_pairs(subject: Subject) -> Results:
     faults: list[tuple[str, str]] = []
     if longer / len(pairs) > LEAN and interval[0] > 0.5:
         faults.append(
-            ("a reward model learns that longer is better", "balance the lengths (transform balance_length)")
+            (
+                "a reward model learns that longer is better",
+                "balance the lengths: holdtrue train ... --set 'data.transforms=[balance_length]'",
+            )
         )
-    if (more > LEAN * len(clear) and of_loops[0] > 0.5) or loops[0] > max(2, loops[1]):
+    repetitive = (more > LEAN * len(clear) and of_loops[0] > 0.5) or loops[0] > max(2, loops[1])
+    if repetitive:
         faults.append(
-            ("a reward model learns to like repetition", "drop pairs whose chosen answer repeats itself")
+            (
+                "a reward model learns to like repetition",
+                "drop pairs whose chosen answer repeats itself (drop_repetitive)",
+            )
         )
     yield Finding(
         "X09",
@@ -381,7 +389,7 @@ def bias_of_pairs(subject: Subject) -> Results:
         "; ".join(why for why, _ in faults),
         "; ".join(f for _, f in faults),
         "PKU-Alignment/safe-rlhf#71" if faults else "",
-        values,
+        values | {"fix": {"remedies": ["drop_repetitive"] if repetitive else []}},
     )
 
 

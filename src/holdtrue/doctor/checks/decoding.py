@@ -86,15 +86,16 @@ def generation_config_overrides(subject: Subject) -> Results:
         if name not in given and _number(value) not in (None, *_as_tuple(neutral[name]))
     }
     if silent:
+        changes = subject.dialect.changes({name: _as_tuple(neutral[name])[0] for name in silent})
         named = ", ".join(f"{name} {value}" for name, value in silent.items())
         yield Finding(
             "D03",
             "warn",
             f"generation_config.json sets {named}; the settings name none of them",
             "vLLM and transformers take them as defaults, so rollouts are not drawn as the settings say",
-            "name each in the settings, or start vLLM with --generation-config vllm",
+            f"{said(changes)}, or other values that you mean; or start vLLM with --generation-config vllm",
             "vllm-project/vllm#17103",
-            {"silent": silent},
+            {"silent": silent, "fix": {"settings": changes}},
         )
     else:
         yield Finding("D03", "ok", "generation_config.json sets no sampling that the settings do not name")
@@ -121,8 +122,9 @@ def unbanned_controls(subject: Subject) -> Results:
         f"{len(open_ids)} control ids {ranges(open_ids)} can be drawn inside an answer, such as {shown}"
         + (f"; {images} of images and video" if images else ""),
         "a policy that drifts falls into them, and image tokens crash the next forward pass",
-        "ban them in rollouts (values.masks of --json), renormalise the trainer's log-probabilities the "
-        "same way, and never ban the EOS set",
+        "ban them in rollouts: parameters for vLLM, SGLang and transformers are values.masks of --json, or "
+        f"BanControl().parameters('vllm', Vocabulary.of({str(subject.folder)!r})) in Python; start vLLM with "
+        "--logprobs-mode processed_logprobs, mask the trainer's logits alike, and never ban the EOS set",
         "Visual-Agent/DeepEyes#131, hiyouga/EasyR1#110",
         values,
     )
