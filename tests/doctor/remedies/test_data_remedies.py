@@ -379,6 +379,7 @@ def test_calls_in_the_text_count_too():
 
 REMEDIES: list[DataRemedy] = [
     Rebalance(),
+    DropControl(),
     Dedupe(),
     Neutralise(),
     Recovery(),

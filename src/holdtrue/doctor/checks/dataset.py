@@ -20,6 +20,7 @@ from holdtrue.doctor.gopher import repeats, repetition
 from holdtrue.doctor.loops import looped
 from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.tool_calls import TOOLS
 from holdtrue.intervals import wilson
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
@@ -30,7 +31,6 @@ LOOPS = 0.005
 """Share of looped targets that warns (ours): good answers of strong models have 0 to 0.3 %."""
 LEAN = 0.6
 """Share of pairs in which the longer answer wins that warns (ours; its interval must lie above one half)."""
-TOOL_ROLES = ("tool", "function", "observation", "ipython")
 OF_TRL_SFT = ("assistant_only_loss", "completion_only_loss", "packing", "dataset_text_field")
 """Settings of TRL's SFTTrainer, which labels by its own masks and appends EOS to raw text."""
 TAGS = ("think", "answer", "tool_call", "tool_response")
@@ -411,7 +411,7 @@ def _masks_padding(subject: Subject) -> bool:
 
 
 def _tool_turn_is_learned(one: Example) -> bool:
-    return any(turn["role"] in TOOL_ROLES for turn in one.messages) and one.target is not None
+    return any(turn["role"] in TOOLS for turn in one.messages) and one.target is not None
 
 
 def _is_empty(turn: Any) -> bool:
@@ -421,7 +421,7 @@ def _is_empty(turn: Any) -> bool:
 
 def _same_role_twice(one: Example) -> bool:
     roles = [turn["role"] for turn in one.messages]
-    return any(a == b and a not in TOOL_ROLES for a, b in pairwise(roles))
+    return any(a == b and a not in TOOLS for a, b in pairwise(roles))
 
 
 def _unbalanced(text: str, tag: str) -> bool:
