@@ -262,7 +262,7 @@ def _in_answers(template: Template) -> frozenset[int]:
 
 def _published_ends(subject: Subject) -> frozenset[int]:
     """Ids that end answers of the family, also where this folder does not declare them."""
-    known, ids = subject.family, subject.tokenizer.get_vocab()
+    known, ids = subject.family, subject.vocabulary
     return frozenset(ids[text] for text in (known.ends if known else ()) if text in ids)
 
 
