@@ -15,10 +15,11 @@ from holdtrue.doctor.reading import CONTROL
 from holdtrue.doctor.subject import Missing, Subject
 
 Ids = NDArray[np.int32]
-BATCH = 512
+BATCH = 64
+"""Examples encoded at a time: the offsets of their tokens take ten times the room of the ids."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """Tokens ``start`` to ``end`` (exclusive) are the text of a turn of ``role``."""
 
