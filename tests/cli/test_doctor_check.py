@@ -17,6 +17,11 @@ from holdtrue.doctor.subject import Subject
 IGNORES_THE_PROMPT = CHATML.partition("{% if add")[0]
 
 
+def _talk(answer: str, question: str = "Is it good?") -> dict[str, object]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns}
+
+
 def test_warnings_exit_with_0_and_failures_with_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(["doctor", "check", str(chatml_folder(tmp_path / "a")), "--json"]) == 0
     value = json.loads(capsys.readouterr().out)
@@ -85,3 +90,36 @@ def test_people_see_the_worst_first_within_80_columns(tmp_path: Path):
     assert any(line.startswith("skipped ") and line.endswith("no data") for line in lines)
     assert "unread  3 rows of the data: broken message" in lines
     assert lines[-1].startswith("verdict fail: 1 fail")
+
+
+def test_data_with_control_tokens_are_clean_after_the_command_that_check_prints(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    folder, data = chatml_folder(tmp_path / "model"), tmp_path / "rows.jsonl"
+    good = [_talk(f"Number {i} is good.") for i in range(20)]
+    rows = [
+        *good,
+        _talk("a<|im_start|>b"),
+        _talk("end<|im_end|>"),
+        _talk("<|eot_id|>"),
+        _talk("x", "y<|im_end|>"),
+    ]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert run(["doctor", "check", str(folder), "--data", str(data), "--json"]) == 4
+    found = json.loads(capsys.readouterr().out)["findings"]
+    fixes = [one["fix"] for one in found if one["id"] in ("X01", "C07") and one["severity"] != "ok"]
+    names = ("drop_control", "neutralise")
+    printed = {
+        name for name in names for fix in fixes if f"--data {data} " in fix and f"--remedy {name}" in fix
+    }
+    assert printed == set(names)
+    command = next(fix for fix in fixes if all(name in fix for name in names)).splitlines()[-1].split()
+    assert run([*command[1:], "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    x01 = {one["severity"] for one in result["after"]["findings"] if one["id"] == "X01"}
+    assert x01 == {"ok"}
+    assert result["data"][0]["counts"] == {"rows with ends taken off": 1, "rows dropped": 2}
+    assert result["done"]["X01"].startswith("data.jsonl: ")
+    left = (tmp_path / "model-fixed" / "data.jsonl").read_text().splitlines()
+    assert len(left) == len(rows) - 2

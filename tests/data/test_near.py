@@ -1,5 +1,6 @@
 import random
 
+from holdtrue.data import near
 from holdtrue.data.near import near_classes
 
 WORDS = [f"w{i}" for i in range(2000)]
@@ -64,3 +65,9 @@ def test_classes_do_not_depend_on_how_texts_are_cut_into_blocks(monkeypatch: obj
     monkeypatch.setattr(near, "_BLOCK", 500)  # type: ignore[attr-defined]
     assert near_classes(texts) == whole
     assert len(set(whole)) == 50
+
+
+def test_sketches_do_not_keep_the_hashes_of_all_words_alive():
+    sketches = near._sketches([tuple(range(1, 2000)), tuple(range(2000, 4000))])
+    assert [sketch.base for sketch in sketches] == [None, None]
+    assert [len(sketch) for sketch in sketches] == [near.SKETCH] * 2

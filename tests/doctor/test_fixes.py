@@ -165,6 +165,21 @@ def test_an_adapter_is_mended_in_a_copy_of_its_own(tmp_path):
     assert severity(examine(Subject(tmp_path / "b", adapter=tmp_path / "b" / "adapter")), "W02") == "ok"
 
 
+def test_a_file_keeps_its_indentation_and_line_ends(tmp_path):
+    folder = chatml_folder(tmp_path / "a", eos_token="<|endoftext|>")
+    for indent, end in (("    ", "\n"), (" ", ""), ("\t", "\r\n")):
+        text = f'{{\n{indent}"eos_token_id": 0,\n{indent}"odd":  [1,2]\n}}'.replace("\n", end or "\n") + end
+        (folder / "generation_config.json").write_bytes(text.encode())
+        subject = Subject(folder)
+        found = plan(subject, examine(subject))
+        write(subject, found, tmp_path / f"b{len(indent)}{len(end)}")
+        written = (tmp_path / f"b{len(indent)}{len(end)}" / "generation_config.json").read_bytes().decode()
+        line = (end or "\n") + indent
+        ids = f"[{line}{indent}0,{line}{indent}2{line}]"
+        assert written == text.replace('"eos_token_id": 0', f'"eos_token_id": {ids}')
+        assert all(line.startswith(("-", "+", "@", " ")) for line in found.diff(folder))
+
+
 def test_keys_that_are_null_stay_null(tmp_path):
     folder = chatml_folder(tmp_path / "a", eos_token="<|endoftext|>")
     put(folder, "generation_config.json", {"eos_token_id": 0, "top_k": None})

@@ -33,7 +33,7 @@ _MIX = np.array([pow(0x9E3779B97F4A7C15, j + 1, 2**64) for j in range(RUN)], dty
 _SPREAD = np.uint64(0x94D049BB133111EB)
 _SHIFT = np.uint64(29)
 _ALL_BITS, _HASH_BITS = np.uint64(64), np.uint64(44)
-_BLOCK = 1 << 20  # words hashed together; leaves the document its 20 bits
+_BLOCK = 1 << 18  # words hashed together: 100 bytes each for a moment; the document has 20 bits
 
 Hashes = NDArray[np.uint64]
 
@@ -86,7 +86,8 @@ def _sketches(texts: Sequence[tuple[int, ...]]) -> list[Hashes]:
     tagged = tagged[np.append(True, tagged[1:] != tagged[:-1])]
     bounds = np.searchsorted(tagged, np.arange(len(texts) + 1, dtype=np.uint64) << _HASH_BITS).tolist()
     hashes = tagged & ((np.uint64(1) << _HASH_BITS) - np.uint64(1))
-    return [hashes[start : min(start + SKETCH, end)] for start, end in pairwise(bounds)]
+    # Copies: a view would keep the hashes of the whole block.
+    return [hashes[start : min(start + SKETCH, end)].copy() for start, end in pairwise(bounds)]
 
 
 def _scrambled(values: Hashes) -> Hashes:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from holdtrue.doctor.encoding import Encoded
+from holdtrue.doctor.rendering import is_mark
 
 START = "(start)"
 TEMPLATE = "template"
@@ -53,8 +54,8 @@ class TokenCensus:
 
     @property
     def structural(self) -> bool:
-        """Whether it belongs to the format and not to what is said: unlike ``<think>`` or ``<tool_call>``."""
-        return self.special or self.text.startswith(("<|", "<｜"))
+        """Whether it belongs to the format and not to what is said."""
+        return is_mark(self.text, self.special)
 
     def as_values(self, examples: int, tokens: int) -> dict[str, Any]:
         """Plain values, with its shares of the data's examples and tokens."""

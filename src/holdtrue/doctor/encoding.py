@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,10 +15,11 @@ from holdtrue.doctor.reading import CONTROL
 from holdtrue.doctor.subject import Missing, Subject
 
 Ids = NDArray[np.int32]
-BATCH = 512
+BATCH = 64
+"""Examples encoded at a time: the offsets of their tokens take ten times the room of the ids."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Span:
     """Tokens ``start`` to ``end`` (exclusive) are the text of a turn of ``role``."""
 
@@ -65,6 +66,8 @@ def encode(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
     if not tokenizer.is_fast:
         raise Missing("a fast tokenizer, which says which characters a token stands for")
     backend = tokenizer.backend_tokenizer
+    added = tokenizer.added_tokens_decoder
+    ends = {id for id in {*added, *tokenizer.all_special_ids} if id not in added or added[id].special}
     backend.no_truncation()
     backend.no_padding()
     found: list[Encoded] = []
@@ -79,6 +82,8 @@ def encode(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
                 continue
             ids = np.array(encoding.ids, np.int32)
             spans = [Span("text", 0, len(ids))] if one.text is not None else _spans(one, text, encoding)
+            if is_rendered(one):
+                spans = [_without_end(span, ids, ends) for span in spans if span.role == "assistant"]
             found.append(Encoded(one, ids, tuple(spans)))
     return found
 
@@ -144,15 +149,25 @@ def _spans(example: Example, text: str, encoding: Any) -> list[Span]:
     return spans
 
 
+def _without_end(span: Span, ids: Ids, ends: Collection[int]) -> Span:
+    """The span of a rendered answer without the token that ends it, which is the template's."""
+    cut = span.end - span.start > 1 and int(ids[span.end - 1]) in ends
+    return replace(span, end=span.end - cut)
+
+
 def _find(content: str, text: str, position: int) -> int:
-    """Where a turn's text begins; never inside a word, as the name of a role may hold a short text."""
+    """Where a turn's text begins; never inside a word, as a role or a control token may hold a short text."""
     while (start := text.find(content, position)) >= 0:
         end = start + len(content)
-        inside = text[start - 1 : start].isalnum() and content[0].isalnum()
-        if not inside and not (text[end : end + 1].isalnum() and content[-1].isalnum()):
+        if not (_joined(text[start - 1 : start], content[0]) or _joined(content[-1], text[end : end + 1])):
             return start
         position = start + 1
     return -1
+
+
+def _joined(one: str, other: str) -> bool:
+    """Whether two characters side by side are of one word."""
+    return all(part.isalnum() or part == "_" for part in (one, other))
 
 
 def _token(encoding: Any, start: int, end: int, step: int) -> int | None:

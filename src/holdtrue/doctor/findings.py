@@ -20,7 +20,8 @@ class Finding:
         severity: ``ok`` when nothing is wrong.
         evidence: what was seen, for people: ids, ranges, counts, up to three examples.
         why: what it leads to; empty when nothing is wrong.
-        fix: what to do about it; empty when nothing is wrong.
+        fix: what to do about it, then commands and settings that do it, one a line; empty when nothing is
+            wrong.
         source: a reported case of the fault (``owner/name#1``), or where the rule comes from.
         values: the evidence as plain values, for programs.
     """

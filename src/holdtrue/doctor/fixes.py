@@ -10,7 +10,7 @@ import difflib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from holdtrue.doctor.findings import Diagnosis, Finding
+from holdtrue.doctor.json_text import edited
 from holdtrue.doctor.subject import Subject
 from holdtrue.doctor.weights import Tensor, Weights
 from holdtrue.errors import DataError
@@ -47,6 +48,11 @@ class Plan:
     done: dict[str, str] = field(default_factory=dict)
     by_hand: dict[str, str] = field(default_factory=dict)
 
+    def leave(self, finding: Finding, what: str) -> None:
+        """Note what a person has to do; several findings of one check are joined."""
+        before = self.by_hand.get(finding.id)
+        self.by_hand[finding.id] = what if before in (None, what) else f"{before}; {what}"
+
     def diff(self, folder: Path, adapter: Path | None = None) -> Iterator[str]:
         """A unified diff of every file that changes, line by line."""
         for name, text in sorted(self.files.items()):
@@ -58,8 +64,11 @@ class Plan:
             yield from lines
 
 
-def plan(subject: Subject, diagnosis: Diagnosis) -> Plan:
-    """Gather the fixes of all warnings and failures; the worst first, so that they win where two disagree."""
+def plan(subject: Subject, diagnosis: Diagnosis, remedies: Collection[str] = ()) -> Plan:
+    """Gather the fixes of all warnings and failures; the worst first, so that they win where two disagree.
+
+    ``remedies`` are the data remedies that are applied beside it.
+    """
     result = Plan()
     changes: dict[str, dict[str, Any]] = {}
     settings: dict[str, Any] = {}
@@ -68,8 +77,8 @@ def plan(subject: Subject, diagnosis: Diagnosis) -> Plan:
         fix = finding.values.get("fix")
         if finding.severity == "ok":
             continue
-        if not isinstance(fix, Mapping):
-            result.by_hand[finding.id] = finding.fix
+        if not isinstance(fix, Mapping) or not fix:
+            result.leave(finding, finding.fix)
         for kind, value in (fix or {}).items():
             if kind in JSON_FILES and isinstance(value, Mapping):
                 changes[kind] = {**value, **changes.get(kind, {})}
@@ -86,8 +95,10 @@ def plan(subject: Subject, diagnosis: Diagnosis) -> Plan:
                 result.done[finding.id] = (
                     f"{len(value)} rows of the weights are drawn as the trained ones are"
                 )
+            elif kind == "remedies" and value and set(value) <= set(remedies):
+                result.done[finding.id] = f"data.jsonl: {', '.join(value)}"
             else:
-                result.by_hand[finding.id] = finding.fix
+                result.leave(finding, finding.fix)
     if subject.adapter is None:
         changes.pop(ADAPTER, None)
     result.files |= dict(_edited(subject, changes))
@@ -125,7 +136,7 @@ def write(subject: Subject, found: Plan, output: Path) -> None:
         if any(name.startswith(f"{COPIED}/") for name in found.files) and subject.adapter is not None:
             _copy(subject.adapter, half / COPIED, set())
         for name, text in found.files.items():
-            (half / name).write_text(text, encoding="utf-8")
+            (half / name).write_text(text, encoding="utf-8", newline="")
         for matrix in _matrices(Weights.of(half) if found.mean_rows else None):
             _initialise(matrix, found.mean_rows)
         half.rename(output)
@@ -158,9 +169,7 @@ def _edited(subject: Subject, changes: Mapping[str, Mapping[str, Any]]) -> Itera
     for name, values in changes.items():
         name = f"{COPIED}/{name}" if name == ADAPTER else name
         path = _source(subject.folder, subject.adapter, name)
-        old = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        gone = {key for key, value in values.items() if value is None}
-        yield name, _json({key: value for key, value in {**old, **values}.items() if key not in gone})
+        yield name, edited(_text(path) if path.is_file() else "{}\n", values)
 
 
 def _without_bos(subject: Subject) -> dict[str, str]:
@@ -168,15 +177,20 @@ def _without_bos(subject: Subject) -> dict[str, str]:
     path = subject.folder / "tokenizer.json"
     if not path.is_file():
         return {}
-    value = json.loads(path.read_text(encoding="utf-8"))
+    text = _text(path)
+    processor = json.loads(text).get("post_processor") or {}
     bos = subject.tokenizer.bos_token
-    processors = [value.get("post_processor") or {}]
-    processors += processors[0].get("processors", [])
-    for one in processors:
+    for one in (processor, *processor.get("processors", [])):
         for part in ("single", "pair"):
             if isinstance(one.get(part), list):
                 one[part] = [item for item in one[part] if item.get("SpecialToken", {}).get("id") != bos]
-    return {"tokenizer.json": _json(value)}
+    return {"tokenizer.json": edited(text, {"post_processor": processor}) if processor else text}
+
+
+def _text(path: Path) -> str:
+    """The text of a file, with its own line ends."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return file.read()
 
 
 def _json(value: Mapping[str, Any]) -> str:

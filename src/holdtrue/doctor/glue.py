@@ -3,10 +3,66 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
+from typing import NamedTuple
+
+from holdtrue.doctor.subject import Subject
 
 RESULT = "{result}"
+_STOP_STRINGS = ("stop", "stop_strings")
+"""Settings that end an answer at a text: of vLLM and SGLang, of transformers."""
+
+
+def own_end(subject: Subject) -> int | None:
+    """The token with which the policy ends a turn itself, as data teach it, else as the template writes it;
+    None where engines do not stop there, or a stop string of the settings comes before.
+    """
+    settings = subject.settings or {}
+    kwargs = settings.get("generation_kwargs")
+    given = {**settings, **(kwargs if isinstance(kwargs, Mapping) else {})}
+    if any(value and str(name).rpartition(".")[2] in _STOP_STRINGS for name, value in given.items()):
+        return None
+    taught = Counter[int]()
+    for one in subject.encoded if subject.examples else ():
+        if one.target is not None and one.example.text is None:
+            behind = one.ids[one.target.end :].tolist()
+            taught.update([id for id in behind if id in subject.template.controls][:1])
+    end = taught.most_common(1)[0][0] if taught else next(iter(subject.template.turn_end), None)
+    return end if end in subject.stops else None
+
+
+class Nearest(NamedTuple):
+    """The template's glue that hand-written glue comes nearest to.
+
+    Attributes:
+        role: of the turn in which the tool's words stand.
+        wanted: what the template writes, from behind the policy's own end where ``own_end`` is set.
+        whole: what it writes from the answer's words on.
+        differences, of_whole: of the glue against ``wanted`` and ``whole``.
+    """
+
+    role: str
+    wanted: str
+    whole: str
+    own_end: bool
+    differences: list[str]
+    of_whole: list[str]
+
+
+def nearest(written: str, rendered: Mapping[str, str], end: str, controls: Sequence[str]) -> Nearest:
+    """Compare glue with what a template writes for each role; ``end`` is the text of the turn's end where the
+    policy samples it itself ("" where it does not): then glue may also begin behind it, and should.
+    """
+    found = []
+    for role, whole in rendered.items():
+        of_whole = differences(written, whole, controls)
+        if end and whole.startswith(end):
+            rest = whole.removeprefix(end)
+            found.append(Nearest(role, rest, whole, True, differences(written, rest, controls), of_whole))
+        found.append(Nearest(role, whole, whole, False, of_whole, of_whole))
+    return min(found, key=lambda one: (len(one.differences), not one.own_end))
 
 
 def differences(written: str, wanted: str, controls: Sequence[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from holdtrue import kinds
@@ -15,11 +15,12 @@ from holdtrue.doctor.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Prescribed:
-    """A remedy, the causes it mends, and why it is refused here (None: it may be used)."""
+    """A remedy, the causes it mends, why it is refused here (None: it may be used), how it is carried out."""
 
     remedy: Remedy
     causes: tuple[str, ...]
     refused: str | None = None
+    how: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -32,6 +33,7 @@ class Prescribed:
             "source": one.source,
             "causes": list(self.causes),
             "refused": self.refused,
+            "how": dict(self.how),
         }
 
 
@@ -57,7 +59,8 @@ def prescribe(
     for remedy in every_remedy() if remedies is None else remedies:
         mended = tuple(cause for cause in ranked if cause in remedy.mends)
         if mended:
-            found.append(Prescribed(remedy, mended, remedy.refuses(context)))
+            how = remedy.how(context.vocabulary)
+            found.append(Prescribed(remedy, mended, remedy.refuses(context), how))
     found.sort(
         key=lambda one: (
             one.refused is not None,

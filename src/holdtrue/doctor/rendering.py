@@ -122,6 +122,11 @@ class Template:
         marked = {id for id, token in added.items() if getattr(token, "special", False)}
         return frozenset(marked | set(self.tokenizer.all_special_ids))
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Texts of the controls that belong to the format, and not to what is said."""
+        return tuple(text for id, text in self.controls.items() if is_mark(text, id in self.special))
+
     def text(
         self, messages: Conversation, *, tools: Sequence[Any] | None = None, prompt: bool = False
     ) -> str:
@@ -240,6 +245,11 @@ class Template:
         except Exception as error:  # templates raise whatever they like
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise Unrendered(f"{type(error).__name__}: {lines[0][:200]}") from error
+
+
+def is_mark(text: str, special: bool) -> bool:
+    """Whether a control token belongs to the format: unlike ``<think>`` or ``<tool_call>``."""
+    return special or text.startswith(("<|", "<｜"))
 
 
 def common_prefix(first: str, second: str) -> int:

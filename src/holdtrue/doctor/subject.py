@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from holdtrue.data.examples import Example
+from holdtrue.doctor.dialect import Dialect
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
 from holdtrue.doctor.rendering import Template
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from holdtrue.doctor.encoding import Encoded
 
 USES = ("tools", "thinking", "multi-turn")
+CALLER, SETTINGS = "--uses", "the settings"
+"""Who names a use of the model, where it is not an example of the data."""
 SAMPLE = 200
 """Enough to see a fault that many rows share, in about a second."""
 
@@ -64,13 +68,40 @@ class Subject:
         """The tokenizer, loaded by transformers from local files; no code that comes with it is run."""
         if not any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
             raise Missing("no tokenizer in the folder")
-        from transformers import AutoTokenizer
-
         try:
-            return AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            return self._tokenizer_class().from_pretrained(self.folder, local_files_only=True)
         except Exception as error:  # of many libraries, and of Rust
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"the tokenizer in {self.folder} cannot be loaded: {lines[0]}") from error
+
+    @cached_property
+    def vocabulary(self) -> Mapping[str, int]:
+        """Every token's text, as the tokenizer keeps it, and its id; asked for once, as it takes 0.3 s."""
+        return dict(self.tokenizer.get_vocab())
+
+    def _tokenizer_class(self) -> Any:
+        """The class that AutoTokenizer would take, told by the folder's files alone where they "
+        "leave no choice:
+        AutoTokenizer imports torch, a second or more. Elsewhere AutoTokenizer itself.
+        """
+        import transformers
+
+        name = model_type = None
+        with suppress(Missing, DataError):
+            given = self.json("tokenizer_config.json")
+            name = None if "auto_map" in given else given.get("tokenizer_class")
+        with suppress(Missing, DataError):
+            model_type = self.config.get("model_type", "")
+        # Of Llama's class AutoTokenizer reads the file first; Fast is the old spelling of the same class.
+        named = str(name or "").removesuffix("Fast")
+        if (
+            named in ("", "LlamaTokenizer", "PreTrainedTokenizer")
+            or not (self.folder / "tokenizer.json").is_file()
+        ):
+            return transformers.AutoTokenizer
+        found = getattr(transformers, named, None)
+        own = f"transformers.models.{model_type}." if model_type is not None else "transformers.models."
+        return found if getattr(found, "__module__", "").startswith(own) else transformers.AutoTokenizer
 
     @cached_property
     def template(self) -> Template:
@@ -78,6 +109,14 @@ class Subject:
         if not self.tokenizer.chat_template:
             raise Missing("no chat template")
         return Template(self.tokenizer)
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """Texts of the control tokens of the model's format; none where the folder has no tokenizer."""
+        try:
+            return Template(self.tokenizer).marks
+        except Missing:
+            return ()
 
     @cached_property
     def family(self) -> Family | None:
@@ -134,16 +173,21 @@ class Subject:
         talks = [one for one in self.examples or () if one.messages]
         return talks[:: max(1, len(talks) // SAMPLE)][:SAMPLE]
 
+    @property
+    def dialect(self) -> Dialect:
+        """How the program that trains spells its settings; TRL's way where nothing says it."""
+        return getattr(self.settings, "dialect", Dialect())
+
     @cached_property
     def uses(self) -> Mapping[str, str]:
         """Uses of the model beyond single turns, each with who names it: caller, settings or an example."""
-        found = {use: "--uses" for use in USES if use in self.asked}
+        found = {use: CALLER for use in USES if use in self.asked}
         settings = self.settings or {}
         if settings.get("tools") or settings.get("environment_factory"):
-            found.setdefault("tools", "the settings")
+            found.setdefault("tools", SETTINGS)
         variables = settings.get("chat_template_kwargs")
         if isinstance(variables, dict) and variables.get("enable_thinking"):
-            found.setdefault("thinking", "the settings")
+            found.setdefault("thinking", SETTINGS)
         for example in self.examples or ():
             turns = [message for message in example.messages if message.get("role") == "assistant"]
             if example.tools or any(_is_of_tools(message) for message in example.messages):

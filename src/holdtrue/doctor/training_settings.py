@@ -11,7 +11,7 @@
     loss_type (token mean: bnpo)  verl actor.loss_agg_mode
     num_train_epochs            verl trainer.total_epochs; OpenRLHF num_episodes
 
-The whole table is ``NAMES``. Keys nobody knows are kept, nested ones with dots.
+The whole table is :data:`holdtrue.doctor.dialect.KEYS`. Keys nobody knows are kept, nested ones with dots.
 """
 
 from __future__ import annotations
@@ -24,74 +24,37 @@ from typing import Any
 
 import yaml
 
+from holdtrue.doctor.dialect import ACTOR, LOSS_TYPES, Dialect, trl_name
 from holdtrue.errors import DataError, SettingsError
 
-_ACTOR, _ROLLOUT = "actor_rollout_ref.actor.", "actor_rollout_ref.rollout."
-NAMES: Mapping[str, str] = {
-    _ACTOR + "optim.lr": "learning_rate",
-    _ACTOR + "optim.lr_scheduler_type": "lr_scheduler_type",
-    _ACTOR + "optim.warmup_style": "lr_scheduler_type",
-    _ACTOR + "optim.weight_decay": "weight_decay",
-    _ACTOR + "entropy_coeff": "entropy_coef",
-    _ACTOR + "grad_clip": "max_grad_norm",
-    _ACTOR + "ppo_epochs": "num_iterations",
-    _ACTOR + "clip_ratio": "epsilon",
-    _ACTOR + "clip_ratio_low": "epsilon",
-    _ACTOR + "clip_ratio_high": "epsilon_high",
-    _ACTOR + "loss_agg_mode": "loss_type",
-    "actor_rollout_ref.model.path": "model_name_or_path",
-    "actor_rollout_ref.model.lora_rank": "lora_r",
-    "actor_rollout_ref.model.target_modules": "lora_target_modules",
-    _ROLLOUT + "n": "num_generations",
-    _ROLLOUT + "enable_prefix_caching": "enable_prefix_caching",
-    _ROLLOUT + "temperature": "temperature",
-    _ROLLOUT + "top_p": "top_p",
-    _ROLLOUT + "top_k": "top_k",
-    _ROLLOUT + "repetition_penalty": "repetition_penalty",
-    "data.max_prompt_length": "max_prompt_length",
-    "data.max_response_length": "max_completion_length",
-    "data.train_batch_size": "generation_batch_size",
-    "trainer.total_epochs": "num_train_epochs",
-    "trainer.total_training_steps": "max_steps",
-    "reward_model.overlong_buffer.enable": "overlong_shaping",
-    # OpenRLHF
-    "actor_learning_rate": "learning_rate",
-    "lr_scheduler": "lr_scheduler_type",
-    "init_kl_coef": "beta",
-    "entropy_loss_coef": "entropy_coef",
-    "n_samples_per_prompt": "num_generations",
-    "generate_max_len": "max_completion_length",
-    "prompt_max_len": "max_prompt_length",
-    "num_episodes": "num_train_epochs",
-    "max_epochs": "num_iterations",
-    "eps_clip": "epsilon",
-    "lora_rank": "lora_r",
-    "pretrain": "model_name_or_path",
-    "overlong_buffer_len": "overlong_shaping",
-    # holdtrue
-    "model.path": "model_name_or_path",
-    "model.lora.r": "lora_r",
-    "model.lora.target_modules": "lora_target_modules",
-    "data.max_length": "max_length",
-    # TRL's older names
-    "max_seq_length": "max_length",
-    "max_new_tokens": "max_completion_length",
-    "response_length": "max_completion_length",
-    "kl_coef": "beta",
-    "torch_dtype": "dtype",
-}
-"""Name elsewhere -> TRL's name; holdtrue's ``training.*`` are TRL's names already."""
-LOSS_TYPES = {
-    "token-mean": "bnpo",
-    "seq-mean-token-mean": "grpo",
-    "seq-mean-token-sum": "seq-mean-token-sum",
-    "seq-mean-token-sum-norm": "dr_grpo",
-}
-"""verl's ways to average over tokens, by TRL's names."""
+OF_RL = frozenset(
+    {
+        "beta",
+        "num_generations",
+        "max_completion_length",
+        "reward_funcs",
+        "reward_weights",
+        "num_iterations",
+        "entropy_coef",
+        "mask_truncated_completions",
+        "advantage_estimator",
+        "algorithm.adv_estimator",
+        "scale_rewards",
+    }
+)
+"""A setting by which reinforcement learning is known."""
+OPENED = (ACTOR + "fsdp_config", "actor_rollout_ref.model.override_config", "reward.reward_kwargs")
+"""Sections whose names end as those of keyword arguments, which are kept whole."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+class Settings(dict[str, Any]):
+    """Settings of a training run by TRL's names, and how the program that trains spells them."""
+
+    dialect = Dialect()
+
+
+def read_settings(path: str | Path) -> Settings:
     """Settings of a YAML or JSON file, flat, by TRL's names.
 
     Raises:
@@ -113,14 +76,20 @@ def read_settings(path: str | Path) -> dict[str, Any]:
     return by_trl_names(loaded)
 
 
-def by_trl_names(values: Mapping[Any, Any]) -> dict[str, Any]:
+def is_of_rl(settings: Mapping[str, Any] | None) -> bool:
+    """Whether settings, by TRL's names, are of reinforcement learning: answers are sampled."""
+    return bool(OF_RL & set(settings or {}))
+
+
+def by_trl_names(values: Mapping[Any, Any]) -> Settings:
     """Flat settings by TRL's names; the last of two keys that mean the same wins."""
     flat = _flat(values)
-    found: dict[str, Any] = {}
+    found = Settings()
+    found.dialect = Dialect.of(flat)
     for key, value in flat.items():
-        name = NAMES.get(key, key.removeprefix("training."))
+        name = trl_name(key)
         found[name] = LOSS_TYPES.get(str(value), value) if name == "loss_type" else _number(value)
-    if any(key.startswith(("actor_rollout_ref.", "algorithm.")) for key in flat):
+    if found.dialect.engine == "verl":
         found["beta"] = _verl_kl(flat)
         found.setdefault("loss_type", "bnpo")  # verl's default is token-mean
     return found
@@ -129,7 +98,7 @@ def by_trl_names(values: Mapping[Any, Any]) -> dict[str, Any]:
 def _verl_kl(flat: Mapping[str, Any]) -> float:
     """verl's KL counts only where it is switched on: in the loss, in the reward, or both."""
     weights = (
-        (_ACTOR + "use_kl_loss", _ACTOR + "kl_loss_coef", 0.001),
+        (ACTOR + "use_kl_loss", ACTOR + "kl_loss_coef", 0.001),
         ("algorithm.use_kl_in_reward", "algorithm.kl_ctrl.kl_coef", 0.001),
     )
     on = [_number(flat.get(weight, default)) for switch, weight, default in weights if flat.get(switch)]
@@ -140,7 +109,8 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in values.items():
         name = prefix + str(key)
-        if isinstance(value, Mapping) and value and not name.endswith(("kwargs", "config")):
+        whole = name.endswith(("kwargs", "config")) and name not in OPENED
+        if isinstance(value, Mapping) and value and not whole:
             found |= _flat(value, name + ".")
         else:
             found[name] = value

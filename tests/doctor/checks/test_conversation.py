@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chat_families import CHATML, chat_folder, chatml_folder, finding, findings
+from chat_families import CHATML, chat_folder, chatml_folder, finding, findings, put
 from holdtrue.data.examples import Example
 from holdtrue.doctor.findings import Missing
 from holdtrue.doctor.subject import Subject
@@ -27,11 +27,16 @@ def talk(
 # case 7
 
 
+THOUGHT = "<think>\nhm\n</think>\n\n"
+RL = {"num_generations": 8}
+
+
 def test_qwen3_changes_earlier_answers_when_turns_follow(tmp_path: Path):
     folder = chat_folder(tmp_path, "Qwen3")
-    rows = [talk("a", "b", "c", "d", "e", "f"), talk("a", "b", at="rows.jsonl:2")]
+    rows = [talk("a", f"{THOUGHT}b", "c", "d", "e", "f"), talk("a", "b", at="rows.jsonl:2")]
     seen = finding(Subject(folder, examples=rows), "C03")
     assert seen.severity == "fail"
+    assert "with thoughts in earlier answers" in seen.evidence
     assert "1 of 2 examples, e.g. rows.jsonl:1" in seen.evidence
     drift = seen.values["drift"]["multi-turn"]
     # "<|im_start|>user\n" 17, the question 19, "<|im_end|>\n" 11, "<|im_start|>assistant\n" 22: then <think>
@@ -39,6 +44,30 @@ def test_qwen3_changes_earlier_answers_when_turns_follow(tmp_path: Path):
     assert drift["was"].startswith("<think>\n\n</think>")
     assert finding(Subject(folder), "C03").severity == "warn"
     assert finding(Subject(folder, asked=MULTI), "C03").severity == "fail"
+
+
+@pytest.mark.parametrize(
+    ("given", "severity"),
+    [
+        ({}, "warn"),  # supervised data without a thought: nothing was sampled, no words are lost
+        ({"settings": {"assistant_only_loss": True}}, "warn"),
+        ({"settings": RL}, "fail"),  # the answers of several turns are sampled
+        ({"asked": MULTI}, "fail"),
+    ],
+)
+def test_rewritten_answers_fail_only_where_answers_are_sampled(
+    tmp_path: Path, given: dict[str, Any], severity: str
+):
+    rows = [talk("a", "b", "c", "d")]
+    seen = finding(Subject(chat_folder(tmp_path, "Qwen3"), examples=rows, **given), "C03")
+    assert seen.severity == severity
+    assert seen.values["sampled"] is (severity == "fail")
+    assert ("nothing here is sampled" in seen.why) is (severity == "warn")
+
+
+def test_earlier_answers_of_a_prompt_were_not_sampled(tmp_path: Path):
+    prompts = Subject(chat_folder(tmp_path, "Qwen3"), examples=[talk("a", "b", "c")], settings=RL)
+    assert finding(prompts, "C03").severity == "warn"
 
 
 def test_the_training_template_of_qwen3_keeps_them(tmp_path: Path):
@@ -139,22 +168,64 @@ def test_a_template_that_takes_control_strings_out_cannot_be_injected(tmp_path: 
 # case 10
 
 
+GLUE = "<|im_start|>user\n{result}<|im_end|>\n<|im_start|>assistant\n"
+STOP_STRING = {"generation_kwargs": {"stop": ["</tool_call>"]}}
+
+
 def test_glue_without_the_end_of_the_turn_fails_with_the_difference(tmp_path: Path):
     folder = chat_folder(tmp_path, "Qwen2.5-VL")
-    glue = "<|im_start|>user\n{result}<|im_end|>\n<|im_start|>assistant\n"
-    seen = finding(Subject(folder, glue=glue), "C08")
+    seen = finding(Subject(folder, glue=GLUE, settings=STOP_STRING), "C08")
     assert seen.severity == "fail"
     assert seen.values["differences"] == ["missing '<|im_end|>\\n'"]
     mended = seen.values["fix"]["glue"]
-    assert mended == "<|im_end|>\n" + glue
-    assert finding(Subject(folder, glue=mended), "C08").severity == "ok"
+    assert mended == "<|im_end|>\n" + GLUE
+    assert finding(Subject(folder, glue=mended, settings=STOP_STRING), "C08").severity == "ok"
+
+
+def test_glue_begins_behind_the_end_that_the_policy_samples_itself(tmp_path: Path):
+    folder = chat_folder(tmp_path, "Qwen2.5-VL")  # its EOS is <|im_end|>, id 2
+    seen = finding(Subject(folder, glue=GLUE), "C08")
+    assert (seen.severity, seen.values["own_end"]) == ("fail", 2)
+    assert "missing '\\n'" in seen.evidence and "missing '<|im_end|>\\n'" in seen.evidence
+    assert seen.values["fix"]["glue"] == "\n" + GLUE
+    good = finding(Subject(folder, glue="\n" + GLUE), "C08")
+    assert good.severity == "ok" and "behind the <|im_end|> (2)" in good.evidence
+    assert finding(Subject(folder, glue="\n" + GLUE, settings=STOP_STRING), "C08").severity == "fail"
+
+
+def test_glue_with_the_end_is_right_where_the_sampled_one_is_not_kept(tmp_path: Path):
+    folder = chat_folder(tmp_path, "Qwen2.5")
+    whole = finding(Subject(folder, glue="<|im_end|>\n" + GLUE), "C08")
+    assert whole.severity == "ok" and "leave out the first" in whole.evidence
+
+
+def test_the_data_say_which_end_the_policy_samples(tmp_path: Path):
+    folder = chatml_folder(tmp_path)
+    put(folder, "generation_config.json", {"eos_token_id": [0, 2]})
+    row = Example(
+        (
+            {"role": "user", "content": "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"},
+            {"role": "assistant", "content": "b<|endoftext|>"},
+        ),
+        "rows.jsonl:1",
+        plain=True,
+    )
+    assert finding(Subject(folder, glue="\n" + GLUE, examples=[row]), "C08").values["own_end"] == 0
+    assert finding(Subject(folder, glue="\n" + GLUE, examples=[talk("a", "b")]), "C08").values["own_end"] == 2
+
+
+def test_an_end_at_which_no_engine_stops_is_not_the_policy_s_own(tmp_path: Path):
+    folder = chatml_folder(tmp_path, eos_token="<|endoftext|>")
+    assert finding(Subject(folder, glue=GLUE), "C08").values["differences"] == ["missing '<|im_end|>\\n'"]
 
 
 def test_glue_is_compared_with_the_role_it_comes_nearest_to(tmp_path: Path):
     folder = chat_folder(tmp_path, "Qwen2.5")
     inner = "<tool_response>\nno luck\n</tool_response>"
-    wrapped = f"<|im_end|>\n<|im_start|>user\n{inner}<|im_end|>\n<|im_start|>assistant\n"
-    assert finding(Subject(folder, glue=wrapped), "C08").evidence == "as the template renders a tool turn"
+    wrapped = f"\n<|im_start|>user\n{inner}<|im_end|>\n<|im_start|>assistant\n"
+    assert finding(Subject(folder, glue=wrapped), "C08").evidence.startswith(
+        "as the template renders a tool turn"
+    )
 
 
 def test_no_glue_skips_the_check(tmp_path: Path):

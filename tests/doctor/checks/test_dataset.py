@@ -304,3 +304,10 @@ def test_any_data_gets_findings_or_reasons(tokenizer, rows, run_settings):
 def test_many_targets_that_loop_fail(tokenizer):
     loop = [talk("I am sure of this very fact. " * 12, at=f"loop:{i}") for i in range(3)]
     assert worst(run(tokenizer(), [*talks(20), *loop]), "X03").severity == "fail"
+
+
+def test_a_short_answer_is_not_found_inside_a_control_token(tokenizer):
+    """``end`` stands in ``<|im_end|>`` too."""
+    diagnosis = run(tokenizer(), [*talks(20), talk("end", at="data:20")])
+    assert of(diagnosis, "X01")[0].severity == "ok"
+    assert of(diagnosis, "X08")[0].values["target"]["max"] > 3

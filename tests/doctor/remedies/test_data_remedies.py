@@ -14,6 +14,7 @@ from holdtrue.doctor.remedies import Context, DataRemedy
 from holdtrue.doctor.remedies.curriculum import Curriculum
 from holdtrue.doctor.remedies.dedupe import Dedupe
 from holdtrue.doctor.remedies.dedupe_failed_calls import DedupeFailedCalls
+from holdtrue.doctor.remedies.drop_control import DropControl
 from holdtrue.doctor.remedies.drop_repetitive import DropRepetitive
 from holdtrue.doctor.remedies.neutralise import Neutralise
 from holdtrue.doctor.remedies.rebalance import Rebalance
@@ -378,6 +379,7 @@ def test_calls_in_the_text_count_too():
 
 REMEDIES: list[DataRemedy] = [
     Rebalance(),
+    DropControl(),
     Dedupe(),
     Neutralise(),
     Recovery(),
@@ -403,3 +405,63 @@ def test_rows_given_are_not_changed(remedy: DataRemedy):
 def test_prompts_alone_have_no_targets_to_mend(remedy: DataRemedy):
     refused = remedy.refuses(Context(stage="rl", targets=False))
     assert (refused is None) == isinstance(remedy, Neutralise)
+
+
+# drop_control
+
+START, END = "<|im_start|>", "<|im_end|>"
+
+
+def test_rows_with_a_control_token_inside_an_answer_go_and_ends_are_taken_off():
+    rows = [chat("q", f"fine.{END}\n"), chat("q", f"x {START}\n addCriterion"), chat(f"what is {END}?", "it")]
+    kept, changes = DropControl().apply(rows)
+    assert kept == [chat("q", "fine."), rows[2]]
+    assert changes.counts == {"rows with ends taken off": 1, "rows dropped": 1}
+    assert changes.examples["rows dropped"][0].startswith("row 1: 'x <|im_start|>")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": f"a{START}b"}]},
+        {"messages": [*chat("q", f"a{START}b")["messages"], *chat("q", "fine")["messages"]]},
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": f"a{START}b"}]},
+        {"prompt": "q", "completion": f"a{START}b"},
+        {"prompt": "q", "chosen": f"a{START}b", "rejected": "c"},
+        {"instruction": "q", "input": "i", "output": f"a{START}b"},
+        {"messages": [{"role": "assistant", "content": [{"type": "text", "text": f"a{START}b"}]}]},
+    ],
+)
+def test_answers_of_every_layout_are_looked_at(row: Row):
+    assert DropControl().apply([row, chat("q", "fine")])[0] == [chat("q", "fine")]
+    cut, changes = DropControl(by="cut").apply([row])
+    assert START not in str(cut) and changes.counts == {"rows cut": 1}
+
+
+def test_rejected_answers_lose_their_ends_alone():
+    row = {"prompt": "q", "chosen": f"a{END}", "rejected": f"b{START}c{END}"}
+    assert DropControl().apply([row])[0] == [{"prompt": "q", "chosen": "a", "rejected": f"b{START}c"}]
+
+
+def test_a_rendered_text_keeps_the_one_end_it_is_written_with():
+    prompt = f"{START}user\nq{END}\n{START}assistant\n"
+    rows = [{"prompt": prompt, "completion": f"a{end}"} for end in (END, END * 2, f"{START}{END}")]
+    kept, _ = DropControl().apply(rows)
+    assert kept == [rows[0]] * 3
+
+
+def test_raw_texts_and_prompts_alone_are_left():
+    rows = [{"text": f"{START}user\nq{END}"}, {"prompt": f"q {START}"}, chat("q", "fine")]
+    kept, changes = DropControl().apply(rows)
+    assert kept == rows and changes.counts == {"raw texts left as they are": 1}
+
+
+def test_the_model_s_own_tokens_are_looked_for_beside_those_of_known_formats():
+    rows = [chat("q", "<s>struck</s>"), chat("q", "a[STOP]b"), chat("q", "a<|eot_id|>b")]
+    assert DropControl(tokens=("[STOP]",)).apply(rows)[0] == rows[:1]
+    assert DropControl().apply(rows)[0] == rows[1:2]  # <s> is a control token of some family
+
+
+def test_data_of_which_nothing_is_left_are_an_error():
+    with pytest.raises(DataError, match="all 1 rows hold control tokens"):
+        DropControl().apply([chat("q", f"a{START}b")])

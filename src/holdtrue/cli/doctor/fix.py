@@ -53,8 +53,8 @@ def command(
         raise DataError("--remedy changes training data; give it with --data")
     one, _ = check.subject(model, adapter, data or [], settings, check.asked(uses))
     before = check.examine(one)
-    found = fixes.plan(one, before)
-    rows, changed = remedied_rows(data or [], remedies or [])
+    found = fixes.plan(one, before, remedies or [])
+    rows, changed = remedied_rows(data or [], remedies or [], one.marks)
     after: Diagnosis | None = None
     if output is not None:
         fixes.write(one, found, output)
@@ -82,10 +82,11 @@ def command(
 
 
 def remedied_rows(
-    data: Sequence[str], names: Sequence[str]
+    data: Sequence[str], names: Sequence[str], marks: Sequence[str] = ()
 ) -> tuple[list[dict[str, Any]] | None, list[dict[str, Any]]]:
     """The rows after all remedies in order, and what each changed; None without a remedy.
 
+    ``marks`` are the model's control tokens, for the remedies that look for such.
     Rows that cannot be read are in none of them; the first entry counts them, where there are any.
     """
     if not names:
@@ -98,7 +99,8 @@ def remedied_rows(
     if unreadable:
         changed.append({"remedy": "not read, left out", "counts": dict(unreadable), "examples": []})
     for name in names:
-        remedy = kinds.load(FAMILY, name)()
+        kind = kinds.load(FAMILY, name)
+        remedy = kind(**({"tokens": marks} if "tokens" in kind.model_fields else {}))
         if not isinstance(remedy, DataRemedy):
             raise DataError(f"remedy {name} does not change data; see holdtrue list remedies")
         rows, changes = remedy.apply(rows)

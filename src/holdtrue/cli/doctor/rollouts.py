@@ -186,12 +186,23 @@ def render(value: dict[str, Any], page: Path | None) -> RenderableType:
 
 
 def _remedies(remedies: list[dict[str, Any]]) -> Iterator[str]:
-    """A line for each remedy by grade; those that would do harm here say why."""
+    """Each remedy by grade, and how it is carried out; those that would do harm here say why."""
     if remedies:
         yield "\nremedies (A certain or measured, B published, C plausible; holdtrue list remedies)"
     for one in remedies:
         why = f"refused: {one['refused']}" if one["refused"] else one["evidence"]
         yield f"  {one['grade']} {one['remedy']} ({one['where']}): {_cut(why, 150)}"
+        if not one["refused"]:
+            yield from (f"      {engine}: {_cut(_settings(how), 150)}" for engine, how in one["how"].items())
+
+
+def _settings(how: Any) -> str:
+    """A command, or settings as YAML has them in one line."""
+    return (
+        how
+        if isinstance(how, str)
+        else ", ".join(f"{key}: {json.dumps(value)}" for key, value in how.items())
+    )
 
 
 def _tables(value: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[Any, ...]]]]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from holdtrue.doctor.applying import with_commands
 from holdtrue.doctor.findings import Diagnosis, Finding, Skipped
 from holdtrue.doctor.subject import Missing, Subject
 
@@ -63,7 +64,7 @@ def examine(subject: Subject) -> Diagnosis:
     results: list[Finding | Skipped] = []
     for one in all_checks():
         try:
-            results += list(one.run(subject))
+            results += [replace(found, fix=with_commands(subject, found)) for found in one.run(subject)]
         except Missing as missing:
             results.append(Skipped(one.id, str(missing)))
     return Diagnosis.of(results)

@@ -81,7 +81,8 @@ def attractor_tokens(subject: Subject) -> Results:
         seen,
         "the family writes these tokens when its numerics break; in data other than code they come from such "
         "rollouts",
-        "look at these examples and drop those that are not code",
+        f"look at rows {places([one for found in hit.values() for one in found])} and delete those that "
+        "are not code",
         "QwenLM/Qwen3-VL#759",
         values,
     )
@@ -103,9 +104,15 @@ def _follows_itself(token: TokenCensus) -> Finding:
         f"{token.text} ({token.id}) follows itself {token.repeated} times of {token.count} "
         f"({token.follows_itself:.1%}): {', '.join(token.at)}",
         "the model learns that this token is followed by itself, which is a loop",
-        "drop the repeats from these rows, or the rows",
+        "leave out these rows: answers with drop_control; in raw texts drop the repeats",
         DEEPEYES,
-        {"id": token.id, "repeated": token.repeated, "count": token.count, "at": token.at},
+        {
+            "id": token.id,
+            "repeated": token.repeated,
+            "count": token.count,
+            "at": token.at,
+            "fix": {"remedies": ["drop_control", "neutralise"]} if token.in_text else {},
+        },
     )
 
 
@@ -130,9 +137,22 @@ def _in_texts(encoded: Sequence[Encoded], tokens: Sequence[TokenCensus]) -> Resu
             f"rows {', '.join(token.at)}",
             "the tokenizer reads the string as the control token: in a target the model learns to write it, "
             "in a prompt it ends a turn that goes on",
-            f"drop {token.text} from the texts, or encode texts with split_special_tokens=True",
+            "leave out the answers that hold it (drop_control) and make it harmless in what others say "
+            "(neutralise), or encode texts with split_special_tokens=True",
             DEEPEYES,
-            {"id": token.id, "token": token.text, "by_role": said, "targets": len(targets), "at": token.at},
+            {
+                "id": token.id,
+                "token": token.text,
+                "by_role": said,
+                "targets": len(targets),
+                "at": token.at,
+                "fix": {
+                    "remedies": [
+                        *(["drop_control"] if "assistant" in said else []),
+                        *(["neutralise"] if set(said) - {"assistant"} else []),
+                    ]
+                },
+            },
         )
 
 
@@ -149,7 +169,12 @@ def _foreign(encoded: Sequence[Encoded], own: set[str]) -> Results:
             severity,
             f"{mark}, no token of this tokenizer, stands in {len(at)} targets: {places(at)}",
             "it is the trace of another chat template; the model learns to write it letter by letter",
-            f"drop {mark} and what follows it from these targets, or the rows",
+            "leave out these rows (drop_control)",
             "hiyouga/LlamaFactory#6987",
-            {"string": mark, "targets": len(at), "at": [one.example.at for one in at]},
+            {
+                "string": mark,
+                "targets": len(at),
+                "at": [one.example.at for one in at],
+                "fix": {"remedies": ["drop_control"]},
+            },
         )

@@ -10,9 +10,10 @@ from holdtrue.doctor import rendering
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.encoding import is_rendered
 from holdtrue.doctor.findings import Finding, Missing
-from holdtrue.doctor.glue import differences
+from holdtrue.doctor.glue import nearest, own_end
 from holdtrue.doctor.rendering import Template, Unrendered, answer, common_prefix
-from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.subject import CALLER, SETTINGS, Subject
+from holdtrue.doctor.training_settings import is_of_rl
 
 
 class Part(NamedTuple):
@@ -28,14 +29,19 @@ class Part(NamedTuple):
 @check("C03")
 def prefix_preserving(subject: Subject) -> Results:
     """A conversation up to an answer must begin the whole conversation: else turns are trained on tokens that
-    were never sampled. Fails when the use has such conversations.
+    were never sampled. Fails where --uses or the settings sample such conversations, and where data lose
+    thoughts; of other supervised data it warns, as nothing in them was sampled.
     """
     template, uses = subject.template, subject.uses
     template.plain(1)
+    named = {use for use, who in uses.items() if who in (CALLER, SETTINGS)}
     kinds = {
-        "multi-turn": (rendering.plain(3), "multi-turn" in uses),
-        "thinking": (rendering.thinking(3), "thinking" in uses and bool({"multi-turn", "tools"} & set(uses))),
-        "tools": (rendering.tool_use(), "tools" in uses),
+        "multi-turn": (rendering.plain(3), "multi-turn" in named),
+        "thinking": (
+            rendering.thinking(3),
+            "thinking" in named and bool({"multi-turn", "tools"} & set(uses)),
+        ),
+        "tools": (rendering.tool_use(), "tools" in named),
     }
     broken: dict[str, dict[str, Any]] = {}
     kept, used = [], []
@@ -48,7 +54,9 @@ def prefix_preserving(subject: Subject) -> Results:
         if found:
             broken[kind] = found
             used += [kind] if in_use else []
-    drifting = [one for one in subject.sample if _example_drift(template, one)]
+    drifting = [one for one in subject.sample if one.target is not None and _example_drift(template, one)]
+    sampled = bool(used) or (bool(drifting) and is_of_rl(subject.settings))
+    thoughts = [one.at for one in drifting if _thinks_before_the_last(one)]
     values: dict[str, Any] = {"drift": broken, "examples": [one.at for one in drifting]}
     if not broken and not drifting:
         yield Finding("C03", "ok", f"earlier turns stay as they were: {', '.join(kept)}", values=values)
@@ -61,18 +69,25 @@ def prefix_preserving(subject: Subject) -> Results:
     if drifting:
         shown.insert(
             0,
-            f"{len(drifting)} of {len(subject.sample)} examples, e.g. {', '.join(values['examples'][:3])}",
+            f"{len(drifting)} of {len(subject.sample)} examples, e.g. {', '.join(values['examples'][:3])}"
+            + (f" ({len(thoughts)} with thoughts in earlier answers)" if thoughts else ""),
         )
     who = f"in use: {', '.join(f'{use} ({uses[use]})' for use in uses)}; " if uses else ""
+    if sampled or not drifting:
+        why = f"{who}turns that were sampled are rendered otherwise once more turns follow"
+        fix = _KEEP_IDS
+    else:
+        lost = "the thoughts of earlier answers are not learned" if thoughts else "no words are lost"
+        why = f"{who}nothing here is sampled, and {lost}; earlier answers are learned after another header"
+        fix = _LAST_ANSWER
     yield Finding(
         "C03",
-        "fail" if used or drifting else "warn",
+        "fail" if sampled or thoughts else "warn",
         "; ".join(shown),
-        f"{who}turns that were sampled are rendered otherwise once more turns follow",
-        "keep the sampled ids and append to them, or train with a prefix-preserving template "
-        "(TRL has one for most families)",
+        why,
+        fix,
         "PrimeIntellect-ai/prime-rl#1334, verl-project/verl#7322",
-        values,
+        values | {"sampled": sampled, "thoughts": thoughts},
     )
 
 
@@ -98,7 +113,7 @@ def role_dropped(subject: Subject) -> Results:
                 f"in use: {', '.join(sorted(set(needed.values())))}; the model never reads it"
                 if needed
                 else f"a conversation with {name} would lose it",
-                f"use a template that renders {name}" + (_THOUGHTS if name == "thoughts" else ""),
+                f"use a chat_template.jinja that renders {name}" + (_THOUGHTS if name == "thoughts" else ""),
                 "NVIDIA-NeMo/RL#1337" if name == "thoughts" else _TRL,
                 {"part": name, "lost": lost, "needed": sorted(needed)},
             )
@@ -111,7 +126,8 @@ def role_dropped(subject: Subject) -> Results:
             + ", ".join(at for at, _ in raising[:3])
             + f": {raising[0][1]}",
             "they stop training, or are dropped without a word",
-            "change these rows to what the template takes, or the template",
+            f"change rows {', '.join(at for at, _ in raising[:3])} (all: values.examples of --json) to what "
+            "the template takes, or chat_template.jinja",
             _TRL,
             values={"examples": [at for at, _ in raising]},
         )
@@ -119,6 +135,14 @@ def role_dropped(subject: Subject) -> Results:
         yield Finding("C04", "ok", "system turns, tools and thoughts are rendered")
 
 
+_KEEP_IDS = (
+    "keep the sampled ids and append to them, or train with a prefix-preserving template "
+    "(TRL has one for most families)"
+)
+_LAST_ANSWER = (
+    "learn only the last answer of a row (holdtrue sft leaves rewritten answers out by itself; elsewhere one "
+    "row for each answer), or train with a prefix-preserving template"
+)
 _TRL = "huggingface/trl, chat_templates/README.md"
 _THOUGHTS = ", or keep each turn's sampled ids"
 
@@ -144,7 +168,8 @@ def double_apply(subject: Subject) -> Results:
             "fail",
             f"{counted}: {', '.join(one.at for one in rows[:3])}",
             "the template is applied to text that was rendered before: turns within turns",
-            "give messages, not rendered text; or take the markers out of these rows",
+            "give messages, not rendered text; or two strings, prompt and completion, which are taken as "
+            "they stand",
             "huggingface/trl, dataset formats: conversational or rendered, not both",
             values,
         )
@@ -171,7 +196,8 @@ def injection(subject: Subject) -> Results:
     rows = [
         one.at
         for one in subject.examples or ()
-        if any(
+        if not is_rendered(one)
+        and any(
             text in _words(message)
             for message in one.messages
             if message.get("role") != "assistant"
@@ -189,9 +215,10 @@ def injection(subject: Subject) -> Results:
             f"{probe!r} in a user's words becomes its id{counted}"
             + (f": {', '.join(rows[:3])}" if rows else ""),
             "users and tool results can end turns and begin others, and control tokens are learned as words",
-            "encode words of users and tools with split_special_tokens=True, or put a space into the strings",
+            "encode words of users and tools with split_special_tokens=True, or make the strings harmless "
+            "(data remedy neutralise; Neutralise().text(words) before serving)",
             "Visual-Agent/DeepEyes#131",
-            values,
+            values | ({"fix": {"remedies": ["neutralise"]}} if rows else {}),
         )
     else:
         yield Finding("C07", "ok", f"{probe!r} in a user's words stays text{counted}", values=values)
@@ -200,30 +227,44 @@ def injection(subject: Subject) -> Results:
 @check("C08")
 def hand_written_glue(subject: Subject) -> Results:
     """What an environment writes by hand between a tool call and the next answer, against the template; fails
-    when markers or line breaks differ.
+    when markers or line breaks differ. A policy that samples the end of its turn itself, as it is a declared
+    stop and no stop string comes before, needs none in the glue.
     """
     if subject.glue is None:
         raise Missing("no --glue given")
     template = subject.template
-    wanted = _rendered_glue(template)
-    if not wanted:
+    rendered = _rendered_glue(template)
+    if not rendered:
         raise Missing("the template renders neither a tool's nor a user's turn after an answer")
+    end = own_end(subject)
     texts = tuple(template.controls.values())
-    best = min(wanted.items(), key=lambda one: len(differences(subject.glue or "", one[1], texts)))
-    found = differences(subject.glue, best[1], texts)
-    values = {"glue": subject.glue, "template": best[1], "role": best[0], "differences": found}
-    if found:
+    after = template.turn_end[:1] if end is not None else ()
+    found = nearest(subject.glue, rendered, "".join(map(template.name, after)), texts)
+    values = {
+        "glue": subject.glue,
+        "template": found.wanted,
+        "role": found.role,
+        "own_end": end,
+        "differences": found.differences,
+    }
+    behind = "" if end is None else f", behind the {template.show([end])} that the policy samples itself"
+    where = f"a {found.role} turn{behind if found.own_end else ''}"
+    if found.differences:
+        kept = f"; where that is not kept, {found.whole!r}" if found.own_end else ""
         yield Finding(
             "C08",
             "fail",
-            f"against a {best[0]} turn: {'; '.join(found)}; the template writes {best[1]!r}",
+            f"against {where}: {'; '.join(found.differences)}; the template writes {found.wanted!r}"
+            + (f"; without the sampled end: {'; '.join(found.of_whole)}" if found.own_end else ""),
             "the policy goes on from markers it was not trained with",
-            f"write {best[1]!r}, with the tool's words for {{result}}",
+            f"write {found.wanted!r}{behind if found.own_end else ''}, with the tool's words for "
+            f"{{result}}{kept}",
             "Visual-Agent/DeepEyes#131",
-            {**values, "fix": {"glue": best[1]}},
+            {**values, "fix": {"glue": found.wanted}},
         )
-    else:
-        yield Finding("C08", "ok", f"as the template renders a {best[0]} turn", values=values)
+        return
+    twice = "" if found.own_end or end is None else "; if the policy's own end is kept, leave out the first"
+    yield Finding("C08", "ok", f"as the template renders {where}{twice}", values=values)
 
 
 def _drift(
@@ -267,6 +308,11 @@ def _example_drift(template: Template, example: Example) -> bool:
         return _drift(template, example.messages, example.tools) is not None
     except Unrendered:  # C04 counts them
         return False
+
+
+def _thinks_before_the_last(example: Example) -> bool:
+    answers = [turn for turn in example.messages if turn.get("role") == "assistant"]
+    return any("<think>" in _words(turn) or turn.get("reasoning_content") for turn in answers[:-1])
 
 
 def _parts(subject: Subject) -> dict[str, list[Part]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Sequence
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
@@ -13,12 +13,14 @@ import numpy as np
 from holdtrue.data.examples import Example, content_of
 from holdtrue.data.near import RUN, near_classes
 from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.dialect import said
 from holdtrue.doctor.encoding import Encoded, examples_of, places, readable
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.gopher import repeats, repetition
 from holdtrue.doctor.loops import looped
 from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.tool_calls import TOOLS
 from holdtrue.intervals import wilson
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
@@ -29,7 +31,6 @@ LOOPS = 0.005
 """Share of looped targets that warns (ours): good answers of strong models have 0 to 0.3 %."""
 LEAN = 0.6
 """Share of pairs in which the longer answer wins that warns (ours; its interval must lie above one half)."""
-TOOL_ROLES = ("tool", "function", "observation", "ipython")
 OF_TRL_SFT = ("assistant_only_loss", "completion_only_loss", "packing", "dataset_text_field")
 """Settings of TRL's SFTTrainer, which labels by its own masks and appends EOS to raw text."""
 TAGS = ("think", "answer", "tool_call", "tool_response")
@@ -83,7 +84,7 @@ def no_end_label(subject: Subject) -> Results:
             "the model never learns to stop",
             f"append {subject.tokenizer.eos_token} to the raw texts"
             if raw
-            else "use a chat template that ends assistant turns with one of these tokens",
+            else "in chat_template.jinja end assistant turns with one of these tokens",
             "huggingface/trl#1623; OptimalScale/LMFlow#821",
             values,
         )
@@ -95,7 +96,8 @@ def no_end_label(subject: Subject) -> Results:
             f"token {subject.tokenizer.pad_token} ({pad}) is the end, and a collator that masks padding by "
             "id (transformers' DataCollatorForLanguageModeling) masks it everywhere",
             "the model never learns to stop",
-            "give the tokenizer a padding token of its own, or label by mask (TRL's SFTTrainer)",
+            "give the tokenizer a padding token of its own (T02 names one), or label by mask (TRL's "
+            "SFTTrainer, holdtrue sft)",
             "mlabonne/llm-course#33; unslothai/unsloth#416",
             values | {"pad": pad},
         )
@@ -108,7 +110,7 @@ def repeated_data(subject: Subject) -> Results:
     examples = [one for one in examples_of(subject) if one.target]
     if not examples:
         raise Missing("no example has a target")
-    keys = Counter(repr((one.messages, one.rejected, one.text)) for one in examples)
+    keys = {blake2b(repr((one.messages, one.rejected, one.text)).encode()).digest() for one in examples}
     twice = len(examples) - len(keys)
     targets = [one.target or "" for one in examples]
     near = sum(first != i and len(targets[i].split()) >= RUN for i, first in enumerate(near_classes(targets)))
@@ -122,7 +124,6 @@ def repeated_data(subject: Subject) -> Results:
         "looped_targets": len(loops),
         "gopher": gopher,
         "looped_at": [one.at for one in loops],
-        "fix": {"drop": [one.at for one in loops]},
     }
     seen = (
         f"{twice} of {total} examples are exact copies of an earlier one, {near} targets nearly equal an "
@@ -130,15 +131,16 @@ def repeated_data(subject: Subject) -> Results:
         "exceed a limit of Gopher's filter of web text (which good answers with lists do too)"
     )
     faults: list[tuple[str, str]] = []
+    remedies: list[str] = []
     if twice > FEW * total:
-        faults.append(
-            ("what is there many times is learned by heart", "drop the copies (doctor fix, or dedupe)")
-        )
+        remedies.append("dedupe")
+        faults.append(("what is there many times is learned by heart", "drop the copies (dedupe)"))
     if len(loops) > LOOPS * total:
+        remedies.append("drop_repetitive")
         faults.append(
             (
                 "targets that loop teach loops; degeneration grows with the repetition in the data",
-                f"drop or cut the looped targets: {places(loops)}",
+                f"drop the looped targets (drop_repetitive): {places(loops)}",
             )
         )
     yield Finding(
@@ -148,7 +150,7 @@ def repeated_data(subject: Subject) -> Results:
         "; ".join(why for why, _ in faults),
         "; ".join(f for _, f in faults),
         "arXiv:2310.10226; arXiv:2112.11446 table A1" if faults else "",
-        values,
+        values | {"fix": {"remedies": remedies}},
     )
 
 
@@ -163,19 +165,20 @@ def cut_targets(subject: Subject) -> Results:
         cut = [one for one in encoded if len(one.ids) > most]
         if cut:
             longest = max(len(one.ids) for one in cut)
+            changes = subject.dialect.changes({"max_length": longest})
             yield Finding(
                 "X04",
                 "fail" if len(cut) > FEW * len(encoded) else "warn",
-                f"{len(cut)} of {len(encoded)} examples are longer than max_length {most} (up to {longest}): "
-                f"{places(cut)}",
+                f"{len(cut)} of {len(encoded)} examples are longer than {next(iter(changes))} {most} "
+                f"(up to {longest}): {places(cut)}",
                 "what is cut has no end, and the model learns that answers do not end",
-                f"set max_length to {longest}, or drop these examples",
+                f"{said(changes)}, or drop these examples",
                 "huggingface/trl#5697",
                 {
                     "max_length": most,
                     "cut": len(cut),
                     "longest": longest,
-                    "fix": {"settings": {"max_length": longest}},
+                    "fix": {"settings": changes},
                 },
             )
             return
@@ -245,9 +248,9 @@ def broken_turns(subject: Subject) -> Results:
             "fail" if len(empty) > FEW * len(examples) else "warn",
             f"{len(empty)} of {len(examples)} examples hold an empty assistant turn: {places(empty)}",
             "the model learns to end at once",
-            "drop these examples",
+            f"delete rows {places(empty)} (all: values.at of --json)",
             "QwenLM/Qwen3.8#216",
-            values | {"at": [one.at for one in empty], "fix": {"drop": [one.at for one in empty]}},
+            values | {"at": [one.at for one in empty]},
         )
     if twice:
         yield Finding(
@@ -255,7 +258,7 @@ def broken_turns(subject: Subject) -> Results:
             "warn",
             f"{len(twice)} of {len(examples)} examples hold two turns of one role in a row: {places(twice)}",
             "templates render this in their own ways, and engines never do",
-            "join the turns, or drop the examples",
+            f"join the turns of rows {places(twice)}, or delete the rows",
             "verl-project/verl#7412",
             values,
         )
@@ -281,7 +284,7 @@ def reward_visible_tags(subject: Subject) -> Results:
             "fail",
             f"{len(paid)} targets hold what an environment writes ({', '.join(PAID)}): {places(paid)}",
             "the model learns to write it itself, and a reward that looks for it pays for nothing",
-            "drop it from the targets",
+            f"delete rows {places(paid)}, or these strings from their answers",
             DEEPEYES,
             values,
         )
@@ -292,7 +295,7 @@ def reward_visible_tags(subject: Subject) -> Results:
             f"{len(unclosed)} of {len(examples)} targets open a tag and do not close it, or the reverse: "
             f"{places(unclosed)}",
             "a reward that reads between tags finds nothing there",
-            "close the tags, or drop these examples",
+            f"close the tags in rows {places(unclosed)}, or delete the rows",
             "QwenLM/Qwen3.8#216",
             values,
         )
@@ -303,7 +306,7 @@ def reward_visible_tags(subject: Subject) -> Results:
             f"{len(after)} of {len(examples)} targets go on after the last answer or tool call: "
             f"{places(after)}",
             "a reward that stops reading there cannot tell what follows from junk",
-            "cut the targets there",
+            f"cut the answers of rows {places(after)} behind the tag",
             DEEPEYES,
             values,
         )
@@ -366,11 +369,18 @@ def bias_of_pairs(subject: Subject) -> Results:
     faults: list[tuple[str, str]] = []
     if longer / len(pairs) > LEAN and interval[0] > 0.5:
         faults.append(
-            ("a reward model learns that longer is better", "balance the lengths (transform balance_length)")
+            (
+                "a reward model learns that longer is better",
+                "balance the lengths: holdtrue train ... --set 'data.transforms=[balance_length]'",
+            )
         )
-    if (more > LEAN * len(clear) and of_loops[0] > 0.5) or loops[0] > max(2, loops[1]):
+    repetitive = (more > LEAN * len(clear) and of_loops[0] > 0.5) or loops[0] > max(2, loops[1])
+    if repetitive:
         faults.append(
-            ("a reward model learns to like repetition", "drop pairs whose chosen answer repeats itself")
+            (
+                "a reward model learns to like repetition",
+                "drop pairs whose chosen answer repeats itself (drop_repetitive)",
+            )
         )
     yield Finding(
         "X09",
@@ -379,7 +389,7 @@ def bias_of_pairs(subject: Subject) -> Results:
         "; ".join(why for why, _ in faults),
         "; ".join(f for _, f in faults),
         "PKU-Alignment/safe-rlhf#71" if faults else "",
-        values,
+        values | {"fix": {"remedies": ["drop_repetitive"] if repetitive else []}},
     )
 
 
@@ -401,7 +411,7 @@ def _masks_padding(subject: Subject) -> bool:
 
 
 def _tool_turn_is_learned(one: Example) -> bool:
-    return any(turn["role"] in TOOL_ROLES for turn in one.messages) and one.target is not None
+    return any(turn["role"] in TOOLS for turn in one.messages) and one.target is not None
 
 
 def _is_empty(turn: Any) -> bool:
@@ -411,7 +421,7 @@ def _is_empty(turn: Any) -> bool:
 
 def _same_role_twice(one: Example) -> bool:
     roles = [turn["role"] for turn in one.messages]
-    return any(a == b and a not in TOOL_ROLES for a, b in pairwise(roles))
+    return any(a == b and a not in TOOLS for a, b in pairwise(roles))
 
 
 def _unbalanced(text: str, tag: str) -> bool:

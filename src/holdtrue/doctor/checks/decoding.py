@@ -8,6 +8,7 @@ from typing import Any
 
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.checks.tokenizer import masks, ranges
+from holdtrue.doctor.dialect import said
 from holdtrue.doctor.findings import Finding, Missing
 from holdtrue.doctor.rendering import TOOL, Template, Unrendered, plain, thinking, tool_use
 from holdtrue.doctor.subject import Subject
@@ -52,15 +53,17 @@ def rollout_penalties(subject: Subject) -> Results:
     asked = {name: value for name, value in _given(subject.settings).items() if name in _NEUTRAL}
     wrong = {name: value for name, value in asked.items() if _number(value) not in (None, _NEUTRAL[name])}
     if wrong:
-        named = ", ".join(f"{name} {value}" for name, value in wrong.items())
+        own = subject.dialect
+        named = ", ".join(f"{own.key(name)} {value}" for name, value in wrong.items())
+        changes = own.changes({name: _NEUTRAL[name] for name in wrong})
         yield Finding(
             "D02",
             "warn",
             f"rollouts are drawn with {named}",
             "the trainer's log-probabilities are not those of the draw; penalties are for serving",
-            "set " + ", ".join(f"{name} {_NEUTRAL[name]:g}" for name in wrong) + " for rollouts",
+            f"{said(changes)} for rollouts",
             "OpenRLHF/OpenRLHF#1165",
-            {"penalties": wrong, "fix": {"settings": {name: _NEUTRAL[name] for name in wrong}}},
+            {"penalties": wrong, "fix": {"settings": changes}},
         )
     else:
         named = ", ".join(f"{name} {value}" for name, value in asked.items())
@@ -83,15 +86,16 @@ def generation_config_overrides(subject: Subject) -> Results:
         if name not in given and _number(value) not in (None, *_as_tuple(neutral[name]))
     }
     if silent:
+        changes = subject.dialect.changes({name: _as_tuple(neutral[name])[0] for name in silent})
         named = ", ".join(f"{name} {value}" for name, value in silent.items())
         yield Finding(
             "D03",
             "warn",
             f"generation_config.json sets {named}; the settings name none of them",
             "vLLM and transformers take them as defaults, so rollouts are not drawn as the settings say",
-            "name each in the settings, or start vLLM with --generation-config vllm",
+            f"{said(changes)}, or other values that you mean; or start vLLM with --generation-config vllm",
             "vllm-project/vllm#17103",
-            {"silent": silent},
+            {"silent": silent, "fix": {"settings": changes}},
         )
     else:
         yield Finding("D03", "ok", "generation_config.json sets no sampling that the settings do not name")
@@ -118,8 +122,9 @@ def unbanned_controls(subject: Subject) -> Results:
         f"{len(open_ids)} control ids {ranges(open_ids)} can be drawn inside an answer, such as {shown}"
         + (f"; {images} of images and video" if images else ""),
         "a policy that drifts falls into them, and image tokens crash the next forward pass",
-        "ban them in rollouts (values.masks of --json), renormalise the trainer's log-probabilities the "
-        "same way, and never ban the EOS set",
+        "ban them in rollouts: parameters for vLLM, SGLang and transformers are values.masks of --json, or "
+        f"BanControl().parameters('vllm', Vocabulary.of({str(subject.folder)!r})) in Python; start vLLM with "
+        "--logprobs-mode processed_logprobs, mask the trainer's logits alike, and never ban the EOS set",
         "Visual-Agent/DeepEyes#131, hiyouga/EasyR1#110",
         values,
     )
@@ -128,7 +133,7 @@ def unbanned_controls(subject: Subject) -> Results:
 @check("D05")
 def completion_cap(subject: Subject) -> Results:
     """The longest completion against the reference answers' lengths; warns when it cuts one in twenty."""
-    cap = _number((subject.settings or {}).get("max_completion_length"))
+    cap, own = _number((subject.settings or {}).get("max_completion_length")), subject.dialect
     if cap is None:
         raise Missing("no max_completion_length in the settings")
     tokenizer = subject.tokenizer
@@ -144,18 +149,18 @@ def completion_cap(subject: Subject) -> Results:
     p95 = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
     cut = sum(length >= cap for length in lengths)
     values = {"cap": cap, "p95": p95, "cut": cut, "answers": len(lengths)}
-    seen = (
-        f"max_completion_length {cap:g}; answers have p95 {p95} tokens, {cut} of {len(lengths)} reach the cap"
-    )
+    name = own.key("max_completion_length")
+    seen = f"{name} {cap:g}; answers have p95 {p95} tokens, {cut} of {len(lengths)} reach the cap"
     if p95 >= cap:
+        changes = own.changes({"max_completion_length": 2 * p95})
         yield Finding(
             "D05",
             "warn",
             seen,
             "answers are cut before their end: no EOS, no reward, no gradient",
-            f"raise max_completion_length above {p95}, and alarm on the share that is cut",
+            f"{said(changes)} (above {p95}), and alarm on the share that is cut",
             "huggingface/trl#5697",
-            {**values, "fix": {"settings": {"max_completion_length": 2 * p95}}},
+            {**values, "fix": {"settings": changes}},
         )
     else:
         yield Finding("D05", "ok", seen, values=values)
@@ -168,18 +173,19 @@ def stale_cache(subject: Subject) -> Results:
     names = [name for name in ("enable_prefix_caching", "vllm_enable_prefix_caching") if name in given]
     if not names:
         raise Missing("the settings do not name enable_prefix_caching")
+    key = subject.dialect.key(names[0])
     if given[names[0]]:
         yield Finding(
             "D06",
             "warn",
-            f"{names[0]} is on",
+            f"{key} is on",
             "an engine that keeps its cache over a weight update answers with the old model's states",
-            "call reset_prefix_cache after every weight update, or turn the cache off",
+            f"call the engine's reset_prefix_cache after every weight update, or {said({key: False})}",
             "vllm-project/vllm#17103, vllm-project/vllm#16234",
-            {"fix": {"settings": {names[0]: False}}},
+            {"fix": {"settings": {key: False}}},
         )
     else:
-        yield Finding("D06", "ok", f"{names[0]} is off")
+        yield Finding("D06", "ok", f"{key} is off")
 
 
 @check("D07")
@@ -189,20 +195,20 @@ def logprobs_mode(subject: Subject) -> Results:
     name = next((one for one in ("logprobs_mode", "vllm_logprobs_mode") if one in given), None)
     if name is None:
         raise Missing("the settings name no logprobs_mode")
-    temperature = _number(given.get("temperature"))
+    temperature, key = _number(given.get("temperature")), subject.dialect.key(name)
     if str(given[name]).startswith("raw") and temperature not in (None, 1.0):
         yield Finding(
             "D07",
             "warn",
-            f"{name} is {given[name]} at temperature {temperature:g}",
+            f"{key} is {given[name]} at temperature {temperature:g}",
             "importance ratios compare two distributions, and are not 1 even without a change of weights",
-            f"set {name} to processed_logprobs",
+            said({key: "processed_logprobs"}),
             "huggingface/trl#3867",
-            {"fix": {"settings": {name: "processed_logprobs"}}},
+            {"fix": {"settings": {key: "processed_logprobs"}}},
         )
     else:
         yield Finding(
-            "D07", "ok", f"{name} is {given[name]}, temperature {given.get('temperature', 'not named')}"
+            "D07", "ok", f"{key} is {given[name]}, temperature {given.get('temperature', 'not named')}"
         )
 
 
@@ -256,7 +262,7 @@ def _in_answers(template: Template) -> frozenset[int]:
 
 def _published_ends(subject: Subject) -> frozenset[int]:
     """Ids that end answers of the family, also where this folder does not declare them."""
-    known, ids = subject.family, subject.tokenizer.get_vocab()
+    known, ids = subject.family, subject.vocabulary
     return frozenset(ids[text] for text in (known.ends if known else ()) if text in ids)
 
 

@@ -24,7 +24,7 @@ def turn_end_rendered(subject: Subject) -> Results:
             "fail",
             f"a plain question and answer are not rendered: {error}",
             "nothing can be trained or served with this template",
-            "mend the template, or take it from the model's publisher",
+            "mend chat_template.jinja, or take it from the model's publisher",
             "huggingface/transformers, writing a chat template",
             values={"error": str(error)},
         )
@@ -41,7 +41,7 @@ def turn_end_rendered(subject: Subject) -> Results:
             seen,
             "the answer that is trained has no end in it, so stopping is not learned"
             + ("; engines stop at the next turn's first token" if stops_at_next else ""),
-            "end assistant turns with the EOS token in the template that trains",
+            "in chat_template.jinja write {{ eos_token }} behind the words of assistant turns",
             "THUDM/ChatGLM-6B#502",
             values,
         )
@@ -79,7 +79,8 @@ def generation_prompt_is_a_prefix(subject: Subject) -> Results:
             f"at character {at} the prompt goes on with {asked[at:][:60]!r}, "
             f"the trained text with {whole[at:][:60]!r}",
             "the model answers after other words than those it was trained after",
-            "change the template so that both agree, or tokenize prompt and answer apart and join their ids",
+            "change chat_template.jinja so that both agree, or give rows of prompt and completion, whose ids "
+            "TRL and holdtrue sft join",
             "hiyouga/LlamaFactory#6987",
             values,
         )
@@ -92,7 +93,7 @@ def generation_prompt_is_a_prefix(subject: Subject) -> Results:
             f"the prompt's text begins the trained text, its {len(prompt)} tokens do not: the last, "
             f"{template.show(prompt[-1:])}, merges with what follows",
             "the prompt is tokenized differently alone and before an answer",
-            "join token ids of prompt and answer instead of texts",
+            "join token ids of prompt and answer instead of texts: give rows of prompt and completion",
             "PrimeIntellect-ai/prime-rl#1334",
             values,
         )
@@ -117,7 +118,8 @@ def stop_in_loss(subject: Subject) -> Results:
                 "fail",
                 "the settings ask for assistant_only_loss, the template has no {% generation %} markers",
                 "no token of any answer is trained",
-                "put {% generation %} and {% endgeneration %} around answers, with their end",
+                "in chat_template.jinja put {% generation %} and {% endgeneration %} around answers with "
+                "their end, or set assistant_only_loss to false and give rows of prompt and completion",
                 "huggingface/trl, chat_templates/README.md",
             )
         else:
@@ -133,7 +135,7 @@ def stop_in_loss(subject: Subject) -> Results:
             "fail",
             f"{sum(mask)} of {len(ids)} tokens stand between the markers, {template.show(end[:1])} does not",
             "answers are trained without their end, so stopping is not learned",
-            "move {% endgeneration %} behind the end of the turn",
+            "in chat_template.jinja move {% endgeneration %} behind the end of the turn",
             "huggingface/trl#1623",
             values,
         )
@@ -158,7 +160,8 @@ def template_hash(subject: Subject) -> Results:
             "fail",
             f"{seen}; the adapter's {', '.join(other)} holds another",
             "the adapter was trained with another template than it is served with",
-            "copy the adapter's template into the model folder, or train again",
+            f"cp {subject.adapter}/{next(iter(other))} {subject.folder}/ (one template a folder), "
+            "or train again",
             "hiyouga/LlamaFactory#6987",
             values,
         )
@@ -186,7 +189,8 @@ def default_system(subject: Subject) -> Results:
             f"without a system turn the template writes {' '.join(silent)[:100]!r}"
             + ("; the data has rows with and without one" if len(mixed) > 1 else ""),
             "the model is trained with words nobody chose, and without them where a server writes none",
-            "give a system turn in every row, an empty one too, or take the default out of the template",
+            'begin every row with {"role": "system", "content": ""}, or take the default out of '
+            "chat_template.jinja",
             "the chat template of Qwen2.5",
             {"system": silent},
         )

@@ -101,7 +101,7 @@ def pad_is_eos(subject: Subject) -> Results:
     trained, total, what = _trained_ends(subject, template, ends, assumed)
     counted = f"{trained}/{total} {what} train EOS"
     values = {"pad": pad, "ends": sorted(ends), "trained": trained, "examples": total}
-    spare = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>") if _unused(tokenizer, t, written)), None)
+    spare = next((t for t in ("<|endoftext|>", "<pad>", "<|pad|>") if _unused(subject, t, written)), None)
     name = spare or "a token that nothing else uses, such as an unused reserved one"
     if spare:
         values["fix"] = {"tokenizer_config.json": {"pad_token": spare}}
@@ -207,7 +207,7 @@ def vocabulary_padding(subject: Subject) -> Results:
     """Tokens against rows of the embedding: fails when tokens have no row; warns of rows without a token
     (phantom ids), which can be sampled and never decoded.
     """
-    used = set(subject.tokenizer.get_vocab().values())
+    used = set(subject.vocabulary.values())
     rows = _rows(subject)
     beyond = sorted(id for id in used if id >= rows)
     phantom = sorted(set(range(rows)) - used)
@@ -392,8 +392,8 @@ def _turn_end(subject: Subject) -> tuple[int, ...] | None:
         return None
 
 
-def _unused(tokenizer: Any, token: str, ends: Iterable[int]) -> bool:
-    id = tokenizer.get_vocab().get(token)
+def _unused(subject: Subject, token: str, ends: Iterable[int]) -> bool:
+    id = subject.vocabulary.get(token)
     return id is not None and id not in set(ends)
 
 

@@ -9,27 +9,12 @@ from typing import Any
 import numpy as np
 
 from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.dialect import ACTOR, KEYS, said
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Missing, Subject
-from holdtrue.doctor.training_settings import NAMES
+from holdtrue.doctor.training_settings import OF_RL, is_of_rl
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
-OF_RL = frozenset(
-    {
-        "beta",
-        "num_generations",
-        "max_completion_length",
-        "reward_funcs",
-        "reward_weights",
-        "num_iterations",
-        "entropy_coef",
-        "mask_truncated_completions",
-        "advantage_estimator",
-        "algorithm.adv_estimator",
-        "scale_rewards",
-    }
-)
-"""A setting by which reinforcement learning is known."""
 FULL, LORA = 1e-5, 1e-4
 """Largest usual learning rate of RL for all weights, and for an adapter (ours: ten times that)."""
 CONSTANT = ("constant", "constant_with_warmup")
@@ -41,13 +26,19 @@ CUT = 0.1
 """Share of cut answers that section 5 of the detectors warns at."""
 SHORT = 256
 """Tokens; the cap under which a whole run was cut (huggingface/trl#5697)."""
+_OR_A_REWARD = {
+    "trl": ", or add TRL's overlong or repetition reward to reward_funcs",
+    "verl": f", or {said({ACTOR + 'loss_agg_mode': 'seq-mean-token-mean'})}",
+    "openrlhf": ", or subtract a repetition penalty in the reward function",
+    "holdtrue": ", or subtract a repetition penalty in the reward",
+}
 EARLY_STOP = ("early_stopping_patience", "early_stopping", "early_stop")
 
 
 @check("K01")
 def nothing_holds_the_policy(subject: Subject) -> Results:
     """No KL, no entropy term, no penalty of repetition or length, no early stop: warns."""
-    settings = _of_rl(subject)
+    settings, own = _of_rl(subject), subject.dialect
     held = _held_by(settings)
     seen = {"beta": _float(settings, "beta", 0.0), "entropy_coef": _float(settings, "entropy_coef", 0.0)}
     if held:
@@ -55,22 +46,25 @@ def nothing_holds_the_policy(subject: Subject) -> Results:
             "K01", "ok", f"the policy is held by {', '.join(held)}", values=seen | {"held_by": held}
         )
         return
+    changes = own.changes({"beta": 0.001})
     yield Finding(
         "K01",
         "warn",
-        f"beta {seen['beta']:g}, entropy_coef {seen['entropy_coef']:g}, no penalty and no early stop",
+        f"KL weight {seen['beta']:g}, {own.key('entropy_coef')} {seen['entropy_coef']:g}, no penalty "
+        "and no early stop",
         "what the reward does not see is learned as happily as what it pays for, and nothing pulls it back",
-        "make the reward see junk after the answer, set beta to 0.001-0.01, or add a repetition penalty to "
-        "the rewards; beta alone does not cure a start checkpoint that already has the habit",
+        "make the reward see junk after the answer (wrap it in holdtrue.doctor.veto.veto), "
+        f"{said(changes)}, or add a repetition penalty to the rewards; KL alone does not cure a start "
+        "checkpoint that already has the habit",
         DEEPEYES,
-        seen | {"held_by": [], "fix": {"settings": {"beta": 0.001}}},
+        seen | {"held_by": [], "fix": {"settings": changes}},
     )
 
 
 @check("K02")
 def learning_rate(subject: Subject) -> Results:
     """A learning rate above 1e-5 for all weights (1e-4 for an adapter), or one that never falls: warns."""
-    settings = _of_rl(subject)
+    settings, own = _of_rl(subject), subject.dialect
     rate, schedule = settings.get("learning_rate"), settings.get("lr_scheduler_type")
     if rate is None and schedule is None:
         raise Missing("the settings give no learning rate")
@@ -81,12 +75,14 @@ def learning_rate(subject: Subject) -> Results:
     changes: dict[str, Any] = {}
     if isinstance(rate, int | float) and rate > most:
         faults.append(
-            f"learning_rate {rate:g} is above {most:g} for {'an adapter' if adapter else 'all weights'}"
+            f"{own.key('learning_rate')} {rate:g} is above {most:g} "
+            f"for {'an adapter' if adapter else 'all weights'}"
         )
         changes["learning_rate"] = float(f"{most / 10:g}")
     if schedule in CONSTANT:
-        faults.append(f"lr_scheduler_type is {schedule}")
+        faults.append(f"{own.key('lr_scheduler_type')} is {schedule}")
         changes["lr_scheduler_type"] = "cosine"
+    changes = own.changes(changes)
     if not faults:
         yield Finding(
             "K02", "ok", f"learning_rate {rate}, lr_scheduler_type {schedule or 'by default'}", values=values
@@ -97,7 +93,7 @@ def learning_rate(subject: Subject) -> Results:
         "warn",
         "; ".join(faults),
         "late in a run large steps keep drifting where the reward is flat",
-        "set " + ", ".join(f"{name} to {value}" for name, value in changes.items()),
+        said(changes),
         DEEPEYES,
         values | {"fix": {"settings": changes}},
     )
@@ -116,14 +112,15 @@ def many_epochs(subject: Subject) -> Results:
     if epochs <= EPOCHS or (prompts is not None and prompts >= PROMPTS):
         yield Finding("K03", "ok", seen, values=values)
         return
+    changes = subject.dialect.changes({"num_train_epochs": EPOCHS})
     yield Finding(
         "K03",
         "warn",
         seen,
         "the prompts are known by heart, their rewards stop differing, and what is left is drift",
-        f"set num_train_epochs to {EPOCHS} at most, and take the step with the best text, not the last one",
+        f"{said(changes)} at most, and take the step with the best text, not the last one",
         "Visual-Agent/DeepEyes#46",
-        values | {"fix": {"settings": {"num_train_epochs": EPOCHS}}},
+        values | {"fix": {"settings": changes}},
     )
 
 
@@ -137,55 +134,59 @@ def masked_truncation(subject: Subject) -> Results:
     masked = bool(settings.get("mask_truncated_completions"))
     share, p95 = _cut(subject, cap)
     values = {"max_completion_length": cap, "mask_truncated_completions": masked, "cut": share, "p95": p95}
-    seen = f"max_completion_length {cap}, mask_truncated_completions {str(masked).lower()}"
+    seen = f"{subject.dialect.key('max_completion_length')} {cap}, cut answers "
+    seen += "are masked" if masked else "count"
     if share is not None:
         seen += f"; {share:.0%} of the data's answers are longer (95 % are up to {p95} tokens)"
     if not masked or (share is not None and share <= CUT) or (share is None and cap > SHORT):
         yield Finding("K04", "ok", seen, values=values)
         return
-    enough = max((p95 or 0) + 1, 2 * cap)
+    changes = subject.dialect.changes({"max_completion_length": max((p95 or 0) + 1, 2 * cap)})
     yield Finding(
         "K04",
         "warn",
         seen,
         "an answer that is cut gives no gradient: where most are, nothing is learned at all",
-        f"set max_completion_length to {enough} and watch the share of cut answers",
+        f"{said(changes)} and watch the share of cut answers",
         "huggingface/trl#5697; greyhaven-ai/autocontext PR 1067",
-        values | {"fix": {"settings": {"max_completion_length": enough}}},
+        values | {"fix": {"settings": changes}},
     )
 
 
 @check("K05")
 def token_mean(subject: Subject) -> Results:
     """The loss is a mean over tokens, and nothing limits long junk: warns."""
-    settings = _of_rl(subject)
+    settings, own = _of_rl(subject), subject.dialect
     loss = settings.get("loss_type", "dapo")
     limits = [
         *_held_by(settings),
         *(["masked truncation"] if settings.get("mask_truncated_completions") else []),
     ]
     values = {"loss_type": loss, "limits": limits}
-    seen = f"loss_type {loss}{'' if 'loss_type' in settings else ' (the default)'}"
+    default = "" if "loss_type" in (own.written or settings) else " (the default)"
+    seen = f"{own.key('loss_type')} {own.value('loss_type', loss)}{default}"
     if loss not in TOKEN_MEAN or limits:
         yield Finding(
             "K05", "ok", seen + (f", limited by {', '.join(limits)}" if limits else ""), values=values
         )
         return
+    limit = settings.get("max_completion_length")
+    changes = own.changes({"mask_truncated_completions": True}, limit if isinstance(limit, int) else None)
     yield Finding(
         "K05",
         "warn",
         f"{seen} is a mean over tokens; no KL, no length or repetition term, cut answers count",
         "a sample counts by its length: 5,000 tokens of junk move the policy as much as ten whole answers",
-        "set mask_truncated_completions to true, or add TRL's overlong or repetition reward to reward_funcs",
+        f"{said(changes)}" + _OR_A_REWARD[own.engine],
         DEEPEYES,
-        values | {"fix": {"settings": {"mask_truncated_completions": True}}},
+        values | {"fix": {"settings": changes}},
     )
 
 
 def _of_rl(subject: Subject) -> Mapping[str, Any]:
     if subject.settings is None:
         raise Missing("no settings are given")
-    if not OF_RL & set(subject.settings):
+    if not is_of_rl(subject.settings):
         raise Missing("the settings are not of reinforcement learning")
     return subject.settings
 
@@ -231,7 +232,8 @@ def names(subject: Subject) -> Results:
     """Settings whose names are nearly those of others: warns, as a name with a slip in it sets nothing."""
     if subject.settings is None:
         raise Missing("no settings are given")
-    known = sorted({*NAMES.values(), *OF_RL, *EARLY_STOP, "learning_rate", "temperature", "top_p", "top_k"})
+    named = {name for keys in KEYS.values() for name in keys.values()}
+    known = sorted({*named, *OF_RL, *EARLY_STOP, "learning_rate", "temperature", "top_p", "top_k"})
     near: dict[str, str] = {}
     for name in map(str, subject.settings):
         close = [] if name in known else get_close_matches(name, known, 1, 0.88)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.dialect import said
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.rendering import Unrendered, plain, tool_use
 from holdtrue.doctor.subject import Missing, Subject
@@ -253,15 +254,20 @@ def numerics(subject: Subject) -> Results:
     half = settings.get("fp16") is True or str(dtype).rpartition(".")[2] in ("float16", "half")
     attention = settings.get("attn_implementation") or config.get("_attn_implementation")
     values = {"model_type": family, "dtype": "float16" if half else dtype, "attn_implementation": attention}
+    changes = subject.dialect.changes(
+        {"dtype": "bfloat16"} | ({"fp16": False, "bf16": True} if settings.get("fp16") else {})
+        if half
+        else {"attn_implementation": "sdpa"}
+    )
     if half and (family.startswith(OVERFLOW) or (family in EAGER and attention == "eager")):
         yield Finding(
             "W05",
             "fail",
             f"{family} in float16" + (" with eager attention" if attention == "eager" else ""),
             "its activations exceed what float16 holds (65,504): logits become NaN, the first id is written",
-            "use bfloat16 (bf16: true, dtype: bfloat16)",
+            f"use bfloat16: {said(changes)}",
             "huggingface/transformers#39972; huggingface/transformers PR 33312",
-            values | {"fix": {"settings": {"dtype": "bfloat16"}}},
+            values | {"fix": {"settings": changes}},
         )
     elif attention == "eager" and family in EAGER:
         yield Finding(
@@ -270,9 +276,9 @@ def numerics(subject: Subject) -> Results:
             f"{family} with eager attention",
             "eager attention of this family loses precision (perplexity 8.00 instead of 7.13 in bfloat16) "
             "and is one cause of stray tokens such as addCriterion",
-            "set attn_implementation to sdpa or flash_attention_2",
+            f"{said(changes)} or flash_attention_2",
             "huggingface/transformers PR 33317; QwenLM/Qwen3-VL#759",
-            values | {"fix": {"settings": {"attn_implementation": "sdpa"}}},
+            values | {"fix": {"settings": changes}},
         )
     else:
         good.append(f"{family} in {'float16' if half else dtype}, attention {attention or 'by default'}")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import ClassVar
 
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Reading, quote
+from holdtrue.doctor.tool_calls import key
 
 
 class ToolErrorLoop(Detector):
@@ -20,13 +20,15 @@ class ToolErrorLoop(Detector):
     source: ClassVar = "Visual-Agent/DeepEyes#131; deepseek-ai/DeepSeek-V3#1630"
 
     most: int = 3
-    """Calls in a row that are the same."""
+    """Calls in a row that are the same. A second attempt is right where a fault may pass; clients "
+    "that retry by
+    themselves commonly stop after three."""
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The longest row of same calls."""
         if "tool_call" not in reading.text:
             return
-        calls = [(_key(reading.text[start:end]), start, end) for start, end in _calls(reading)]
+        calls = [(key(reading.text[start:end]), start, end) for start, end in _calls(reading)]
         best: list[tuple[str, int, int]] = []
         row: list[tuple[str, int, int]] = []
         for call in calls:
@@ -34,11 +36,13 @@ class ToolErrorLoop(Detector):
             best = row if len(row) > len(best) else best
         if len(best) >= 2:
             _, start, end = best[0]
+            said = reading.text[start:end].strip()
             yield self.flag(
                 "fail" if len(best) >= self.most else "warn",
-                f"the same call x {len(best)}: {quote(reading.text[start:end].strip(), 160)}",
+                f"the same call x {len(best)}: {quote(said, 160)}",
                 span=(best[1][1] - len("<tool_call>"), best[-1][2] + len("</tool_call>")),
                 calls=len(best),
+                call=said,
             )
 
 
@@ -52,11 +56,3 @@ def _calls(reading: Reading) -> Iterator[tuple[int, int]]:
                 break
             yield start + len("<tool_call>"), end
             at = end
-
-
-def _key(call: str) -> str:
-    """A call without regard to spaces and the order of arguments."""
-    try:
-        return json.dumps(json.loads(call), sort_keys=True)
-    except (ValueError, RecursionError):
-        return " ".join(call.split())

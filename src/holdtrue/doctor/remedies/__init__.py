@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -70,6 +71,16 @@ class Remedy(Kind):
     not_in_rl: ClassVar[str | None] = None
     """Why it has no place in supervised training, and in RL."""
 
+    def how(self, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+        """How it is carried out: engine -> its settings, of data remedies ``command``; ``python`` names the
+        class where no engine has a setting for it, or it needs values of yours.
+        """
+        engines = self._engines(vocabulary)
+        return engines or {"python": f"{type(self).__module__}.{type(self).__name__}"}
+
+    def _engines(self, vocabulary: Vocabulary | None) -> dict[str, Any]:
+        return {}
+
     def refuses(self, context: Context) -> str | None:
         """One line that says why it does harm here; None where it may be used."""
         return {"sft": self.not_in_sft, "rl": self.not_in_rl}.get(context.stage)
@@ -99,6 +110,9 @@ class DataRemedy(Remedy):
     where = "data"
     reads_targets: ClassVar[bool] = True
     """Whether it is about what rows teach, so that rows of prompts alone have nothing for it."""
+
+    def _engines(self, vocabulary: Vocabulary | None) -> dict[str, Any]:
+        return {"command": f"holdtrue doctor fix MODEL --data ROWS --remedy {self.name()} --output FOLDER"}
 
     def refuses(self, context: Context) -> str | None:
         """As :class:`Remedy`; and where the rows hold nothing it could change."""
@@ -132,6 +146,11 @@ class TrainingRemedy(Remedy):
         """Settings by the names of ``trl`` and ``verl``, where they have any; and of ``holdtrue``."""
         return {}
 
+    def _engines(self, vocabulary: Vocabulary | None) -> dict[str, Any]:
+        with suppress(SettingsError):  # it needs values that only the user knows
+            return dict(self.engines())
+        return {}
+
     def settings(self, engine: str) -> dict[str, Any]:
         """Its settings by an engine's own names; of holdtrue by default this kind itself.
 
@@ -155,6 +174,11 @@ class DecodingRemedy(Remedy):
     def engines(self, vocabulary: Vocabulary | None) -> Mapping[str, Mapping[str, Any]]:
         """Parameters of a request by the names of ``vllm``, ``sglang`` and ``transformers``."""
         raise NotImplementedError
+
+    def _engines(self, vocabulary: Vocabulary | None) -> dict[str, Any]:
+        with suppress(SettingsError):  # it needs the vocabulary
+            return dict(self.engines(vocabulary))
+        return {}
 
     def parameters(self, engine: str, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
         """Its parameters by an engine's own names.

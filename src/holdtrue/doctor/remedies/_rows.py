@@ -7,10 +7,12 @@ from typing import Any
 
 from holdtrue.errors import DataError
 
-TURNS = ("messages", "conversations", "prompt", "completion", "chosen", "rejected")
+ASKED: Mapping[str, str] = {"prompt": "user", "instruction": "user", "input": "user", "system": "system"}
+"""Columns whose strings are no answers, and who says them."""
+LEARNED = ("messages", "conversations", "chosen", "completion", "response", "output")
+"""Columns whose (last) answer is learned, the first that is there; see :mod:`holdtrue.data.examples`."""
+TURNS = (*ASKED, *LEARNED, "rejected")
 """Columns that hold text or messages."""
-LEARNED = ("completion", "chosen", "messages")
-"""Columns whose (last) answer is learned, the first that is there."""
 
 Said = Callable[[str, str], str]
 """(role, text) -> the text instead."""
@@ -23,6 +25,11 @@ def text_of(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
+def said_in(turn: Mapping[str, Any]) -> str:
+    """What a turn says, also in ShareGPT's ``value``."""
+    return text_of(turn.get("content", turn.get("value")))
+
+
 def target(row: Mapping[str, Any]) -> str | None:
     """The answer a row teaches; None where it teaches none."""
     for column in LEARNED:
@@ -30,20 +37,23 @@ def target(row: Mapping[str, Any]) -> str | None:
         if isinstance(value, str):
             return value
         if isinstance(value, list):
-            answers = [turn for turn in value if _role(turn) == "assistant"]
-            return text_of(answers[-1].get("content")) if answers else None
+            answers = [turn for turn in value if role_of(turn) == "assistant"]
+            return said_in(answers[-1]) if answers else None
     return None
 
 
 def prompt(row: Mapping[str, Any]) -> str:
     """What stands before the target, as text."""
-    value = row.get("prompt", row.get("messages"))
+    column = next(
+        (name for name in ("prompt", "instruction", "messages", "conversations") if name in row), ""
+    )
+    value = row.get(column)
     if isinstance(value, str):
-        return value
+        return "\n\n".join(filter(None, [value, row.get("input") if column == "instruction" else None]))
     turns = value if isinstance(value, list) else []
-    if "prompt" not in row and turns and _role(turns[-1]) == "assistant":
+    if column != "prompt" and turns and role_of(turns[-1]) == "assistant":
         turns = turns[:-1]
-    return "\n\n".join(text_of(turn.get("content")) for turn in turns if isinstance(turn, Mapping))
+    return "\n\n".join(said_in(turn) for turn in turns if isinstance(turn, Mapping))
 
 
 def rewrite(row: Mapping[str, Any], said: Said) -> dict[str, Any]:
@@ -52,7 +62,7 @@ def rewrite(row: Mapping[str, Any], said: Said) -> dict[str, Any]:
     for column in TURNS:
         value = row.get(column)
         if isinstance(value, str):
-            result[column] = said("user" if column == "prompt" else "assistant", value)
+            result[column] = said(ASKED.get(column, "assistant"), value)
         elif isinstance(value, list):
             result[column] = [_rewritten(turn, said) for turn in value]
     return result
@@ -61,7 +71,7 @@ def rewrite(row: Mapping[str, Any], said: Said) -> dict[str, Any]:
 def _rewritten(turn: Any, said: Said) -> Any:
     if not isinstance(turn, Mapping):
         return turn
-    role, key = _role(turn), "value" if "value" in turn and "content" not in turn else "content"
+    role, key = role_of(turn), "value" if "value" in turn and "content" not in turn else "content"
     content = turn.get(key)
     if isinstance(content, str):
         return {**turn, key: said(role, content)}
@@ -76,7 +86,8 @@ def _rewritten(turn: Any, said: Said) -> Any:
     return dict(turn)
 
 
-def _role(turn: Any) -> str:
+def role_of(turn: Any) -> str:
+    """Who says a turn, in the words of chat templates."""
     role = str(turn.get("role") or turn.get("from") or "") if isinstance(turn, Mapping) else ""
     return {"gpt": "assistant", "human": "user", "bot": "assistant", "model": "assistant"}.get(role, role)
 

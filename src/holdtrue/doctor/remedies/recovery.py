@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from holdtrue.doctor.remedies import Changes, DataRemedy, Row
-from holdtrue.doctor.remedies._rows import LEARNED, shown, target
+from holdtrue.doctor.remedies._rows import LEARNED, role_of, shown, target
 
 _PIECE = re.compile(r".+?(?:[.!?]+\s+|[。！？]+\s*|\n+|\Z)", re.DOTALL)
 """A line or a sentence, with the space behind it."""
@@ -114,5 +114,7 @@ def _said(value: Any, text: str) -> Any:
     """A column with another last answer: text, or turns."""
     if isinstance(value, str):
         return text
-    last = max(at for at, turn in enumerate(value) if turn.get("role") == "assistant")
+    last = max(at for at, turn in enumerate(value) if role_of(turn) == "assistant")
+    if "from" in value[last]:
+        return [*value[:last], {**value[last], "value": text}]
     return [*value[:last], {"role": "assistant", "content": text}]

@@ -1,0 +1,101 @@
+"""Tool calls of a conversation in steps: a call with the answers to it, and whether the same failed again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdtrue.data.examples import content_of
+
+TOOLS = ("tool", "function", "observation", "ipython")
+"""Roles that answer a call."""
+_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_FAILED = re.compile(r"error|invalid|wrong|fail|exception|traceback|not found|denied|refused", re.IGNORECASE)
+_DIGITS = re.compile(r"\d+")
+
+Turn = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Turns ``start`` to ``end`` (exclusive): one of the assistant, and what tools answered.
+
+    Attributes:
+        calls: made in it, without regard to ids, spaces and the order of arguments.
+        answers: of the tools.
+    """
+
+    start: int
+    end: int
+    calls: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    @property
+    def failed(self) -> bool:
+        """Whether something was called, and every answer reads as an error."""
+        return bool(self.calls and self.answers) and all(map(_FAILED.search, self.answers))
+
+    def repeats(self, before: Step | None) -> bool:
+        """Whether the same calls failed alike in the step before; numbers in errors (times, ids) "
+        "may differ."""
+        return (
+            before is not None
+            and self.failed
+            and before.failed
+            and self.calls == before.calls
+            and [_DIGITS.sub("0", one) for one in self.answers]
+            == [_DIGITS.sub("0", one) for one in before.answers]
+        )
+
+
+def steps(turns: Sequence[Turn]) -> Iterator[Step]:
+    """The conversation in order; turns of other roles are steps without calls."""
+    at = 0
+    while at < len(turns):
+        end = at + 1
+        while end < len(turns) and turns[end].get("role") in TOOLS:
+            end += 1
+        answers = tuple(content_of(turn) for turn in turns[at + 1 : end])
+        yield Step(at, end, tuple(_calls(turns[at])), answers)
+        at = end
+
+
+def failed_runs(turns: Sequence[Turn]) -> Iterator[list[Step]]:
+    """Steps in a row that fail alike, two or more."""
+    run: list[Step] = []
+    for step in steps(turns):
+        if step.repeats(run[-1] if run else None):
+            run.append(step)
+            continue
+        if len(run) > 1:
+            yield run
+        run = [step]
+    if len(run) > 1:
+        yield run
+
+
+def key(call: Any) -> str:
+    """A call for comparison: spaces and the order of arguments do not count."""
+    call = _parsed(call)
+    if isinstance(call, Mapping) and "arguments" in call:
+        call = {**call, "arguments": _parsed(call["arguments"])}
+    return json.dumps(call, sort_keys=True, default=str)
+
+
+def _calls(turn: Turn) -> list[str]:
+    if turn.get("role") != "assistant":
+        return []
+    given = turn.get("tool_calls")
+    if isinstance(given, list) and given:
+        return [key(call.get("function", call) if isinstance(call, Mapping) else call) for call in given]
+    return [key(found) for found in _CALL.findall(content_of(turn))]
+
+
+def _parsed(value: Any) -> Any:
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except (ValueError, RecursionError):
+        return " ".join(value.split())
