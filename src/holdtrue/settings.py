@@ -98,6 +98,12 @@ class DataSettings(Section):
     more comparisons of the same prompt into one step."""
 
 
+Layout = Literal["tree", "packed", "padded"]
+"""How a model reads a batch: token trees, whole sequences end to end, or sequences padded to a rectangle."""
+LAYOUTS = {"tree": "token trees", "packed": "end to end"}
+"""What the layouts without padding are called."""
+
+
 class TrainingSettings(Section):
     """The training loop."""
 
@@ -118,7 +124,7 @@ class TrainingSettings(Section):
     max_tokens_per_pass: int | None = Field(None, gt=0)
     """Unique tokens in one forward and backward pass; a tree is never split. Bounds memory and does not
     change the result. By default 16384 on a GPU, and on the CPU 2048, where more is hardly faster, or 512 for
-    models that read padded batches (encoders): with like lengths together less of them is padding."""
+    models that read padded batches: with like lengths together less of them is padding."""
     learning_rate: float | None = Field(None, gt=0)
     """Peak rate. By default 0.04 / width of the model (1e-5 at 4096), ten times that with LoRA."""
     lr_scheduler_type: Literal["constant", "linear", "cosine", "step", "cyclical"] = "cosine"
@@ -178,7 +184,7 @@ class TrainingSettings(Section):
             )
         return self
 
-    def tokens_per_pass(self, device: str, layout: Literal["tree", "packed", "padded"] = "tree") -> int:
+    def tokens_per_pass(self, device: str, layout: Layout = "tree") -> int:
         """Tokens of one pass on a device (``cpu``, ``cuda``, ``cuda:1``)."""
         on_cpu = 512 if layout == "padded" else 2048
         return self.max_tokens_per_pass or (on_cpu if device == "cpu" else 16384)

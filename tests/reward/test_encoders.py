@@ -85,7 +85,7 @@ def test_rewards_in_padded_batches_are_those_of_plain_transformers_alone(
     folder = write(tmp_path / "m", family, "classifier")
     loaded = load(folder, input=input)
     assert (loaded.model.layout, loaded.fresh, loaded.template) == ("padded", [], input)
-    assert "reads in both directions" in str(loaded.model.layout_reason)
+    assert "shares no prompts" in str(loaded.model.layout_reason)
     with quiet_loading():
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
     expected = plain(model, AutoTokenizer.from_pretrained(folder), texts)

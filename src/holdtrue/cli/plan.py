@@ -48,12 +48,13 @@ def plan_result(settings: Settings, trust_remote_code: bool) -> frame.Result:
 
 def _text(plan: dict[str, Any]) -> str:
     from holdtrue.data.transforms import sentence
+    from holdtrue.settings import LAYOUTS
 
     model, memory = plan["model"], plan["memory_bytes"]
     lines = [
         f"model     {model['architecture']}: {model['parameters']:,} parameters, "
         f"{model['trainable']:,} trained, {model['precision']} on {model['device']}",
-        "layout    " + ("token trees" if model["layout"] == "tree" else f"padded: {model['layout_reason']}"),
+        "layout    " + LAYOUTS.get(model["layout"], f"padded: {model['layout_reason']}"),
     ]
     for split, counts in plan["data"].items():
         lost = {**counts.get("rejected", {}), **counts["dropped"]}

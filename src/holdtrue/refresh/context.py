@@ -143,8 +143,10 @@ def rewards(
     Raises:
         ModelError: the model gives what is no finite number.
     """
+    from holdtrue.reward.scorer import NOT_FINITE
+
     scored = list(scorer.stream(groups))
-    broken = sum(reason == "reward is not finite" for item in scored for reason in item.reasons)
+    broken = sum(reason == NOT_FINITE for item in scored for reason in item.reasons)
     if broken:
         total = sum(len(group.answers) for group in groups)
         raise ModelError(f"the {name} gives no finite number for {broken} of {total} answers")

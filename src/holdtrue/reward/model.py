@@ -14,7 +14,7 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,10 +31,11 @@ from holdtrue.reward.pools import (
     Pool,
     answer_tokens,
     classifier_input,
+    first_position,
     head_name,
     pool_packed,
-    positions,
 )
+from holdtrue.settings import Layout
 from holdtrue.tokens import attention
 from holdtrue.tokens.batches import (
     PaddedBatch,
@@ -50,7 +51,8 @@ from holdtrue.tokens.conversation import Ids
 from holdtrue.tokens.tree import Tree, grow
 
 Batch = TreeBatch | PaddedBatch
-Layout = Literal["tree", "packed", "padded"]
+_REFUSALS = (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError, IndexError)
+"""What models raise that cannot be read otherwise than transformers reads them."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +160,7 @@ class RewardModel(nn.Module):
 
     @cached_property
     def _first_position(self) -> int:
-        return positions(self.inner)[0]
+        return first_position(self.inner)
 
     @property
     def _reader(self) -> Any:
@@ -231,7 +233,8 @@ class RewardModel(nn.Module):
         """
         self.layout, self.layout_reason = "padded", None
         if self.pool == "cls" or (self.pool != "last" and self.device.type != "cpu"):
-            self.layout_reason = f"{type(self.backbone).__name__}: an encoder reads in both directions"
+            why = "its own classifier makes cls" if self.pool == "cls" else "end to end is for the CPU alone"
+            self.layout_reason = f"{type(self.backbone).__name__}: an encoder shares no prompts, and {why}"
             self.quicken_padded()
             return
         name = attention.FLEX if flex else attention.NAME
@@ -246,14 +249,7 @@ class RewardModel(nn.Module):
             if error > 1e-3:
                 what = "trees" if self.pool == "last" else "sequences end to end"
                 raise NotImplementedError(f"{what} change its states by {error:.1e}")
-        except (
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            IndexError,
-        ) as error:
+        except _REFUSALS as error:
             if self._read_only is not None:
                 self._read_only.remove()
                 self._read_only = None
@@ -266,7 +262,7 @@ class RewardModel(nn.Module):
         original = self.inner.config._attn_implementation
         try:
             self._exchange_attention(attention.NAME)
-        except (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError):
+        except _REFUSALS:
             self.inner.set_attn_implementation(original)
 
     def _exchange_attention(self, name: str) -> None:

@@ -186,11 +186,20 @@ def outside_backbone(classifier: Any, fresh: Sequence[str]) -> list[str]:
     return behind + [name for name in fresh if name.partition(".")[0] == own]
 
 
-def positions(classifier: Any) -> tuple[int, int | None]:
-    """Position of a sequence's first token, and how many there are: for an encoder that counts positions on
-    from its padding token (RoBERTa), else 0 and ``None``."""
+def first_position(classifier: Any) -> int:
+    """Position of a sequence's first token: 0 but for encoders that count on from their padding (RoBERTa)."""
+    table = _counted_from_padding(classifier)
+    return 0 if table is None else int(table.padding_idx) + 1
+
+
+def positions(classifier: Any) -> int | None:
+    """Most tokens of an encoder that counts positions on from its padding token, else ``None``."""
+    table = _counted_from_padding(classifier)
+    return None if table is None else int(table.num_embeddings - table.padding_idx - 1)
+
+
+def _counted_from_padding(classifier: Any) -> Any:
     for name, module in classifier.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            first = module.padding_idx + 1
-            return first, int(module.num_embeddings - first)
-    return 0, None
+            return module
+    return None

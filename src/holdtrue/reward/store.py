@@ -70,7 +70,7 @@ class Loaded:
         """
         limits = [
             model_max_length(self.model.inner.config, self.tokenizer),
-            pools.positions(self.model.inner)[1],
+            pools.positions(self.model.inner),
         ]
         limit = min((limit for limit in limits if limit is not None), default=None)
         embeddings = self.model.inner.get_input_embeddings().num_embeddings

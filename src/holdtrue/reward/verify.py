@@ -23,7 +23,7 @@ from holdtrue.reward.checks import Check, Status, check_card, compare, sample
 from holdtrue.reward.model import initial_head
 from holdtrue.reward.verify_comparer import verify_comparer
 from holdtrue.rundir import read_json
-from holdtrue.settings import ModelSettings
+from holdtrue.settings import LAYOUTS, ModelSettings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.sentences import SentenceEncoder
 from holdtrue.tokens.tree import Tree, grow
@@ -195,8 +195,7 @@ def _numbers(loaded: store.Loaded, usable: Sequence[Tree], alone: np.ndarray) ->
     spread = float(alone.std()) or 1.0
     if alone.std() < 1e-6:
         yield Check("spread", "fail", "all sample rewards are equal")
-    layouts = {"tree": "token trees", "packed": "end to end"}
-    layout = layouts.get(loaded.model.layout, f"padding ({loaded.model.layout_reason})")
+    layout = LAYOUTS.get(loaded.model.layout, f"padding ({loaded.model.layout_reason})")
     yield compare(f"alone = in a batch ({layout})", alone, _score(loaded, usable), spread)
     yield compare("alone = right padding", alone, _score(loaded, usable, "right"), spread)
     if loaded.model.pool == "last":  # encoders count positions from the left of the batch

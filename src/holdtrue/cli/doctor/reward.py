@@ -102,6 +102,7 @@ def _model(path: Path, trust_remote_code: bool) -> Opened:
     from holdtrue.cli import scoring
     from holdtrue.records import Answer, Group
     from holdtrue.reward.folders import compares
+    from holdtrue.reward.scorer import NOT_FINITE
     from holdtrue.rundir import find_model
     from holdtrue.settings import DataSettings
 
@@ -117,7 +118,7 @@ def _model(path: Path, trust_remote_code: bool) -> Opened:
 
     def refuses(case: Case) -> str | None:
         reason = score([case])[0].reasons[0]
-        return None if reason == "reward is not finite" else reason  # that is for the audit to say
+        return None if reason == NOT_FINITE else reason  # that is for the audit to say
 
     return Opened(
         lambda cases: [float(scored.rewards[0]) for scored in score(cases)], judge.data.plain_text, refuses
