@@ -245,8 +245,9 @@ def test_a_step_of_ppo_by_hand(rows_per_pass: int) -> None:
     returns = algorithm.returns(scored)
     assert returns[part.completion_NT].tolist() == [1, 4, -2]
     drawing = Drawing(Decoding(max_new_tokens=4), torch.tensor([0]))
+    told = {"critic": critic, "returns": returns}
     learnt = add_gradients(
-        model, algorithm, scored, algorithm.advantages(scored), part, drawing, rows_per_pass, critic
+        model, algorithm, scored, algorithm.advantages(scored), part, drawing, rows_per_pass, **told
     )
     assert learnt.loss.weight == 3
     # ½ · (1 + 16 + 4) / 3 = 3.5

@@ -48,7 +48,8 @@ def step(name: Any, rows_per_pass: int, keep: list[bool], junk: int = 0) -> tupl
         of_all(critic, padded, rows_per_pass) - 0.1,
     )
     advantages = algorithm.advantages(scored)
-    learnt = add_gradients(model, algorithm, scored, advantages, padded, DRAWING, rows_per_pass, critic)
+    told = {"critic": critic, "returns": algorithm.returns(scored)}
+    learnt = add_gradients(model, algorithm, scored, advantages, padded, DRAWING, rows_per_pass, **told)
     parts = [*model.parameters(), *(critic.parameters() if "values" in algorithm.needs else ())]
     gradients = torch.cat([p.grad.flatten() for p in parts]) / learnt.loss.weight
     return gradients, {name: float(mean.value) for name, mean in learnt.metrics.items()}

@@ -73,7 +73,7 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     """Optimise a policy to the end of its run, here or in the processes its settings ask for, and return what
     came out."""
     from holdtrue.policy.rollback import standing
-    from holdtrue.policy.run import optimise, outcome
+    from holdtrue.policy.run import optimise
     from holdtrue.policy.settings import build
 
     processes = build(run.settings()).training.processes
@@ -84,7 +84,7 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
             optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
     if running.silent():
         return None
-    ended = outcome(run)
+    ended = run.info()["ended"]
     rows = run.metrics()
     steps = [row for row in standing(rows) if row["event"] == "train"]
     part = max(1, len(steps) // 10)

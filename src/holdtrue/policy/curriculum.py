@@ -29,7 +29,8 @@ from holdtrue.policy.settings import CurriculumSettings
 MEMORY = 0.5
 """What the mean before weighs beside the newest group: spreads of a few answers are noisy, and the policy
 moves."""
-_STREAM = 2  # of the seed: 0 and 1 are the draws of answers
+TRAINING, HELD_OUT, OPPONENTS, ORDER = range(4)
+"""Streams of a run's seed: three of draws, and that of the order of prompts."""
 
 
 def spreads(scored: Scored) -> NDArray[np.float64]:
@@ -65,7 +66,7 @@ class Curriculum:
                 for epoch in {place // count for place in wanted}
             }
             return [int(orders[place // count][place % count]) for place in wanted]
-        noise_M = np.random.default_rng([self.seed, _STREAM, step]).gumbel(size=count)
+        noise_M = np.random.default_rng([self.seed, ORDER, step]).gumbel(size=count)
         unseen_M = np.isnan(self.spread_M)
         order = np.lexsort((-np.log(self.weights()) - noise_M, ~unseen_M))
         return [int(order[i % count]) for i in range(most)]

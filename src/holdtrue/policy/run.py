@@ -14,7 +14,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Read, read_prompts
 from holdtrue.policy.rewards import RewardStack, open_judge
-from holdtrue.policy.sampler import Sampler, SharedPrefixSampler
+from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.settings import PolicySettings, RLSettings, build
 from holdtrue.policy.shared import SharedSampler
 from holdtrue.policy.trainer import Optimisation, PolicyTrainer
@@ -39,25 +39,10 @@ from holdtrue.reward import adapters
 from holdtrue.reward.causal import read_causal
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.folders import compares
-from holdtrue.rundir import RunDir, disk_errors, find_model
+from holdtrue.rundir import RunDir, disk_errors, find_model, now
 from holdtrue.tokens.conversation import model_max_length, prepare_tokenizer
 from holdtrue.training import attempt, distributed
-
-_ENDED = (
-    "steps",
-    "stopped",
-    "stopped_early",
-    "best_step",
-    "kept",
-    "rollbacks",
-    "skipped",
-    "unusable",
-    "nan_rewards",
-    "guarded",
-    "alarms",
-    "seconds",
-)
-"""Of ``run.json``: how the run ended."""
+from holdtrue.training.distributed import World
 
 
 def start(settings: RLSettings, output: str | Path) -> RunDir:
@@ -81,7 +66,7 @@ def start(settings: RLSettings, output: str | Path) -> RunDir:
         torch=torch.__version__,
         transformers=transformers.__version__,
         command=sys.argv,
-        started=_now(),
+        started=now(),
         status="running",
     )
     return run
@@ -112,8 +97,8 @@ def optimise(
     tell: Callable[[Row], None] = lambda row: None,
     stop: Callable[[], bool] = lambda: False,
     trust_remote_code: bool = False,
-) -> dict[str, Any]:
-    """Carry a run from where it stands to its end; returns its part of ``run.json`` that says how it ended.
+) -> None:
+    """Carry a run from where it stands to its end; ``ended`` in ``run.json`` says how that was.
 
     Everything that can be wrong with its input is found before anything is sampled, as far as that can be.
 
@@ -128,95 +113,89 @@ def optimise(
         attempt.claimed(run, world),
         attempt.recorded(run),
     ):
-        device = world.device
-        judges = [open_judge(one, device, trust_remote_code) for one in settings.rewards]
-        policy, tokenizer = load_policy(settings.policy, settings.seed, device, trust_remote_code)
-        reference = _load_reference(settings.policy, tokenizer, device, trust_remote_code)
-        vocabulary = vocabulary_of(policy, tokenizer, settings.policy.path)
-        context = model_max_length(policy.config, tokenizer)
-        prompts = read_prompts(settings.data, tokenizer, context, settings.decoding.max_new_tokens)
-        _refuse_changed(run, prompts)
-        critic = None
-        if "values" in settings.algorithm.needs:
-            longest = max(map(len, prompts.train.ids)) + settings.decoding.max_new_tokens
-            critic = critics.build(
-                settings, policy, tokenizer, judges[0], longest, trust_remote_code=trust_remote_code
-            )
-        if settings.asks_for_the_best and not len(prompts.held_out):
-            raise DataError(
-                f"{settings.asks_for_the_best} needs held-out prompts, and data.eval_fraction "
-                f"{settings.data.eval_fraction:g} gives none beside the {len(prompts.train)} trained on; "
-                "give more prompts"
-            )
-        rate = settings.training.learning_rate or _learning_rate(policy)
-        trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-        facts = {
-            "data": prompts.summary(),
-            "processes": world.size,
-            "policy": {
+        job = replace(_set_up(run, settings, world, tell, trust_remote_code), tell=tell, stop=stop)
+        state = PolicyTrainer(job).train()
+        if world.main:
+            _save(job, state)
+        world.wait()
+
+
+def _set_up(
+    run: RunDir, settings: RLSettings, world: World, tell: Callable[[Row], None], trust: bool
+) -> Optimisation:
+    """Everything that is loaded and read, written down and told before anything is sampled."""
+    device = world.device
+    judges = [open_judge(one, device, trust) for one in settings.rewards]
+    policy, tokenizer = load_policy(settings.policy, settings.seed, device, trust)
+    reference = _load_reference(settings.policy, tokenizer, device, trust)
+    vocabulary = vocabulary_of(policy, tokenizer, settings.policy.path)
+    context, longest = model_max_length(policy.config, tokenizer), settings.decoding.max_new_tokens
+    prompts = read_prompts(settings.data, tokenizer, context, longest)
+    _refuse_changed(run, prompts)
+    critic = None
+    if "values" in settings.algorithm.needs:
+        most = max(map(len, prompts.train.ids)) + longest
+        critic = critics.build(settings, policy, tokenizer, judges[0], most, trust_remote_code=trust)
+    if settings.asks_for_the_best and not len(prompts.held_out):
+        raise DataError(
+            f"{settings.asks_for_the_best} needs held-out prompts, and data.eval_fraction "
+            f"{settings.data.eval_fraction:g} gives none beside the {len(prompts.train)} trained on; "
+            "give more prompts"
+        )
+    rate = settings.training.learning_rate or _learning_rate(policy)
+    if world.main:
+        run.update_info(
+            data=prompts.summary(),
+            processes=world.size,
+            policy={
                 "architecture": type(policy).__name__,
                 "parameters": sum(p.numel() for p in policy.parameters()),
-                "trainable": trained,
+                "trainable": sum(p.numel() for p in policy.parameters() if p.requires_grad),
                 "context": context,
                 "ends": sorted(vocabulary.eos),
                 "device": device,
                 "learning_rate": rate,
             },
-            "critic": critic and critic.facts() | {"learning_rate": settings.critic.rate(rate)},
-        }
-        if world.main:
-            run.update_info(**facts)
-            tell({"event": "prepared", **run.info()})
-        sampler: Sampler = SharedPrefixSampler(vocabulary, settings.decoding)
-        trainer = PolicyTrainer(
-            Optimisation(
-                policy=policy,
-                tokenizer=tokenizer,
-                vocabulary=vocabulary,
-                sampler=sampler if world.size == 1 else SharedSampler(sampler, world),
-                rewards=RewardStack(
-                    judges,
-                    settings.rewards,
-                    settings.guard,
-                    settings.shaping,
-                    settings.decoding.max_new_tokens,
-                    world,
-                ),
-                prompts=prompts.train,
-                held_out=prompts.held_out,
-                settings=settings,
-                run=run,
-                learning_rate=rate,
-                reference=reference,
-                critic=critic,
-                world=world,
-                tell=tell,
-                stop=stop,
-            )
+            critic=critic and critic.facts() | {"learning_rate": settings.critic.rate(rate)},
         )
-        state = trainer.train()
-        lora = settings.policy.lora
-        if world.main:
-            with disk_errors(run.model):
-                publish(policy, tokenizer, run.model, merge=lora is not None and lora.merge)
-        ended = {
-            "steps": state.step,
-            "stopped": state.stopped,
-            "stopped_early": state.stopped_early,
-            "best_step": state.best_step,
-            "kept": _kept(state, settings.training.load_best_model_at_end),
-            "rollbacks": state.rollbacks,
-            "skipped": state.skipped,
-            "unusable": state.unusable,
-            "nan_rewards": state.nan,
-            "guarded": state.guarded,
-            "alarms": state.alarms,
-            "seconds": round(state.seconds, 1),
-        }
-        if world.main:
-            run.update_info(status="finished", finished=_now(), **ended)
-        world.wait()
-    return ended
+        tell({"event": "prepared", **run.info()})
+    return Optimisation(
+        policy=policy,
+        tokenizer=tokenizer,
+        vocabulary=vocabulary,
+        sampler=SharedSampler(SharedPrefixSampler(vocabulary, settings.decoding), world),
+        rewards=RewardStack(judges, settings.rewards, settings.guard, settings.shaping, longest, world),
+        prompts=prompts.train,
+        held_out=prompts.held_out,
+        settings=settings,
+        run=run,
+        learning_rate=rate,
+        reference=reference,
+        critic=critic,
+        world=world,
+    )
+
+
+def _save(job: Optimisation, state: State) -> None:
+    """Publish the policy, and write down how the run ended."""
+    lora = job.settings.policy.lora
+    with disk_errors(job.run.model):
+        publish(job.policy, job.tokenizer, job.run.model, merge=lora is not None and lora.merge)
+    ended = {
+        "steps": state.step,
+        "stopped": state.stopped,
+        "stopped_early": state.stopped_early,
+        "best_step": state.best_step,
+        "kept": _kept(state, job.settings.training.load_best_model_at_end),
+        "rollbacks": state.rollbacks,
+        "skipped": state.skipped,
+        "unusable": state.unusable,
+        "nan_rewards": state.nan,
+        "guarded": state.guarded,
+        "alarms": state.alarms,
+        "seconds": round(state.seconds, 1),
+    }
+    job.run.update_info(status="finished", finished=now(), ended=ended)
 
 
 def _kept(state: State, best: bool) -> dict[str, Any]:
@@ -226,12 +205,6 @@ def _kept(state: State, best: bool) -> dict[str, Any]:
     if state.best_step is None or state.best_value is None:
         return {"step": state.step, "why": "the last step, no best one being at hand"}
     return {"step": state.best_step, "why": f"best held-out reward, {-state.best_value:.4g}"}
-
-
-def outcome(run: RunDir) -> dict[str, Any]:
-    """How a finished run ended, as :func:`optimise` returns it."""
-    info = run.info()
-    return {name: info[name] for name in _ENDED}
 
 
 def load_policy(
@@ -340,7 +313,3 @@ def anchored(settings: RLSettings) -> dict[str, Any]:
             file, _, name = one["function"].rpartition(":")
             one["function"] = f"{Path(file).absolute()}:{name}"
     return values
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

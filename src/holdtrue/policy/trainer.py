@@ -34,7 +34,7 @@ from holdtrue.policy import checkpoints, journal, kl, rollback
 from holdtrue.policy.algorithms import Algorithm
 from holdtrue.policy.checkpoints import State
 from holdtrue.policy.critic import Critic, explained_variance
-from holdtrue.policy.curriculum import Curriculum, spreads
+from holdtrue.policy.curriculum import HELD_OUT, OPPONENTS, TRAINING, Curriculum, spreads
 from holdtrue.policy.inputs import Scored
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Prompts
@@ -194,10 +194,11 @@ class PolicyTrainer:
             row["kl"] = float(each[scored.keep].mean()) if scored.keep.any() else None
             row["kl_coef"] = self.controller.coef
         returns = self.algorithm.returns(scored)
-        if returns is not None and scored.old_values is not None:
+        if returns is not None:
+            assert scored.old_values is not None
             row["explained_variance"] = explained_variance(scored.old_values, returns, scored.counted)
         advantages = self.algorithm.advantages(scored)
-        trained, learnt = self._learn(scored, advantages, padded)
+        trained, learnt = self._learn(scored, advantages, returns, padded)
         row |= learnt
         if row.get("kl") is not None and isfinite(row["kl"]):
             self.controller.update(row["kl"], int(scored.keep.sum()))
@@ -233,7 +234,7 @@ class PolicyTrainer:
         that an alarm ended the run for is not the best, however high its reward.
         """
         job = self.job
-        samples = self._sample(job.held_out, 1, self.state.step, stream=1)
+        samples = self._sample(job.held_out, 1, self.state.step, HELD_OUT)
         rollouts = samples.rollouts(job.held_out.texts, job.tokenizer)
         against = [Rollout(*one) for one in zip(job.held_out.texts, self.opponents, strict=False)]
         judged = job.rewards.score(rollouts, samples, against or None)
@@ -260,7 +261,7 @@ class PolicyTrainer:
         rollouts = [replace(one, reward=reward) for one, reward in zip(rollouts, raw, strict=True)]
         self._append("rollouts.jsonl", map(journal.as_row, rollouts))
         if job.rewards.compares and len(job.held_out):
-            samples = self._sample(job.held_out, 1, 0, stream=2, policy=job.reference)
+            samples = self._sample(job.held_out, 1, 0, OPPONENTS, policy=job.reference)
             self.opponents = [one.text for one in samples.rollouts(job.held_out.texts, job.tokenizer)]
         elif job.rewards.compares:
             _log.warning(
@@ -276,7 +277,7 @@ class PolicyTrainer:
             )
 
     def _sample(
-        self, prompts: Prompts, group: int, step: int, stream: int = 0, policy: Any = None
+        self, prompts: Prompts, group: int, step: int, stream: int = TRAINING, policy: Any = None
     ) -> Samples:
         """Answers of the policy that is trained, or of another."""
         seed = np.random.SeedSequence([self.job.settings.seed, stream, step]).generate_state(1)[0]
@@ -313,7 +314,9 @@ class PolicyTrainer:
             old_values=None if critic is None else of_all(critic, padded, rows, self.job.world),
         )
 
-    def _learn(self, scored: Scored, advantages: Tensor, padded: PaddedSamples) -> tuple[Tensor | None, Row]:
+    def _learn(
+        self, scored: Scored, advantages: Tensor, returns: Tensor | None, padded: PaddedSamples
+    ) -> tuple[Tensor | None, Row]:
         """Make the step's updates: log-probabilities (N, T) before the first, and what to log of all."""
         training, state = self.job.settings.training, self.state
         if not scored.keep.any():
@@ -335,8 +338,9 @@ class PolicyTrainer:
                 padded,
                 self.drawing,
                 training.rows_per_pass,
-                self.job.critic,
-                self.job.world,
+                critic=self.job.critic,
+                returns=returns,
+                world=self.job.world,
             )
             self.job.world.sum_gradients([*self._of_policy, *self._of_critic])
             sums = Sums(loss=float(learnt.loss.total), weight=float(learnt.loss.weight))

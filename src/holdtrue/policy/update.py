@@ -101,7 +101,9 @@ def add_gradients(
     padded: PaddedSamples,
     drawing: Drawing,
     rows_per_pass: int,
+    *,
     critic: Critic | None = None,
+    returns: Tensor | None = None,
     world: World = ALONE,
 ) -> Learnt:
     """Add the gradient of Σ weight·term over the answers that count to the policy's and critic's parameters.
@@ -111,7 +113,7 @@ def add_gradients(
     """
     zero = padded.logprobs_NT.new_zeros(())
     learnt = Learnt(Mean(zero, zero), {}, torch.zeros_like(padded.logprobs_NT))
-    counted, returns = scored.counted, algorithm.returns(scored)
+    counted = scored.counted
     counting = scored.keep.nonzero()[:, 0]
     for places, part in passes(padded, counting[world.part(len(counting))], rows_per_pass):
         width = part.ids_NT.shape[1]

@@ -107,7 +107,7 @@ def of_optimisation(run: RunDir) -> dict[str, Any]:
         name: {"first": _known(steps[:part], name), "last": _known(steps[-part:], name)}
         for name in ("reward", "kl", "length", "entropy")
     }
-    return told | {name: info[name] for name in ("steps", "stopped", "alarms", "guarded", "skipped")}
+    return told | {name: info["ended"][name] for name in ("steps", "stopped", "alarms", "guarded", "skipped")}
 
 
 def of_health(answers: Sequence[Rollout], policy: str) -> dict[str, Any]:
