@@ -340,5 +340,5 @@ def test_going_back_and_the_step_that_was_kept_are_said_at_the_end_and_in_the_ru
     said = "BAD_REWARD since step 3: back from step 3 to the policy of step 2; learning rate x 0.5, other"
     assert f"back     {said} prompts and draws (rollback 1 of 1)" in done.out and said in done.err
     assert [(row["step"], row["to"]) for row in info["rollbacks"]] == [(3, 2)] and info["steps"] == 5
-    assert info["kept"]["step"] == info["best_step"] and "best held-out reward, " in info["kept"]["why"]
-    assert f"kept     step {info['best_step']} of 5: best held-out reward, " in done.out
+    assert info["kept"]["step"] == info["best_step"] and "best held-out score, " in info["kept"]["why"]
+    assert f"kept     step {info['best_step']} of 5: best held-out score, " in done.out

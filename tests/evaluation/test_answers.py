@@ -88,6 +88,19 @@ def test_slices_have_the_same_numbers_of_their_prompts_most_prompts_first() -> N
     assert rare["policies"][1]["rewards"]["judge"]["mean"] == 1.0
 
 
+def test_win_rates_of_several_answers_vary_less_than_coins() -> None:
+    drawn = np.random.default_rng(0).normal(size=(100, 16))
+    pair = answers((drawn[:, :8] + 0.3).tolist()), answers(drawn[:, 8:].tolist(), "b")
+    found = evaluate(*pair)["against"]["judge"]["win_rate"]
+    wins = (pair[0].rewards["judge"][:, :, None] > pair[1].rewards["judge"][:, None, :]).mean((1, 2))
+    low, high = found["interval"]
+    assert found["mean"] == pytest.approx(wins.mean())
+    # 1.96 standard errors of the prompts' means to each side, not those of 100 coins (0.097)
+    assert (high - low) / 2 == pytest.approx(1.96 * wins.std() / 10, rel=0.15)
+    same = evaluate(answers([[1.0, 2.0]] * 12), answers([[0.0, 0.0]] * 12, "b"))["against"]["judge"]
+    assert same["win_rate"] == {"mean": 1.0, "interval": list(wilson(12, 12))}
+
+
 @given(st.lists(st.lists(st.integers(-2, 2), min_size=4, max_size=4), min_size=1, max_size=12))
 def test_what_one_policy_wins_the_other_loses(rows: list[list[int]]) -> None:
     ours, theirs = [row[:2] for row in rows], [row[2:] for row in rows]

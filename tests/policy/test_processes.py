@@ -32,7 +32,10 @@ def once(prompts, texts, completion_ids):
     shares = kindness(prompts, texts, completion_ids)
     return [None, *shares[1:]] if next(calls) == 3 else shares  # the calibration is call 0
 def broken(prompts, texts, completion_ids):
-    raise KeyError("no reward")
+    import os
+    if os.environ["RANK"] == "1":  # the other waits for what it has to say
+        raise KeyError("no reward")
+    return kindness(prompts, texts, completion_ids)
 """
 
 
@@ -127,5 +130,5 @@ def test_a_reward_that_fails_in_one_of_two_processes_is_told_once(folder: Path, 
     process = holdtrue("resume", str(run.path))
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 3
-    assert "raised KeyError" in stderr and "Traceback" not in stderr
+    assert stderr.count("raised KeyError") == 1 and "Traceback" not in stderr
     assert "raised KeyError" in RunDir(run.path).info()["error"]

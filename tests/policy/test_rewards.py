@@ -193,7 +193,10 @@ def test_a_function_that_gives_its_numbers_one_by_one_may_hang_or_raise_too() ->
         ([1.0, "2"], "returned '2' for answer 1; a number or None"),
         ([1.0, 2j], "for answer 1; a number or None"),
         (torch.zeros(2, 3), "for answer 0; a number or None"),
-        ("12", "returned '1' for answer 0; a number or None"),
+        ("12", "returned a str; a list of 2 numbers"),
+        (b"12", "returned a bytes; a list of 2 numbers"),
+        ({0: 9.0, 1: 9.0}, "returned a dict; a list of 2 numbers"),
+        ({1.0, 2.0}, "returned a set; a list of 2 numbers"),
         (torch.zeros(3), "returned 3 rewards for 2 answers"),
     ],
 )

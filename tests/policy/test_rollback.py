@@ -13,7 +13,7 @@ import torch
 
 import optimising
 from holdtrue.errors import Interrupted
-from holdtrue.policy.rollback import havens, standing
+from holdtrue.policy.rollback import bests, havens, standing
 from holdtrue.policy.settings import RLSettings
 from holdtrue.policy.trainer import PolicyTrainer
 from holdtrue.rundir import RunDir, read_jsonl
@@ -228,4 +228,29 @@ def test_a_best_step_that_was_taken_back_is_not_the_best(folder: Path, run: RunD
     assert [(row["step"], row["to"]) for row in state.rollbacks] == [(5, 3)]
     rewards = {row["step"]: row["reward"] for row in run.metrics() if row["event"] == "eval"}
     assert rewards.keys() == {1, 2, 3, 4, 6, 7, 8} and max(rewards, key=lambda step: rewards[step]) == 4
-    assert state.best_step == max((6, 7, 8), key=lambda step: rewards[step])
+    scores = {row["step"]: row["score"] for row in run.metrics() if row["event"] == "eval"}
+    assert state.best_step == max((1, 2, 3, 6, 7, 8), key=lambda step: scores[step])
+
+
+def test_the_best_step_before_a_rollback_is_still_the_best_after_it(folder: Path, run: RunDir) -> None:
+    training = {"max_steps": 6, "save_steps": 3, "eval_steps": 1, "load_best_model_at_end": True}
+    calls = iter(range(100))
+
+    def lucky(prompts: Any, texts: Any, ids: Any) -> list[float]:
+        call = next(calls)  # the calibration, then a step and its evaluation by turns
+        shift = {4: 5.0, 8: 10.0}.get(call, 0.0)  # the evaluations of steps 2 and 4
+        first = math.nan if call == 9 else 0.5  # step 5
+        return [first, *(shift + share for share in optimising.kindness(None, None, ids)[1:])]
+
+    trainer = optimising.trainer(settings(folder, training, {"eval_fraction": 0.3}), run, lucky)
+    state = trainer.train()
+    assert [(row["step"], row["to"]) for row in state.rollbacks] == [(5, 3)]
+    assert state.best_step == 2 and state.bests == [2]
+    kept = checkpoint.read(checkpoint.folder_of(run, 2))[0]["policy"]
+    assert all(torch.equal(p, kept[name]) for name, p in trainer.parameters.items())
+
+
+def test_the_bests_that_are_kept_are_the_last_and_those_of_the_havens() -> None:
+    # at step 0 none was the best, at 3 it was 2, at 9 it was 8
+    assert bests([1, 2, 5, 8, 10], [0, 3, 9]) == [2, 8, 10]
+    assert bests([], [0, 3]) == []

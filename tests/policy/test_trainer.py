@@ -343,7 +343,7 @@ def test_a_run_stops_early_and_ends_with_the_weights_of_its_best_evaluation(
     )
     trainer = optimising.trainer(made, run)
     state = trainer.train()
-    rewards = {row["step"]: row["reward"] for row in rows(run, "eval")}
+    rewards = {row["step"]: row["score"] for row in rows(run, "eval")}
     best = max(rewards, key=lambda step: (rewards[step], -step))  # the share of a word cannot exceed 1
     assert state.stopped_early and state.step == best + 4 < 60
     assert (state.best_step, state.best_value, state.stale) == (best, -rewards[best], 2)
@@ -363,6 +363,45 @@ def test_a_run_stops_early_and_ends_with_the_weights_of_its_best_evaluation(
     resumed = optimising.trainer(made, broken)
     assert asdict(resumed.train()) | {"seconds": 0} == asdict(state) | {"seconds": 0}
     assert all(torch.equal(p, kept[name]) for name, p in resumed.parameters.items())
+
+
+def test_answers_left_out_or_without_their_end_count_in_the_score_of_an_evaluation(
+    folder: Path, run: RunDir
+) -> None:
+    guard = {"on_hit": "exclude", "penalty": -2.0, "no_end_reward": -1.0}
+    made = optimising.settings(
+        folder, data={"eval_fraction": 0.3}, guard=guard, training={"max_steps": 1, "eval_steps": 1}
+    )
+
+    def generous(prompts: Any, texts: Any, ids: Any) -> list[float | None]:
+        if len(texts) == len(trainer.job.held_out):  # the evaluation: high rewards, one answer has none
+            return [None, *(50.0 for _ in texts[1:])]
+        return optimising.kindness(prompts, texts, ids)
+
+    trainer = optimising.trainer(made, run, generous)
+    trainer.train()
+    answers = len(trainer.job.held_out)
+    (row,) = rows(run, "eval")
+    assert row["reward"] == 50 and row["excluded"] == row["nan_rewards"] == 1 and row["finish_stop"] < 1
+    used = row["reward_whitened"] * (answers - 1)  # those without their end got -1
+    assert row["score"] == pytest.approx((used - 2) / answers, abs=1e-4)
+
+
+def test_an_evaluation_without_a_reward_is_told_and_training_goes_on(
+    folder: Path, run: RunDir, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = iter(range(100))
+
+    def silent(prompts: Any, texts: Any, ids: Any) -> list[float | None]:
+        evaluation = next(calls) == 2  # the calibration, a step, its evaluation
+        return [None if evaluation else share for share in optimising.kindness(None, None, ids)]
+
+    training = {"max_steps": 2, "eval_steps": 1, "load_best_model_at_end": True}
+    state = optimising.trainer(
+        optimising.settings(folder, data={"eval_fraction": 0.3}, training=training), run, silent
+    ).train()
+    assert [row["reward"] is None for row in rows(run, "eval")] == [True, False]
+    assert state.best_step == 2 and "step 1, held-out prompts: none of" in caplog.text
 
 
 def test_the_last_weights_stay_where_the_best_are_not_asked_for(folder: Path, run: RunDir) -> None:

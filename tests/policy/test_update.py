@@ -13,7 +13,8 @@ from holdtrue.policy.critic import of_policy
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.inputs import Scored
 from holdtrue.policy.samples import Samples
-from holdtrue.policy.update import Drawing, add_gradients, logprobs_of, of_all
+from holdtrue.policy.update import Drawing, add_gradients, logprobs_of, of_all, passes
+from holdtrue.training.distributed import World
 from policy_models import policy
 
 DRAWING = Drawing(Decoding(max_new_tokens=9), torch.tensor([0]))
@@ -88,3 +89,10 @@ def test_log_probabilities_of_the_policy_before_the_update_come_along() -> None:
     scored = Scored(torch.tensor([1.0, 2.0]), padded.completion_NT, torch.tensor([True, True]), 2)
     learnt = add_gradients(model, algorithm, scored, algorithm.advantages(scored), padded, DRAWING, 1)
     torch.testing.assert_close(learnt.logprobs, logprobs_of(model, padded, DRAWING, 2))
+
+
+def test_a_process_without_an_answer_has_no_pass_to_make() -> None:
+    ids = [np.array([3, 4], dtype=np.int64)]
+    padded = Samples(ids, 1, ids, [np.zeros(2, np.float32)], ["stop"]).padded(0)
+    assert list(passes(padded, torch.zeros(0, dtype=torch.int64), 2)) == []
+    assert [World(rank, 3).part(2) for rank in range(3)] == [slice(0, 0), slice(0, 1), slice(1, 2)]

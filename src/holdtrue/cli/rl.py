@@ -97,7 +97,7 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
         name: {when: _mean([row["reward_parts"] for row in part], name) for when, part in ends.items()}
         for name in names
     }
-    evaluated = [row for row in rows if row["event"] == "eval"]
+    evaluated = [row for row in rows if row["event"] == "eval" and row["step"] == ended["kept"]["step"]]
     value["evaluation"] = evaluated[-1] if evaluated else None
     if run.info().get("critic"):
         value["explained_variance"] = {when: _mean(part, "explained_variance") for when, part in ends.items()}
@@ -116,7 +116,7 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     lines += [f"back     {row['text']}" for row in value["rollbacks"]]
     lines += [f"stopped  {value['stopped']}"] if value["stopped"] else []
     if value["stopped_early"]:
-        lines.append("stopped  early: the held-out reward no longer rose (training.early_stopping_patience)")
+        lines.append("stopped  early: the held-out score no longer rose (training.early_stopping_patience)")
     lines.append(f"kept     step {value['kept']['step']} of {value['steps']}: {value['kept']['why']}")
     return frame.Result(value, "\n".join([*lines, f"model    {run.model}"]))
 

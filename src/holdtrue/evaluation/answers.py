@@ -116,8 +116,11 @@ class Measures:
             ours, theirs = finite([first.rewards[judge][part], second.rewards[judge][part]])
             signs = np.sign(ours[:, :, None] - theirs[:, None, :])
             wins = _means((1 + signs).reshape(len(signs), -1) / 2)
+            known = wins[np.isfinite(wins)]
+            # shares of several answers vary less than a coin; where none varies, a coin's interval is safe
+            several = signs[0].size > 1 and len(known) >= bootstrap.FEWEST_PROMPTS and np.ptp(known) > 0
             found[judge] = {
-                "win_rate": self._share(wins[:, None]),
+                "win_rate": (self._mean if several else self._share)(wins[:, None]),
                 "difference": self._mean((_means(ours) - _means(theirs))[:, None]),
                 "prompts": int(np.isfinite(wins).sum()),
             }

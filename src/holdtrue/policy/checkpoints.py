@@ -33,7 +33,8 @@ class State:
         nan: answers without a finite reward.
         guarded: answers the guard's verdict left out or penalised.
         stopped: the alarm that ended the run, if one did.
-        best_step, best_value: the evaluation with the highest reward, and that reward with its sign changed.
+        best_step, best_value: the evaluation with the highest score, and that score with its sign changed.
+        bests: steps that were the best, as far as a rollback may need them; the last is ``best_step``.
         stale: evaluations since.
         rollbacks: rows of the rollbacks.
         havens: steps whose checkpoints a rollback may need.
@@ -56,6 +57,7 @@ class State:
     stopped_early: bool = False
     rollbacks: list[dict[str, Any]] = field(default_factory=list)
     havens: list[int] = field(default_factory=list)
+    bests: list[int] = field(default_factory=list)
 
 
 class Changing(Protocol):

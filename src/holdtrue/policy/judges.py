@@ -92,7 +92,7 @@ def _win_rates(shown: Shown, rivals: NDArray[np.bool_]) -> tuple[NDArray[np.floa
         if not len(others):
             rates[i] = 0.5
         elif i in kept and len(met):
-            rates[i] = chances[i, met].mean()
+            rates[i] = np.sort(chances[i, met]).mean()  # equal answers have equal rates, to the last bit
         else:
             reasons.append(reason_of(shown, i))
     return rates, reasons

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -78,7 +78,9 @@ class FunctionJudge:
         def run() -> None:
             try:
                 returned = self.function(*_columns(rollouts))
-                done["value"] = list(returned) if isinstance(returned, Iterable) else returned
+                unordered = isinstance(returned, Mapping | Set | str | bytes)
+                listed = isinstance(returned, Iterable) and not unordered
+                done["value"] = list(returned) if listed else returned
             except BaseException as error:
                 done["error"] = error
 

@@ -47,6 +47,12 @@ def havens(kept: Iterable[int], step: int, onsets: Iterable[int]) -> list[int]:
     return sorted({0, step, *before})
 
 
+def bests(found: Sequence[int], havens: Sequence[int]) -> list[int]:
+    """Of the steps that were the best, in order, the last one and those that were it at a haven."""
+    before = {max((one for one in found if one <= haven), default=None) for haven in havens}
+    return [one for one in found if one in before or one == found[-1]]
+
+
 def respond(run: RunDir, changing: Changing, alarm: Alarm, guard: GuardSettings) -> dict[str, Any] | None:
     """Do what the settings say at a grave alarm: nothing, end the run (``state.stopped``), or go back.
 
@@ -95,13 +101,13 @@ def go_back(run: RunDir, changing: Changing, alarm: Alarm, most: int) -> dict[st
         "text": f"{alarm.cause} since step {onset}: back from step {alarm.step} to the policy of step {to}; "
         f"learning rate x {FACTOR**number:g}, other prompts and draws (rollback {number} of {most})",
     }
-    same_best = then.best_step == now.best_step  # the checkpoint of another one is not kept
     changing.state = replace(
         now,
         learnt=then.learnt,
         updates=then.updates,
-        best_step=now.best_step if same_best else None,
-        best_value=now.best_value if same_best else None,
+        best_step=then.best_step,
+        best_value=then.best_value,
+        bests=then.bests,
         stale=then.stale,
         rollbacks=[*now.rollbacks, row],
         havens=[step for step in kept if step <= to],

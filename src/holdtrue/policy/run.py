@@ -108,8 +108,9 @@ def optimise(
     """
     settings = build(run.settings())
     processes = settings.training.processes
+    patience = 600 + sum(one.timeout for one in settings.rewards)
     with (
-        distributed.join(processes if processes > 1 else None, "data") as world,
+        distributed.join(processes if processes > 1 else None, "data", patience) as world,
         attempt.claimed(run, world),
         attempt.recorded(run),
     ):
@@ -204,7 +205,7 @@ def _kept(state: State, best: bool) -> dict[str, Any]:
         return {"step": state.step, "why": "the last step"}
     if state.best_step is None or state.best_value is None:
         return {"step": state.step, "why": "the last step, no best one being at hand"}
-    return {"step": state.best_step, "why": f"best held-out reward, {-state.best_value:.4g}"}
+    return {"step": state.best_step, "why": f"best held-out score, {-state.best_value:.4g}"}
 
 
 def load_policy(

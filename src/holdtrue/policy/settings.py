@@ -153,7 +153,7 @@ class OptimisationSettings(Section):
     save_total_limit: int = Field(2, gt=0)
     """Checkpoints kept (besides the best one and those for a rollback)."""
     load_best_model_at_end: bool = False
-    """The final policy is that of the best evaluation, by the mean reward on held-out prompts, not that of
+    """The final policy is that of the evaluation with the best ``score`` on held-out prompts, not that of
     the last step."""
     early_stopping_patience: int | None = Field(None, gt=0)
     """Stop after this many evaluations without a better one."""

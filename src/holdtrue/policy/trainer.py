@@ -230,19 +230,29 @@ class PolicyTrainer:
     def evaluate(self) -> None:
         """One answer to each held-out prompt: reward, length, how they ended; whether it is the best so far.
 
-        Models that compare answers compare it with the reference's answer to the prompt, drawn once. A policy
-        that an alarm ended the run for is not the best, however high its reward.
+        The best has the highest ``score``: the mean of what is learnt from (whitened, shaped), where answers
+        that the guard leaves out and those without a reward count as ``guard.penalty``. A policy that an
+        alarm ended the run for is not the best. Models that compare answers compare with the reference's
+        answer to the prompt, drawn once.
         """
         job = self.job
         samples = self._sample(job.held_out, 1, self.state.step, HELD_OUT)
         rollouts = samples.rollouts(job.held_out.texts, job.tokenizer)
         against = [Rollout(*one) for one in zip(job.held_out.texts, self.opponents, strict=False)]
-        judged = job.rewards.score(rollouts, samples, against or None)
-        told = journal.summary(samples, judged)
-        told["reward_se"] = told["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
-        self._write({"event": "eval", "step": self.state.step} | told)
+        row: Row = {"event": "eval", "step": self.state.step, "reward": None, "score": float("nan")}
+        try:
+            judged = job.rewards.score(rollouts, samples, against or None)
+        except QualityError as error:  # training may go on all the same
+            _log.warning(f"step {self.state.step}, held-out prompts: {error}")
+        else:
+            row |= journal.summary(samples, judged)
+            row["reward_se"] = row["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
+            row["score"] = float(judged.rewards.where(judged.keep, job.settings.guard.penalty).mean())
+        self._write(row)
         if self.state.stopped is None:
-            loop.compare(self.state, -told["reward"], job.settings.training.early_stopping_patience)
+            loop.compare(self.state, -row["score"], job.settings.training.early_stopping_patience)
+            if self.state.best_step == self.state.step:
+                self.state.bests.append(self.state.step)
 
     # Parts of a step
 
@@ -399,8 +409,9 @@ class PolicyTrainer:
         settings, state = self.job.settings, self.state
         if haven and settings.guard.on_alarm == "rollback":
             state.havens = rollback.havens(state.havens, state.step, self.monitor.possible_onsets)
-        best = loop.kept(state) if settings.training.load_best_model_at_end else ()
-        keep = settings.training.save_total_limit
+        state.bests = rollback.bests(state.bests, state.havens)
+        protect = {*state.havens, *(state.bests if settings.training.load_best_model_at_end else ())}
         if self.job.world.main:
-            checkpoints.save(self.job.run, self, keep=keep, protect={*state.havens, *best})
+            keep = settings.training.save_total_limit
+            checkpoints.save(self.job.run, self, keep=keep, protect=protect)
         self.job.world.wait()

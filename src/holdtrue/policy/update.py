@@ -28,6 +28,8 @@ class Drawing:
 
 def passes(padded: PaddedSamples, rows: Tensor, most: int) -> Iterator[tuple[Tensor, PaddedSamples]]:
     """Rows (R,) in passes of ``most``, those of like length together, less padding that all of them have."""
+    if not len(rows):
+        return  # of several processes one may have nothing to do
     lengths = padded.attention_NT.sum(1)
     for places in torch.split(rows[lengths[rows].argsort(stable=True)], most):
         width = int(lengths[places].max())

@@ -91,8 +91,8 @@ def default_device() -> str:
 
 
 @contextmanager
-def join(expected: int | None, parallel: str) -> Iterator[World]:
-    """The world this process was started into.
+def join(expected: int | None, parallel: str, patience: float = 600.0) -> Iterator[World]:
+    """The world this process was started into; processes wait ``patience`` seconds for one another.
 
     Raises:
         SettingsError: ``expected`` processes were asked for and another number is running.
@@ -113,7 +113,7 @@ def join(expected: int | None, parallel: str) -> Iterator[World]:
         store = dist.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group("nccl" if "cuda" in device else "gloo", store=store, rank=0, world_size=1)
     else:
-        dist.init_process_group("nccl" if "cuda" in device else "gloo", timeout=timedelta(minutes=10))
+        dist.init_process_group("nccl" if "cuda" in device else "gloo", timeout=timedelta(seconds=patience))
     try:
         yield World(rank, size, device, sharded=parallel == "fsdp")
     finally:

@@ -152,7 +152,9 @@ def test_ppo_scales_rewards_and_keeps_their_mean() -> None:
     mean = sum(rewards) / 3
     spread = math.sqrt(sum((x - mean) ** 2 for x in rewards) / 3)
     first, second, third = ((x - mean) / spread + mean for x in rewards)
-    returns = PPO(lam=1.0).returns(replace(SCORED, old_values=torch.zeros(2, 2, dtype=torch.float64)))
+    returns = PPO(lam=1.0, whiten_rewards=True).returns(
+        replace(SCORED, old_values=torch.zeros(2, 2, dtype=torch.float64))
+    )
     assert returns is not None
     assert returns[MASK].tolist() == pytest.approx([first + second, second, third])
 

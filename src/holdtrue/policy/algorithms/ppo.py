@@ -36,8 +36,9 @@ class PPO(Algorithm):
     """Weight of the critic's loss."""
     value_clip: float = Field(0.2, gt=0)
     """How far a value may move from what it was when the answers were sampled."""
-    whiten_rewards: bool = True
-    """Scale the rewards of a step's tokens by their std, without moving their mean."""
+    whiten_rewards: bool = False
+    """Scale the rewards of a step's tokens by their std, without moving their mean. Returns are then no
+    longer on the scale of a critic that starts from the reward model."""
 
     @property
     def needs(self) -> frozenset[str]:
