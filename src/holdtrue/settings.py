@@ -100,8 +100,6 @@ class DataSettings(Section):
 
 Layout = Literal["tree", "packed", "padded"]
 """How a model reads a batch: token trees, whole sequences end to end, or sequences padded to a rectangle."""
-LAYOUTS = {"tree": "token trees", "packed": "end to end"}
-"""What the layouts without padding are called."""
 
 
 class TrainingSettings(Section):

@@ -48,7 +48,7 @@ def plan_result(settings: Settings, trust_remote_code: bool) -> frame.Result:
 
 def _text(plan: dict[str, Any]) -> str:
     from holdtrue.data.transforms import sentence
-    from holdtrue.settings import LAYOUTS
+    from holdtrue.reward.model import LAYOUTS
 
     model, memory = plan["model"], plan["memory_bytes"]
     lines = [

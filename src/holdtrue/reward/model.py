@@ -51,6 +51,8 @@ from holdtrue.tokens.conversation import Ids
 from holdtrue.tokens.tree import Tree, grow
 
 Batch = TreeBatch | PaddedBatch
+LAYOUTS = {"tree": "token trees", "packed": "end to end"}
+"""What the layouts without padding are called."""
 _REFUSALS = (NotImplementedError, RuntimeError, ValueError, TypeError, AttributeError, IndexError)
 """What models raise that cannot be read otherwise than transformers reads them."""
 

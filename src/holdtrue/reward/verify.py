@@ -20,10 +20,10 @@ from holdtrue.errors import ModelError
 from holdtrue.reward import elsewhere, store
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.checks import Check, Status, check_card, compare, sample
-from holdtrue.reward.model import initial_head
+from holdtrue.reward.model import LAYOUTS, initial_head
 from holdtrue.reward.verify_comparer import verify_comparer
 from holdtrue.rundir import read_json
-from holdtrue.settings import LAYOUTS, ModelSettings
+from holdtrue.settings import ModelSettings
 from holdtrue.tokens.conversation import Encoder
 from holdtrue.tokens.sentences import SentenceEncoder
 from holdtrue.tokens.tree import Tree, grow
