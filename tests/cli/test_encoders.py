@@ -32,7 +32,8 @@ def test_an_encoder_is_planned_trained_resumed_scored_evaluated_verified_and_rep
     plan = holdtrue("plan", data[0], *options).value
     assert plan["steps"] == 3 and plan["model"]["chat_template"] == "pair"
     assert plan["example"]["text"].startswith("<cls>tell about") and plan["example"]["read_token"] is None
-    assert "read: " in holdtrue("plan", data[0], *options[:-1]).out
+    told = holdtrue("plan", data[0], *options[:-1]).out
+    assert "read: " in told and ("layout    end to end" in told) == (pool == "mean")
 
     whole = holdtrue("train", *data, *options, "--output", tmp_path / "whole")
     assert whole.code == 0, whole.err
