@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import toy
 from holdtrue.errors import DataError
-from holdtrue.policy.prompts import encode, read_prompts
+from holdtrue.policy.prompts import Prompts, encode, read_prompts
 from holdtrue.policy.settings import PromptSettings
 from holdtrue.records import Message
 from holdtrue.tokens.conversation import Encoder
@@ -91,3 +92,9 @@ def test_columns_that_are_no_part_of_the_prompt_stay_beside_it(tokenizer: Any, t
     found = read_prompts(PromptSettings(prompts=[file]), tokenizer, 128, 12).train
     assert found.columns == [{"topic": "rain"}, {"n": 2}, {"topic": "none"}]
     assert found.take([2, 0]).columns == [{"topic": "none"}, {"topic": "rain"}]
+
+
+def test_prompts_made_without_columns_can_be_taken() -> None:
+    ids = [np.array([n], dtype=np.int64) for n in range(3)]
+    taken = Prompts(["a", "b", "c"], ids).take([2, 0])
+    assert taken.texts == ["c", "a"] and [int(one[0]) for one in taken.ids] == [2, 0] and not taken.columns

@@ -37,7 +37,7 @@ class Prompts:
         return Prompts(
             [self.texts[i] for i in places],
             [self.ids[i] for i in places],
-            [self.columns[i] for i in places],
+            [self.columns[i] for i in places if self.columns],
         )
 
 
