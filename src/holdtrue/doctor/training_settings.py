@@ -89,7 +89,7 @@ def by_trl_names(values: Mapping[Any, Any]) -> Settings:
     for key, value in flat.items():
         name = trl_name(key)
         found[name] = LOSS_TYPES.get(str(value), value) if name == "loss_type" else _number(value)
-    if found.dialect.engine == "verl":
+    if any(key.startswith(("actor_rollout_ref.", "algorithm.")) for key in flat):  # verl's RL, not its SFT
         found["beta"] = _verl_kl(flat)
         found.setdefault("loss_type", "bnpo")  # verl's default is token-mean
     return found

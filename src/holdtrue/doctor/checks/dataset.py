@@ -21,6 +21,7 @@ from holdtrue.doctor.loops import looped
 from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.doctor.tool_calls import TOOLS
+from holdtrue.doctor.training_settings import is_of_rl
 from holdtrue.intervals import wilson
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
@@ -211,18 +212,20 @@ def cut_targets(subject: Subject) -> Results:
 
 @check("X05")
 def loss_on_tools(subject: Subject) -> Results:
-    """Turns of tools that the loss would train on; fails when the settings say so, warns without settings."""
+    """Turns of tools that the loss would train on; fails when the settings are of TRL's SFT and do not mask
+    them, warns without settings. Other programs, and all of them in RL, mask them by themselves."""
     examples = examples_of(subject)
     with_tools = [one for one in examples if _tool_turn_is_learned(one)]
     values = {"examples": len(with_tools)}
     if not with_tools:
         yield Finding("X05", "ok", f"no turn of a tool in {len(examples)} examples", values=values)
         return
-    settings = subject.settings
-    if settings is not None and settings.get("assistant_only_loss"):
-        yield Finding(
-            "X05", "ok", f"{len(with_tools)} examples with tools; assistant_only_loss is set", values=values
-        )
+    settings, engine = subject.settings, subject.dialect.engine
+    masks = "assistant_only_loss is set" if (settings or {}).get("assistant_only_loss") else ""
+    if engine != "trl" or is_of_rl(settings):
+        masks = f"{engine} masks them" + (" in RL" if engine == "trl" else "")
+    if masks:
+        yield Finding("X05", "ok", f"{len(with_tools)} examples with turns of tools; {masks}", values=values)
         return
     yield Finding(
         "X05",
@@ -412,7 +415,7 @@ def _masks_padding(subject: Subject) -> bool:
 
 
 def _tool_turn_is_learned(one: Example) -> bool:
-    return any(turn["role"] in TOOLS for turn in one.messages) and one.target is not None
+    return any(turn["role"] in TOOLS for turn in one.messages[one.given :]) and one.target is not None
 
 
 def _is_empty(turn: Any) -> bool:
