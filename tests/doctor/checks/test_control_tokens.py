@@ -114,7 +114,10 @@ def test_calls_of_one_length_are_not_cut(tmp_path: Path):
     [
         ({"role": "user", "tool_calls": [{"function": {"arguments": "a"}}]}, []),
         ({"role": "assistant", "tool_calls": "a", "reasoning_content": 7}, []),
-        ({"role": "assistant", "tool_calls": [None, {"function": None}, {"arguments": {"a": ["b", 1]}}]}, ["b"]),
+        (
+            {"role": "assistant", "tool_calls": [None, {"function": None}, {"arguments": {"a": ["b", 1]}}]},
+            ["b"],
+        ),
         (called({"a": "first", "b": {"c": "second"}, "d": "third"}), ["first", "second", "third"]),
     ],
 )
