@@ -87,7 +87,7 @@ def shares(rng, rate, batches, n=64):
 
 
 def alarms_of(before, after, seed, limit, steps=100, n=64):
-    """Steps of the alarms on shares of ``after``; the calibration are 256 rows, exactly ``before`` of them 1."""
+    """Steps of the alarms on shares of ``after``; of 256 rows of the calibration ``before`` are 1."""
     reference = baseline((np.arange(256) < before * 256).astype(float), share=True)
     return [
         step for step, _ in run(shares(np.random.default_rng(seed), after, steps, n), limit, reference, n)

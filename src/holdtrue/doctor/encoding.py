@@ -22,8 +22,8 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens ``start`` to ``end`` (exclusive) are the text of message ``turn``, said by ``role``; what an answer
-    says beside its content is of ``assistant thought`` and ``assistant call``.
+    """Tokens ``start`` to ``end`` (exclusive) are the text of message ``turn``, said by ``role``; what an
+    answer says beside its content is of ``assistant thought`` and ``assistant call``.
     """
 
     role: str

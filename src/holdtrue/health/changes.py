@@ -7,9 +7,9 @@ than it was seen: a mean that is a little too good would be an endless change. T
 about 10 batches, a false alarm comes about every 900 (Montgomery, Statistical Quality Control, chapter 9).
 Training moves every metric a little, so the value must also be worse than the calibration by a *floor*. A
 value beyond the *limit* alarms at once, also without a calibration; with one, z must be 3 or more too: where
-the calibration lies just below the limit, a batch passes it by chance. What the calibration never showed needs
-no such proof. (Shares of 64 rows that stay at 0.488 under a limit of 0.5 gave 15 alarms in 100 batches without
-that rule and 0.02 with it; a rise to 0.8 is found as soon, one to 0.7 two batches later.)
+the calibration lies just below the limit, a batch passes it by chance. What the calibration never showed
+needs no such proof. (Shares of 64 rows that stay at 0.488 under a limit of 0.5 gave 15 alarms in 100 batches
+without that rule and 0.02 with it; a rise to 0.8 is found as soon, one to 0.7 two batches later.)
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _known(engine: Engine) -> set[str]:
 
 
 def _slips(written: Mapping[str, Any], known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Names nobody knows, each with the known one that differs from it in one part alone, and little there."""
+    """Names nobody knows, each with the known one that differs in one part alone, and little there."""
     given = {str(key).removeprefix("training.") for key in written}
     for name in sorted(given - set(known)):
         alike = {one: likeness for one in known if one not in given and (likeness := _likeness(name, one))}

@@ -33,8 +33,8 @@ class ToolErrorLoop(Detector):
     source: ClassVar = "Visual-Agent/DeepEyes#131; deepseek-ai/DeepSeek-V3#1630"
 
     most: int = 3
-    """Calls in a row that are the same. A second attempt is right where a fault may pass; clients that retry by
-    themselves commonly stop after three."""
+    """Calls in a row that are the same. A second attempt is right where a fault may pass; clients that retry
+    by themselves commonly stop after three."""
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The longest row of same calls."""
@@ -56,7 +56,8 @@ class ToolErrorLoop(Detector):
             shown = reading.text[best[0].start : best[0].end].strip()
             yield self.flag(
                 "fail" if len(best) >= self.most else "warn",
-                f"the same call x {len(best)}: {quote(shown, 160)}, answered by {quote(said) if said else 'nothing'}",
+                f"the same call x {len(best)}: {quote(shown, 160)}, answered by "
+                + (quote(said) if said else "nothing"),
                 span=(best[1].start - len(_OPEN), best[-1].end + len(_CLOSE)),
                 calls=len(best),
                 call=shown,

@@ -34,7 +34,8 @@ class DropControl(DataRemedy):
 
     by: Literal["drop", "cut"] = "drop"
     """``drop`` leaves out rows with one inside an answer; ``cut`` ends the answer before it, and teaches to
-    end there; a row of which nothing would be left goes anyway, and so does one with it in thoughts or calls."""
+    end there; a row of which nothing would be left goes anyway, and so does one with it in thoughts or
+    calls."""
     tokens: tuple[str, ...] = ()
     """Control tokens of the model, as ``doctor fix`` gives them; empty: those of all families. Traces of
     other chat formats are always looked for."""
