@@ -252,6 +252,7 @@ def test_a_call_that_fails_alike_is_a_loop_wherever_the_tool_answers(form):
     answers = ["ERROR 17: no such job", "ERROR 18: no such job", "ERROR 19: no such job", "done"]
     flag = only("tool_error_loop", asked(form, answers))
     assert (flag.severity, flag.values["calls"]) == ("fail", 4)
+    assert ("ERROR 19: no such job" in flag.evidence) == (form != "text")  # which does not tell who says it
     assert found("tool_error_loop", asked(form, ["done", *answers[:2]]))[0].values["calls"] == 2
 
 

@@ -45,10 +45,8 @@ class ToolErrorLoop(Detector):
         said = last = None
         for call in _calls(reading):
             error = _error(reading, row[-1], call) if row and row[-1].key == call.key else None
-            if error is None:
-                row = [call]
-            else:
-                row = [*(row if last in (None, error) else row[-1:]), call]
+            alike = error is not None and (last is None or without_numbers(error) == without_numbers(last))
+            row = [*(row if alike else row[-1:] if error is not None else []), call]
             last = error
             if len(row) > len(best):
                 best, said = row, error
@@ -78,7 +76,7 @@ def _error(reading: Reading, before: _Call, call: _Call) -> str | None:
     answer, between = answer.strip(), reading.text[start:end].strip()
     if not is_error(answer or between):
         return None if between else ""
-    return without_numbers(answer) if answer else "an error"
+    return answer or "an error"
 
 
 def _calls(reading: Reading) -> Iterator[_Call]:
