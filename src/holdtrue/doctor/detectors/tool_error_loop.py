@@ -73,7 +73,8 @@ def _error(reading: Reading, before: _Call, call: _Call) -> str | None:
     for first, last in [*reading.own, (end, end)]:
         answer += reading.text[at : max(min(first, end), at)]
         at = max(at, last)
-    answer, between = answer.strip(), reading.text[start:end].strip()
+    inner = answer.partition("<tool_response>")[2].partition("</tool_response>")[0]
+    answer, between = (inner or answer).strip(), reading.text[start:end].strip()
     if not is_error(answer or between):
         return None if between else ""
     return answer or "an error"
