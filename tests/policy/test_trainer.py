@@ -170,6 +170,8 @@ def test_a_model_that_compares_tells_how_often_the_policy_beats_the_reference(
     ]
     chances = [matrix[0, 1] for matrix in comparer.comparer.compare(groups)]
     assert len(chances) > 1 and rows(run, "eval")[-1]["reward"] == pytest.approx(np.mean(chances))
+    watched = [one["reward"] for one in whole.monitor.state_dict()["held_out"]]
+    assert watched == pytest.approx([row["reward"] for row in rows(run, "eval")])
 
     broken = RunDir.create(tmp_path / "broken", {})
     with pytest.raises(KeyboardInterrupt):

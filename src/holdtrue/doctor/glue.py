@@ -26,7 +26,7 @@ def own_end(subject: Subject) -> int | None:
         return None
     taught = Counter[int]()
     for one in subject.encoded if subject.examples else ():
-        if one.target is not None and one.example.text is None:
+        if one.target is not None and one.learned[-1].role == "assistant":
             behind = one.ids[one.target.end :].tolist()
             taught.update([id for id in behind if id in subject.template.controls][:1])
     end = taught.most_common(1)[0][0] if taught else next(iter(subject.template.turn_end), None)

@@ -248,6 +248,10 @@ class PolicyTrainer:
             row |= journal.summary(samples, judged)
             row["reward_se"] = row["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
             row["score"] = float(judged.rewards.where(judged.keep, job.settings.guard.penalty).mean())
+            paid = [
+                replace(one, reward=reward) for one, reward in zip(rollouts, judged.raw.tolist(), strict=True)
+            ]
+            self._tell(self.monitor.update_held_out(Batch.of(paid, self.state.step)))
         self._write(row)
         if self.state.stopped is None:
             loop.compare(self.state, -row["score"], job.settings.training.early_stopping_patience)
@@ -379,13 +383,16 @@ class PolicyTrainer:
     def _watch(self, batch: Batch) -> Alarm | None:
         """Alarms of the step, told and written down; the gravest, if it is grave."""
         alarms = self.monitor.update(batch)
+        self._tell(alarms)
+        return next((alarm for alarm in alarms if alarm.severity == "fail"), None)
+
+    def _tell(self, alarms: Iterable[Alarm]) -> None:
         for alarm in alarms:
             self.state.alarms += 1
             row = {"event": "alarm", "text": str(alarm), **asdict(alarm)}
             self._append("findings.jsonl", [journal.finite(row)])
             if self.job.world.main:
                 self.job.tell(row)
-        return next((alarm for alarm in alarms if alarm.severity == "fail"), None)
 
     def _write(self, row: Row) -> None:
         row = journal.finite(row)

@@ -128,6 +128,7 @@ def _in_texts(encoded: Sequence[Encoded], tokens: Sequence[TokenCensus]) -> Resu
         said = {role: times for role, times in by_role.items() if role not in ("", "text")}
         if not said:
             continue
+        own = {role for role in said if role.startswith("assistant")}
         severity: Severity = "fail" if len(targets) > SOME * len(encoded) else "warn"
         where = ", ".join(f"{times} in {role} text" for role, times in said.items())
         yield Finding(
@@ -148,8 +149,8 @@ def _in_texts(encoded: Sequence[Encoded], tokens: Sequence[TokenCensus]) -> Resu
                 "at": token.at,
                 "fix": {
                     "remedies": [
-                        *(["drop_control"] if "assistant" in said else []),
-                        *(["neutralise"] if set(said) - {"assistant"} else []),
+                        *(["drop_control"] if own else []),
+                        *(["neutralise"] if set(said) - own else []),
                     ]
                 },
             },
@@ -157,10 +158,10 @@ def _in_texts(encoded: Sequence[Encoded], tokens: Sequence[TokenCensus]) -> Resu
 
 
 def _foreign(encoded: Sequence[Encoded], own: set[str]) -> Results:
-    """Control strings of other chat formats in targets."""
+    """Control strings of other chat formats in what is to be learned."""
     found: dict[str, list[Encoded]] = {}
     for one in encoded:
-        for mark in set(FOREIGN.findall(one.example.target or "")) - own:
+        for mark in {mark for text in one.example.learned_texts for mark in FOREIGN.findall(text)} - own:
             found.setdefault(mark, []).append(one)
     for mark, at in sorted(found.items(), key=lambda item: -len(item[1]))[:5]:
         severity: Severity = "fail" if len(at) > SOME * len(encoded) else "warn"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from holdtrue.data.examples import Example, content_of
+from holdtrue.data.examples import Example, content_of, texts_of
 from holdtrue.data.near import RUN, near_classes
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.dialect import said
@@ -21,6 +21,7 @@ from holdtrue.doctor.loops import looped
 from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.doctor.tool_calls import TOOLS
+from holdtrue.doctor.training_settings import is_of_rl
 from holdtrue.intervals import wilson
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
@@ -107,14 +108,14 @@ def no_end_label(subject: Subject) -> Results:
 def repeated_data(subject: Subject) -> Results:
     """Examples that are there twice, targets that are near duplicates or loop; warns, and fails when over
     one target in twenty loops."""
-    examples = [one for one in examples_of(subject) if one.target]
+    examples = [one for one in examples_of(subject) if one.learned_texts]
     if not examples:
         raise Missing("no example has a target")
     keys = {blake2b(repr((one.messages, one.rejected, one.text)).encode()).digest() for one in examples}
     twice = len(examples) - len(keys)
     targets = [one.target or "" for one in examples]
     near = sum(first != i and len(targets[i].split()) >= RUN for i, first in enumerate(near_classes(targets)))
-    loops = [one for one in examples if looped(one.target or "")]
+    loops = [one for one in examples if any(map(looped, one.learned_texts))]
     gopher = sum(repeats(text) is not None for text in targets)
     total = len(examples)
     values = {
@@ -187,7 +188,8 @@ def cut_targets(subject: Subject) -> Results:
     for what, sizes, least in (("tokens", lengths, 64), ("characters", characters, 256)):
         top = int(sizes.max())
         at_top = [one for one, size in zip(encoded, sizes, strict=True) if size == top]
-        unended = [one for one in at_top if not ENDED.search(one.example.target or "")]
+        unended = [one for one in at_top if one.learned[-1].role != "assistant call"]
+        unended = [one for one in unended if not ENDED.search(one.example.target or "")]
         if top >= least and len(at_top) >= 3 and 2 * len(unended) > len(at_top):
             yield Finding(
                 "X04",
@@ -210,18 +212,20 @@ def cut_targets(subject: Subject) -> Results:
 
 @check("X05")
 def loss_on_tools(subject: Subject) -> Results:
-    """Turns of tools that the loss would train on; fails when the settings say so, warns without settings."""
+    """Turns of tools that the loss would train on; fails when the settings are of TRL's SFT and do not mask
+    them, warns without settings. Other programs, and all of them in RL, mask them by themselves."""
     examples = examples_of(subject)
     with_tools = [one for one in examples if _tool_turn_is_learned(one)]
     values = {"examples": len(with_tools)}
     if not with_tools:
         yield Finding("X05", "ok", f"no turn of a tool in {len(examples)} examples", values=values)
         return
-    settings = subject.settings
-    if settings is not None and settings.get("assistant_only_loss"):
-        yield Finding(
-            "X05", "ok", f"{len(with_tools)} examples with tools; assistant_only_loss is set", values=values
-        )
+    settings, engine = subject.settings, subject.dialect.engine
+    masks = "assistant_only_loss is set" if (settings or {}).get("assistant_only_loss") else ""
+    if engine != "trl" or is_of_rl(settings):
+        masks = f"{engine} masks them" + (" in RL" if engine == "trl" else "")
+    if masks:
+        yield Finding("X05", "ok", f"{len(with_tools)} examples with turns of tools; {masks}", values=values)
         return
     yield Finding(
         "X05",
@@ -272,9 +276,9 @@ def broken_turns(subject: Subject) -> Results:
 def reward_visible_tags(subject: Subject) -> Results:
     """Tags that rewards read: what only an environment should write in targets (fails), tags that are not
     closed and text after the last answer or tool call (warn)."""
-    examples = [one for one in examples_of(subject) if one.target]
+    examples = [one for one in examples_of(subject) if one.learned_texts]
     counts = {tag: sum(f"<{tag}>" in (one.target or "") for one in examples) for tag in TAGS}
-    paid = [one for one in examples if any(mark in (one.target or "") for mark in PAID)]
+    paid = [one for one in examples if any(mark in text for text in one.learned_texts for mark in PAID)]
     unclosed = [one for one in examples if any(_unbalanced(one.target or "", tag) for tag in TAGS)]
     after = [one for one in examples if _after_last(one.target or "")]
     values = {"tags": counts, "paid": len(paid), "unclosed": len(unclosed), "text_after": len(after)}
@@ -338,8 +342,8 @@ def bias_of_pairs(subject: Subject) -> Results:
     pairs = [one for one in examples_of(subject) if one.rejected and one.target is not None]
     if not pairs:
         raise Missing("the data holds no pairs")
-    chosen = [one.target or "" for one in pairs]
-    rejected = [content_of(one.rejected[-1]) if one.rejected else "" for one in pairs]
+    both = [(one.learned_texts, texts_of(one.rejected[-1])) for one in pairs if one.rejected]
+    chosen, rejected = (["\n".join(texts) for texts in side] for side in zip(*both, strict=True))
     longer = sum(
         1.0 if len(a) > len(b) else 0.5 * (len(a) == len(b)) for a, b in zip(chosen, rejected, strict=True)
     )
@@ -349,7 +353,7 @@ def bias_of_pairs(subject: Subject) -> Results:
     gaps = np.array([repetition(a) - repetition(b) for a, b in alike])
     clear = gaps[np.abs(gaps) > 0.05]
     more = int((clear > 0).sum())
-    loops = sum(map(looped, chosen)), sum(map(looped, rejected))
+    loops = [sum(any(map(looped, texts)) for texts in side) for side in zip(*both, strict=True)]
     interval, of_loops = wilson(longer, len(pairs)), wilson(more, len(clear))
     values = {
         "pairs": len(pairs),
@@ -411,7 +415,7 @@ def _masks_padding(subject: Subject) -> bool:
 
 
 def _tool_turn_is_learned(one: Example) -> bool:
-    return any(turn["role"] in TOOLS for turn in one.messages) and one.target is not None
+    return any(turn["role"] in TOOLS for turn in one.messages[one.given :]) and one.target is not None
 
 
 def _is_empty(turn: Any) -> bool:
