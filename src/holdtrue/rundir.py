@@ -134,6 +134,14 @@ class RunDir:
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
 
 
+def standing(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of steps that the policy at the end of an optimisation has behind it: no later rollback took
+    them back."""
+    rows = list(rows)
+    undone = [(one["to"], one["step"]) for one in rows if one["event"] == "rollback"]
+    return [one for one in rows if not any(first < one["step"] <= last for first, last in undone)]
+
+
 def begun(path: Path, start: Callable[[], RunDir]) -> RunDir:
     """The run at a path; ``start`` makes it where there is none yet.
 
