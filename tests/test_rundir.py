@@ -238,3 +238,10 @@ def test_the_rows_that_stand_are_those_that_no_rollback_took_back() -> None:
     rows[5:5] = [{"event": "rollback", "step": 5, "to": 3}]
     rows[9:9] = [{"event": "rollback", "step": 8, "to": 5}]
     assert [row["step"] for row in standing(rows)] == [1, 2, 3, 9]
+
+
+def test_a_row_that_is_no_object_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"step": 1}\n[1]\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2 holds a list, expected an object"):
+        list(read_jsonl(file))

@@ -269,16 +269,19 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a file this package wrote; stops before a last line without its newline.
 
     Raises:
-        DataError: another line is not JSON.
+        DataError: another line is not a JSON object.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{path}, line {number} is not valid JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number} holds a {type(row).__name__}, expected an object")
+            yield row
 
 
 def find_model(path: str | Path) -> Path:

@@ -182,11 +182,9 @@ def counts(course: Course) -> Iterator[tuple[str, str, str]]:
 
 
 def tiles(course: Course, examined: Examined) -> Iterator[tuple[str, str, str]]:
-    """(label, value, small print) of the key numbers."""
+    """(label, value, small print) of the key numbers beside the headline's."""
     if not course.steps:
         return
-    was = wording.number(course.steps[0]["reward"])
-    yield "Reward", wording.number(course.mean("reward")), f"{was} in the first step"
     if (row := course.held_out) is not None:
         yield "Held-out reward", wording.number(row["reward"]), f"{_bounds(row)}, step {row['step']:,}"
     if (kl := course.mean("kl")) is not None:
