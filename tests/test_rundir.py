@@ -24,6 +24,7 @@ from holdtrue.rundir import (
     find_model,
     read_json,
     read_jsonl,
+    standing,
     write_bytes,
     write_json,
 )
@@ -230,3 +231,17 @@ def test_a_file_of_a_run_that_holds_another_value_is_named(tmp_path: Path) -> No
     run.info_file.write_text("[]")
     with pytest.raises(DataError, match=r"run\.json holds a list, expected an object"):
         run.info()
+
+
+def test_the_rows_that_stand_are_those_that_no_rollback_took_back() -> None:
+    rows: list[dict[str, Any]] = [{"event": "train", "step": step} for step in range(1, 10)]
+    rows[5:5] = [{"event": "rollback", "step": 5, "to": 3}]
+    rows[9:9] = [{"event": "rollback", "step": 8, "to": 5}]
+    assert [row["step"] for row in standing(rows)] == [1, 2, 3, 9]
+
+
+def test_a_row_that_is_no_object_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"step": 1}\n[1]\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2 holds a list, expected an object"):
+        list(read_jsonl(file))

@@ -134,6 +134,14 @@ class RunDir:
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
 
 
+def standing(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of steps that the policy at the end of an optimisation has behind it: no later rollback took
+    them back."""
+    rows = list(rows)
+    undone = [(one["to"], one["step"]) for one in rows if one["event"] == "rollback"]
+    return [one for one in rows if not any(first < one["step"] <= last for first, last in undone)]
+
+
 def begun(path: Path, start: Callable[[], RunDir]) -> RunDir:
     """The run at a path; ``start`` makes it where there is none yet.
 
@@ -261,16 +269,19 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a file this package wrote; stops before a last line without its newline.
 
     Raises:
-        DataError: another line is not JSON.
+        DataError: another line is not a JSON object.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{path}, line {number} is not valid JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number} holds a {type(row).__name__}, expected an object")
+            yield row
 
 
 def find_model(path: str | Path) -> Path:

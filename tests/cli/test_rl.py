@@ -60,6 +60,8 @@ def test_a_policy_is_optimised_against_a_reward_model(
     assert done.value["steps"] == 2 and done.value["reward"]["last"] is not None
     assert done.value["evaluation"]["event"] == "eval"
     assert RunDir(run).info()["status"] == "finished"
+    assert done.value["report"] == str(run / "report.html")
+    assert "in 2 steps" in (run / "report.html").read_text(encoding="utf-8")
     before = AutoModelForCausalLM.from_pretrained(folder / "policy")
     after = AutoModelForCausalLM.from_pretrained(run / "model")
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)

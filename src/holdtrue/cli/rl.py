@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from holdtrue import settings as plain
-from holdtrue.cli import frame, running
+from holdtrue.cli import frame, report, running
 from holdtrue.errors import SettingsError
-from holdtrue.rundir import RunDir
+from holdtrue.rundir import RunDir, standing
 
 
 def command(
@@ -38,9 +38,9 @@ def command(
 ) -> frame.Result | None:
     """Optimise a policy against a reward model or a function.
 
-    The run directory holds everything: settings, metrics, every rollout with its reward, alarms, checkpoints
-    and the policy. Read the rollouts with "holdtrue doctor rollouts RUN". Interrupted runs go on with
-    "holdtrue resume RUN".
+    The run directory holds everything: settings, metrics, every rollout with its reward, alarms, checkpoints,
+    the policy and report.html. Read the rollouts with "holdtrue doctor rollouts RUN". Interrupted runs go on
+    with "holdtrue resume RUN".
     """
     given = arguments or []
     files = [one for one in given if one.lower().endswith((".yaml", ".yml"))]
@@ -72,7 +72,6 @@ def command(
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     """Optimise a policy to the end of its run, here or in the processes its settings ask for, and return what
     came out."""
-    from holdtrue.policy.rollback import standing
     from holdtrue.policy.run import optimise
     from holdtrue.policy.settings import build
 
@@ -84,12 +83,13 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
             optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
     if running.silent():
         return None
+    page = report.publish(run)
     ended = run.info()["ended"]
     rows = run.metrics()
     steps = [row for row in standing(rows) if row["event"] == "train"]
     part = max(1, len(steps) // 10)
     ends = {"first": steps[:part], "last": steps[-part:]}
-    value: dict[str, Any] = {"run": str(run.path), "model": str(run.model), **ended}
+    value: dict[str, Any] = {"run": str(run.path), "model": str(run.model), "report": str(page), **ended}
     for name in ("reward", "kl", "length", "entropy"):
         value[name] = {when: _mean(part, name) for when, part in ends.items()}
     names = steps[-1]["reward_parts"]
@@ -118,7 +118,7 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     if value["stopped_early"]:
         lines.append("stopped  early: the held-out score no longer rose (training.early_stopping_patience)")
     lines.append(f"kept     step {value['kept']['step']} of {value['steps']}: {value['kept']['why']}")
-    return frame.Result(value, "\n".join([*lines, f"model    {run.model}"]))
+    return frame.Result(value, "\n".join([*lines, f"model    {run.model}", f"report   {page}"]))
 
 
 _COUNTS = ("skipped", "unusable", "nan_rewards", "guarded", "alarms")

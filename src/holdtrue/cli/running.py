@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from holdtrue import job
-from holdtrue.cli import frame
+from holdtrue.cli import frame, report
 from holdtrue.errors import HoldtrueError, Interrupted, ResourceError
 from holdtrue.rundir import RunDir, disk_errors, read_json
 
@@ -46,6 +46,8 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
                 job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
     if silent():
         return None
+    if of_policy:
+        report.publish(run)
     return policy_result(run) if of_policy else reward_result(run)
 
 
@@ -57,6 +59,7 @@ def policy_result(run: RunDir) -> frame.Result:
     value = {
         "run": str(run.path),
         "model": str(run.model),
+        "report": str(run.report_file),
         "model_hash": info["model_hash"],
         "steps": info["steps"],
         "best_step": info["best_step"],
@@ -68,7 +71,7 @@ def policy_result(run: RunDir) -> frame.Result:
     }
     stops = ", ".join(f"{name} ({id})" for name, id in info["model"]["stops"].items()) or "none"
     words = [f"step {info['best_step']} of {info['steps']} is the best"] if held else []
-    words += [f"stops    {stops}", f"policy   {run.model}"]
+    words += [f"stops    {stops}", f"policy   {run.model}", f"report   {run.report_file}"]
     if held:
         words[:0] = [
             f"validation loss {number(held[-1]['loss'])} nats per token, likeliest token right "
