@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from holdtrue.evaluation import bootstrap
 from holdtrue.evaluation.accuracy import interval
 from holdtrue.evaluation.pairs import Bools, Floats, finite
+from holdtrue.records import Finish
 
 Row = dict[str, Any]
 _SEED = 0
-FINISH = ("stop", "length", "loop", "control")
-"""Why an answer ended: by an end token, at the longest length, by the loop guard, at a control token."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Measures:
                 if judge not in self.comparing
             },
             "length": self._mean(own.lengths[part]),
-            "finish": {reason: self._share((own.finish == reason)[part]) for reason in FINISH},
+            "finish": {reason: self._share((own.finish == reason)[part]) for reason in get_args(Finish)},
             "flags": {name: self._share(found[part]) for name, found in own.flags.items()},
         }
 
