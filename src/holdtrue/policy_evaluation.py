@@ -74,7 +74,7 @@ def evaluate_policies(
     """
     comparing = _check(policies, judges, output)
     device = default_device()
-    opened = {name: open_judge(_source(name), device, trust_remote_code) for name in judges}
+    opened = {name: open_judge(RewardSettings.named(name), device, trust_remote_code) for name in judges}
     contestants = [enter(name, settings.decoding, device, trust_remote_code) for name in policies]
     asked = ask(settings, contestants, lineages)
     columns = asked.prompts.columns
@@ -121,7 +121,7 @@ def _check(policies: Sequence[str], judges: Sequence[str], output: Path | None) 
         for name in names:
             if names.count(name) > 1:
                 raise SettingsError(f"{name} is given twice")
-    models = [name for name in judges if _source(name).model is not None]
+    models = [name for name in judges if RewardSettings.named(name).model is not None]
     comparing = frozenset(name for name in models if compares(find_model(name)))
     if comparing and len(policies) == 1:
         raise SettingsError(
@@ -131,11 +131,6 @@ def _check(policies: Sequence[str], judges: Sequence[str], output: Path | None) 
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise SettingsError(f"{output} already exists and is not empty; choose another --output")
     return comparing
-
-
-def _source(name: str) -> RewardSettings:
-    is_function = name.rpartition(":")[0].endswith(".py")
-    return RewardSettings(function=name) if is_function else RewardSettings(model=name)
 
 
 def _notes(

@@ -52,9 +52,9 @@ def command(
     if path := frame.model_path(model):
         plain.put(values, "policy.path", path)
     if reward:
-        values["rewards"] = [
-            {"function" if one.rpartition(":")[0].endswith(".py") else "model": one} for one in reward
-        ]
+        from holdtrue.policy.settings import RewardSettings
+
+        values["rewards"] = [RewardSettings.named(one).model_dump(exclude_unset=True) for one in reward]
     if processes:
         plain.put(values, "training.processes", processes)
     for override in overrides or ():
