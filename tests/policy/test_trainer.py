@@ -16,9 +16,9 @@ import optimising
 from holdtrue.errors import QualityError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.algorithms.rloo import RLOO
+from holdtrue.policy.causal import load_policy
 from holdtrue.policy.judges import ComparerJudge, open_model
 from holdtrue.policy.logprobs import token_logprobs
-from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard

@@ -20,11 +20,11 @@ from pydantic import Field
 
 from holdtrue.errors import DataError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.causal import load_policy, vocabulary_of
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.lineage import Lineage
 from holdtrue.policy.prompts import Prompts, encode, read_prompts
 from holdtrue.policy.rewards import Judge
-from holdtrue.policy.run import load_policy, vocabulary_of
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.settings import PolicySettings, PromptSettings
 from holdtrue.records import Group, Rollout

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.causal import load_policy
 from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.prompts import Prompts, encode, read_prompts
-from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import PolicySettings, RLSettings
