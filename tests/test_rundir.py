@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from holdtrue import __version__
 from holdtrue.errors import DataError, ResourceError, SettingsError
 from holdtrue.rundir import (
     RunDir,
@@ -43,7 +46,14 @@ def test_a_new_run_holds_its_settings(tmp_path: Path) -> None:
     assert "é.jsonl" in run.settings_file.read_text(encoding="utf-8")
     assert run.checkpoints.is_dir()
     assert RunDir.open(run.path).path == run.path
-    assert run.info() == {} and run.metrics() == []
+    assert run.metrics() == []
+
+
+def test_a_new_run_says_what_began_it(tmp_path: Path) -> None:
+    info = RunDir.create(tmp_path / "run", {}).info()
+    assert info["holdtrue"] == __version__ and info["python"] == platform.python_version()
+    assert info["command"] == sys.argv and info["status"] == "running"
+    assert datetime.fromisoformat(info["started"]) <= datetime.now(UTC)
 
 
 def test_an_empty_directory_can_become_a_run(tmp_path: Path) -> None:
@@ -86,9 +96,10 @@ def test_a_directory_without_settings_is_not_a_run(tmp_path: Path) -> None:
 
 def test_info_is_added_to(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run", {})
+    before = run.info()
     run.update_info(status="running", steps=1)
     run.update_info(status="finished")
-    assert run.info() == {"status": "finished", "steps": 1}
+    assert run.info() == before | {"status": "finished", "steps": 1}
 
 
 @pytest.mark.parametrize(

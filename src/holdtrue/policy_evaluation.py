@@ -37,7 +37,7 @@ from holdtrue.report.policy_evaluation import write_policy_report
 from holdtrue.reward.adapters import base_of
 from holdtrue.reward.folders import compares
 from holdtrue.reward.store import has_tokenizer
-from holdtrue.rundir import disk_errors, find_model, write_json, write_jsonl
+from holdtrue.rundir import disk_errors, find_model, require_empty, write_json, write_jsonl
 from holdtrue.training.distributed import default_device
 
 _SHOWN, _AT_RANDOM = 12, 4
@@ -128,8 +128,8 @@ def _check(policies: Sequence[str], judges: Sequence[str], output: Path | None) 
             f"{min(comparing)} compares answers and says nothing of one alone; name the policy to compare "
             "with: --against POLICY"
         )
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingsError(f"{output} already exists and is not empty; choose another --output")
+    if output is not None:
+        require_empty(output)
     return comparing
 
 

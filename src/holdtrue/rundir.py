@@ -17,7 +17,9 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from holdtrue import __version__
 from holdtrue.errors import DataError, ResourceError, SettingsError
 
 LONE_SURROGATES = "backslashreplace"  # UTF-8 cannot hold them, and JSON spells them just so: \udc80
@@ -49,7 +52,7 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path, settings: Mapping[str, Any]) -> RunDir:
-        """A new run directory with its settings in it.
+        """A new run directory with its settings in it, and in ``run.json`` what began it.
 
         What a run left that failed before its first step is replaced.
 
@@ -59,13 +62,19 @@ class RunDir:
         run = cls(path)
         if run.failed_at_start():
             shutil.rmtree(run.path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
-            raise SettingsError(f"{path} already exists and is not empty; choose another --output{hint}")
+        hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
+        require_empty(run.path, hint)
         with disk_errors(path):
             run.path.mkdir(parents=True, exist_ok=True)
             run.checkpoints.mkdir(exist_ok=True)
             write_text(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+            run.update_info(
+                holdtrue=__version__,
+                python=platform.python_version(),
+                command=sys.argv,
+                started=now(),
+                status="running",
+            )
         return run
 
     def failed_at_start(self) -> bool:
@@ -132,6 +141,16 @@ class RunDir:
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+
+def require_empty(folder: Path, hint: str = "") -> None:
+    """Refuse to write into a folder that holds something; ``hint`` ends the sentence.
+
+    Raises:
+        SettingsError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} already exists and is not empty; choose another --output{hint}")
 
 
 def begun(path: Path, start: Callable[[], RunDir]) -> RunDir:

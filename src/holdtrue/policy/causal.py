@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from holdtrue.policy.settings import PolicySettings
 from holdtrue.reward import adapters
 from holdtrue.reward.causal import read_causal
 from holdtrue.reward.classifiers import quiet_loading
+from holdtrue.reward.store import replacing
 from holdtrue.tokens.conversation import prepare_tokenizer
 
 
@@ -82,13 +81,9 @@ def vocabulary_of(policy: Any, tokenizer: Any, name: str) -> Vocabulary:
 
 def publish(policy: Any, tokenizer: Any, folder: Path, *, merge: bool = False) -> None:
     """Save the policy as transformers (or peft, for an adapter) loads it; the folder appears whole or not."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
     whole = policy.merge_and_unload() if merge else policy
-    with quiet_loading():
-        whole.save_pretrained(temporary)
+    with replacing(folder) as building, quiet_loading():
+        whole.save_pretrained(building)
         if whole.generation_config is not None:
-            whole.generation_config.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+            whole.generation_config.save_pretrained(building)
+        tokenizer.save_pretrained(building)

@@ -9,8 +9,6 @@ checkpoints/, model/        resumable states, and the policy as transformers loa
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,6 @@ from typing import Any
 import torch
 import transformers
 
-from holdtrue import __version__
 from holdtrue.data.files import resources
 from holdtrue.errors import DataError, SettingsError
 from holdtrue.policy import critic as critics
@@ -53,17 +50,7 @@ def start(settings: RLSettings, output: str | Path) -> RunDir:
             "policy optimisation needs a reward: --reward PATH of a model, or file.py:function"
         )
     require_files(settings)
-    run = RunDir.create(output, anchored(settings))
-    run.update_info(
-        holdtrue=__version__,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        transformers=transformers.__version__,
-        command=sys.argv,
-        started=now(),
-        status="running",
-    )
-    return run
+    return RunDir.create(output, anchored(settings))
 
 
 def require_files(settings: RLSettings) -> None:
@@ -140,6 +127,8 @@ def _set_up(
     rate = settings.training.learning_rate or _learning_rate(policy)
     if world.main:
         run.update_info(
+            torch=torch.__version__,
+            transformers=transformers.__version__,
             data=prompts.summary(),
             processes=world.size,
             policy={
