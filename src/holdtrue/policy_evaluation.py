@@ -77,7 +77,7 @@ def evaluate_policies(
     opened = {name: open_judge(RewardSettings.named(name), device, trust_remote_code) for name in judges}
     contestants = [enter(name, settings.decoding, device, trust_remote_code) for name in policies]
     asked = ask(settings, contestants, lineages)
-    columns = asked.prompts.columns
+    columns = [group.meta for group in asked.prompts]
     parts = slices.split(columns, settings.slices, [key for row in columns for key in row])
     tell(f"prompts  {len(asked.prompts):,} of {', '.join(settings.data.prompts)}")
     drawn, seconds = draw(asked, contestants, settings, tell)
