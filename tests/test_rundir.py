@@ -229,6 +229,21 @@ def test_a_model_is_found_in_a_run_and_in_a_folder(tmp_path: Path) -> None:
     assert find_model(tmp_path / "adapter") == tmp_path / "adapter"
 
 
+def test_a_run_of_many_runs_says_which_of_them_has_a_model(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "rounds", {"task": "rounds"})
+    with pytest.raises(DataError, match="has no finished model yet; continue it with: holdtrue resume"):
+        find_model(run.path)
+    rows = [{"event": "round", "policy": f"{n}/rl/model", "model": f"{n}/refresh/model"} for n in (1, 2)]
+    append_jsonl(run.metrics_file, rows)
+    with pytest.raises(DataError, match="run of rounds; its policy is 2/rl/model, its model 2/refresh/model"):
+        find_model(run.path)
+    world = RunDir.create(tmp_path / "world", {"task": "goldworld"})
+    with pytest.raises(
+        DataError, match=r"is a gold world; name a run in it, such as .*/seed-00/trunk/reward"
+    ):
+        find_model(world.path)
+
+
 def test_a_place_without_a_model_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none does not exist"):
         find_model(tmp_path / "none")

@@ -301,13 +301,25 @@ def find_model(path: str | Path) -> Path:
     run = RunDir(path)
     if run.settings_file.is_file():
         if not _is_model(run.model):
-            raise DataError(f"{path} has no finished model yet; continue it with: holdtrue resume {path}")
+            raise DataError(_without_model(run))
         return run.model
     if _is_model(run.path):
         return run.path
     if not run.path.exists():
         raise DataError(f"{path} does not exist")
     raise DataError(f"{path} is neither a run directory (settings.yaml) nor a model folder (config.json)")
+
+
+def _without_model(run: RunDir) -> str:
+    """What to do about a run that has no model of its own, or none yet."""
+    task = run.settings().get("task")
+    rounds = [row for row in run.metrics() if row["event"] == "round"] if task == "rounds" else []
+    if rounds:
+        made = rounds[-1]
+        return f"{run.path} is a run of rounds; its policy is {made['policy']}, its model {made['model']}"
+    if task == "goldworld":
+        return f"{run.path} is a gold world; name a run in it, such as {run.path}/seed-00/trunk/reward"
+    return f"{run.path} has no finished model yet; continue it with: holdtrue resume {run.path}"
 
 
 def _is_model(folder: Path) -> bool:
