@@ -426,33 +426,23 @@ def keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tupl
 
 
 def _section_of(annotation: Any) -> type[Any] | None:
-    """The section, or dataclass, that a setting with this annotation holds."""
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    types = (o for o in options if isinstance(o, type))
+    types = [o for o in (annotation, *getattr(annotation, "__args__", ())) if isinstance(o, type)]
     return next((o for o in types if issubclass(o, Section) or is_dataclass(o)), None)
 
 
-def _annotations(section: type[Any]) -> dict[str, Any]:
-    if is_dataclass(section):
-        return get_type_hints(section)
-    return {name: info.annotation for name, info in section.model_fields.items()}
-
-
-def _refuse_unknown(
-    values: Mapping[str, Any], section: type[Any], prefix: str, root: type[BaseModel]
-) -> None:
-    fields = _annotations(section)
+def _refuse_unknown(values: Mapping[str, Any], section: type[Any], prefix: str, root: type[Any]) -> None:
+    of_model = {name: info.annotation for name, info in getattr(section, "model_fields", {}).items()}
+    fields = of_model or get_type_hints(section)  # a dataclass has no model_fields
     for key, value in values.items():
         if key not in fields:
             here = [f"{prefix}{name}" for name in fields]
             everywhere = here + [name for name, _ in keys(root)]
             known = everywhere if nearest(f"{prefix}{key}", everywhere) else here
             raise SettingsError(unknown("setting", f"{prefix}{key}", known))
-        annotation = fields[key]
-        inner = _section_of(annotation)
+        inner = _section_of(fields[key])
         if inner is None or value is None:
             continue
-        listed = get_origin(annotation) is list and isinstance(value, list)
+        listed = get_origin(fields[key]) is list and isinstance(value, list)
         for item in value if listed else [value]:
             if isinstance(item, Mapping):
                 _refuse_unknown(item, inner, f"{prefix}{key}.", root)

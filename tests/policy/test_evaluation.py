@@ -59,7 +59,7 @@ def test_prompts_that_were_trained_on_repeat_or_leave_one_policy_no_room_are_lef
         f"too long for the context of {narrow}": 1,
     }
     everything = Lineage(trained={"run": {f"tell about {t} ?" for t in ("rain", "bees", "chess")}})
-    with pytest.raises(DataError, match="no prompt is left to ask: 4 trained on by run, 1 "):
+    with pytest.raises(DataError, match=r"no usable prompt in .*p\.jsonl: 4 trained on by run, 1 "):
         ask(made, both, [everything])
 
 

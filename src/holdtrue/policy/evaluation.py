@@ -168,7 +168,10 @@ def ask(
         seen.add(key)
     if not prompts:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(3)) or "no rows"
-        raise DataError(f"no prompt is left to ask: {reasons}; give prompts that no policy was trained on")
+        raise DataError(
+            f"no usable prompt in {', '.join(settings.data.prompts)}: {reasons}; give prompts that no policy "
+            "was trained on, with room for an answer"
+        )
     return Asked(prompts, list(zip(*ids, strict=True)), dict(left_out))
 
 
