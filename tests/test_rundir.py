@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from holdtrue import __version__
 from holdtrue.errors import DataError, ResourceError, SettingsError
 from holdtrue.rundir import (
     RunDir,
@@ -44,7 +47,14 @@ def test_a_new_run_holds_its_settings(tmp_path: Path) -> None:
     assert "é.jsonl" in run.settings_file.read_text(encoding="utf-8")
     assert run.checkpoints.is_dir()
     assert RunDir.open(run.path).path == run.path
-    assert run.info() == {} and run.metrics() == []
+    assert run.metrics() == []
+
+
+def test_a_new_run_says_what_began_it(tmp_path: Path) -> None:
+    info = RunDir.create(tmp_path / "run", {}).info()
+    assert info["holdtrue"] == __version__ and info["python"] == platform.python_version()
+    assert info["command"] == sys.argv and info["status"] == "running"
+    assert datetime.fromisoformat(info["started"]) <= datetime.now(UTC)
 
 
 def test_an_empty_directory_can_become_a_run(tmp_path: Path) -> None:
@@ -87,9 +97,10 @@ def test_a_directory_without_settings_is_not_a_run(tmp_path: Path) -> None:
 
 def test_info_is_added_to(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run", {})
+    before = run.info()
     run.update_info(status="running", steps=1)
     run.update_info(status="finished")
-    assert run.info() == {"status": "finished", "steps": 1}
+    assert run.info() == before | {"status": "finished", "steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -217,6 +228,21 @@ def test_a_model_is_found_in_a_run_and_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     assert find_model(tmp_path / "adapter") == tmp_path / "adapter"
+
+
+def test_a_run_of_many_runs_says_which_of_them_has_a_model(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "rounds", {"task": "rounds"})
+    with pytest.raises(DataError, match="has no finished model yet; continue it with: holdtrue resume"):
+        find_model(run.path)
+    rows = [{"event": "round", "policy": f"{n}/rl/model", "model": f"{n}/refresh/model"} for n in (1, 2)]
+    append_jsonl(run.metrics_file, rows)
+    with pytest.raises(DataError, match="run of rounds; its policy is 2/rl/model, its model 2/refresh/model"):
+        find_model(run.path)
+    world = RunDir.create(tmp_path / "world", {"task": "goldworld"})
+    with pytest.raises(
+        DataError, match=r"is a gold world; name a run in it, such as .*/seed-00/trunk/reward"
+    ):
+        find_model(world.path)
 
 
 def test_a_place_without_a_model_says_what_it_lacks(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from holdtrue import __version__
 from holdtrue.errors import DataError, ResourceError, SettingsError
 
 LONE_SURROGATES = "backslashreplace"  # UTF-8 cannot hold them, and JSON spells them just so: \udc80
@@ -49,7 +52,7 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path, settings: Mapping[str, Any]) -> RunDir:
-        """A new run directory with its settings in it.
+        """A new run directory with its settings in it, and in ``run.json`` what began it.
 
         What a run left that failed before its first step is replaced.
 
@@ -59,13 +62,19 @@ class RunDir:
         run = cls(path)
         if run.failed_at_start():
             shutil.rmtree(run.path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
-            raise SettingsError(f"{path} already exists and is not empty; choose another --output{hint}")
+        hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
+        require_empty(run.path, hint)
         with disk_errors(path):
             run.path.mkdir(parents=True, exist_ok=True)
             run.checkpoints.mkdir(exist_ok=True)
             write_text(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+            run.update_info(
+                holdtrue=__version__,
+                python=platform.python_version(),
+                command=sys.argv,
+                started=now(),
+                status="running",
+            )
         return run
 
     def failed_at_start(self) -> bool:
@@ -140,6 +149,16 @@ def standing(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     rows = list(rows)
     undone = [(one["to"], one["step"]) for one in rows if one["event"] == "rollback"]
     return [one for one in rows if not any(first < one["step"] <= last for first, last in undone)]
+
+
+def require_empty(folder: Path, hint: str = "") -> None:
+    """Refuse to write into a folder that holds something; ``hint`` ends the sentence.
+
+    Raises:
+        SettingsError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} already exists and is not empty; choose another --output{hint}")
 
 
 def begun(path: Path, start: Callable[[], RunDir]) -> RunDir:
@@ -293,13 +312,25 @@ def find_model(path: str | Path) -> Path:
     run = RunDir(path)
     if run.settings_file.is_file():
         if not _is_model(run.model):
-            raise DataError(f"{path} has no finished model yet; continue it with: holdtrue resume {path}")
+            raise DataError(_without_model(run))
         return run.model
     if _is_model(run.path):
         return run.path
     if not run.path.exists():
         raise DataError(f"{path} does not exist")
     raise DataError(f"{path} is neither a run directory (settings.yaml) nor a model folder (config.json)")
+
+
+def _without_model(run: RunDir) -> str:
+    """What to do about a run that has no model of its own, or none yet."""
+    task = run.settings().get("task")
+    rounds = [row for row in run.metrics() if row["event"] == "round"] if task == "rounds" else []
+    if rounds:
+        made = rounds[-1]
+        return f"{run.path} is a run of rounds; its policy is {made['policy']}, its model {made['model']}"
+    if task == "goldworld":
+        return f"{run.path} is a gold world; name a run in it, such as {run.path}/seed-00/trunk/reward"
+    return f"{run.path} has no finished model yet; continue it with: holdtrue resume {run.path}"
 
 
 def _is_model(folder: Path) -> bool:

@@ -153,6 +153,9 @@ def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Pa
     ("arguments", "said"),
     [
         (["--set", "trainin.group=4"], "unknown setting 'trainin'; did you mean 'training'"),
+        (["--set", "decoding.temprature=1"], "unknown setting 'decoding.temprature'; did you mean 'deco"),
+        (["--set", "decoding.loop.min_cont=3"], "did you mean 'decoding.loop.min_count'"),
+        (["--set", "decoding.loop=false"], "decoding.loop holds settings of its own, got False"),
         (["--set", "rewards=[{modle: x}]"], "unknown setting 'rewards.modle'; did you mean 'rewards.model'"),
         (
             ["--set", "critic.learning_rate=0.1"],

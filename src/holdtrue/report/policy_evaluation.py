@@ -15,7 +15,7 @@ Row = Mapping[str, Any]
 
 
 def write_policy_report(path: Path, value: Row, shown: Sequence[Sequence[Rollout]], ranked: int) -> None:
-    """Write the page of what :func:`holdtrue.answering.evaluate_policies` returns.
+    """Write the page of what :func:`holdtrue.policy_evaluation.evaluate_policies` returns.
 
     ``shown`` are answers of each policy to the same prompt; the first ``ranked`` were chosen by reward, the
     others at random.
