@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdtrue.data.examples import Example, example_of, read_examples
@@ -335,7 +335,7 @@ ROWS = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=5),
     run_settings=st.sampled_from([None, {"max_length": 9}, {"packing": True}]),
