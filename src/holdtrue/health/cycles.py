@@ -163,11 +163,14 @@ def _agreement(a: Symbols, b: Symbols) -> int:
 
 
 def _least_matches(periods: range, min_copies: float, min_cover: int) -> int:
-    """Matches in a row that a cycle of any of the periods has at least."""
-    return max(
-        1,
-        min(max(math.ceil(min_copies * period) - period, min_cover - period) for period in periods),
-    )
+    """Matches in a row that a cycle of any of the periods has at least.
+
+    Period p needs ``max(ceil(min_copies p), min_cover) - p``. That falls with p while the cover decides, then
+    rises, as copies are 2 or more: the least stands where one takes over from the other.
+    """
+    turn = int(min_cover / min_copies)
+    nearest = (min(max(period, periods[0]), periods[-1]) for period in (turn, turn + 1))
+    return max(1, min(max(math.ceil(min_copies * period), min_cover) - period for period in nearest))
 
 
 def _enough(cycle: Cycle, min_copies: float, min_cover: int) -> bool:
