@@ -80,6 +80,11 @@ def test_a_few_characters_may_stand_behind_a_cycle_and_end_tokens_do_not_count()
     assert only("tail_cycle", PROSE + " again and again" * 20 + "<|im_end|>\n").severity == "fail"
 
 
+def test_a_cycle_of_long_runs_in_a_dense_script_is_found():
+    flag = only("tail_cycle", "那么：" + ("啊" * 10 + "好。") * 14)  # 12 characters, 10 of them a run
+    assert (flag.start, flag.end, flag.values["period"]) == (3, 3 + 14 * 12, 12)
+
+
 def test_a_cycle_of_ids_is_found_without_text():
     flag = only("tail_cycle", completion_ids=[*range(50), *[7, 8, 9] * 30])
     assert (flag.tokens, flag.start, flag.values["period"]) == ((50, 140), None, 3)

@@ -68,7 +68,7 @@ class TailCycle(Detector):
         # nearly all healthy texts are told by this: their ends have not been said before
         at, before = turn.loose.at, turn.loose.before
         last = int(np.searchsorted(at, end - cover // 2))
-        if len(at) - last >= cover // 4 and not _certain(before[last:], self.slack):
+        if len(before) - last > self.slack and not _certain(before[last:], self.slack):
             return None
         return self._cycle(turn.exact, cover)
 
