@@ -54,11 +54,10 @@ def tool_turns(text: str, end: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Grams:
-    """The grams of a sequence: where each stands, its hash, and how many copies stand before it."""
+    """The grams of a sequence: where each stands, and its hash."""
 
     at: NDArray[np.intp]
     hashes: NDArray[np.uint64]
-    before: NDArray[np.int64]
     width: int
 
 
@@ -195,8 +194,7 @@ class Reading:
 
 
 def _grams(at: NDArray[np.intp], symbols: NDArray[np.integer], width: int) -> Grams:
-    hashes = repetition.hashes(symbols, width)
-    return Grams(at, hashes, repetition.copies_before(hashes), width)
+    return Grams(at, repetition.hashes(symbols, width), width)
 
 
 def quote(text: str, most: int = 80) -> str:

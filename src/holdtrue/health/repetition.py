@@ -86,6 +86,18 @@ def copies_before(grams: NDArray[np.uint64]) -> NDArray[np.int64]:
     return result
 
 
+def copied(grams: NDArray[np.uint64], times: int) -> NDArray[np.bool_]:
+    """For every gram, whether ``times`` or more equal ones stand before it.
+
+    Equal grams fall into the same bin. There are four bins a gram or more, so that of a text without loops
+    few grams lie in bins of more than ``times``, and only these are sorted.
+    """
+    bins = (grams >> np.uint64(64 - len(grams).bit_length() - 2)).view(np.int64)
+    found = np.bincount(bins)[bins] > times
+    found[found] = copies_before(grams[found]) >= times
+    return found
+
+
 def densest(marked: NDArray[np.bool_], window: int) -> Stretch | None:
     """The ``window`` symbols with the largest share of marked ones; None when there are fewer."""
     if len(marked) < window:
