@@ -84,10 +84,13 @@ class Reading:
     @cached_property
     def end(self) -> int:
         """Where the text's end tokens begin, or its trailing space."""
-        text = self.text.rstrip()
-        while (token := next((one for one in _ENDS if text.endswith(one)), None)) is not None:
-            text = text.removesuffix(token).rstrip()
-        return len(text)
+        text = self.text
+        end = len(text.rstrip())
+        while text.endswith(_ENDS, 0, end):
+            end -= next(len(one) for one in _ENDS if text.endswith(one, 0, end))
+            while end and text[end - 1].isspace():
+                end -= 1
+        return end
 
     @cached_property
     def own(self) -> list[tuple[int, int]]:

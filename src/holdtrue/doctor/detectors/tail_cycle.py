@@ -61,8 +61,8 @@ class TailCycle(Detector):
 
     def _of_text(self, turn: Reading) -> Cycle | None:
         text, end = turn.text, turn.end
-        tail = codes(text[max(end - self.min_cover, 0) : end])
-        dense = np.count_nonzero(tail >= 0x2E80) > len(tail) / 2
+        tail = text[max(end - self.min_cover, 0) : end]
+        dense = not tail.isascii() and np.count_nonzero(codes(tail) >= 0x2E80) > len(tail) / 2
         cover = self.min_cover // (2 if dense else 1)  # of Chinese and Japanese half as many say as much
         # Half of a cycle or more has stood a period before: nearly all healthy texts are told by their ends.
         said = text[max(end - cover // 2, 0) : max(end - self.slack, 0)]
