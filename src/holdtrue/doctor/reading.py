@@ -105,11 +105,15 @@ class Reading:
             start = last
         return [*stretches, (start, self.end)]
 
-    @cached_property
+    @property
     def turns(self) -> list[tuple[int, Reading]]:
         """Each stretch that the policy wrote by itself, with where it begins; most answers are one."""
         if len(self.own) == 1 and self.own[0][0] == 0:
-            return [(0, self)]
+            return [(0, self)]  # not kept: a reading that holds itself stays in memory with all its grams
+        return self._turns
+
+    @cached_property
+    def _turns(self) -> list[tuple[int, Reading]]:
         rollout = self.rollout
         return [
             (start, Reading(replace(rollout, answer=self.text[start:end], completion_ids=None)))
@@ -161,8 +165,8 @@ class Reading:
         """Grams of the text with digits as one symbol and long runs of one symbol cut."""
         symbols = repetition.without_digits(self.symbols)
         at = repetition.without_rules(symbols)
-        if len(at) == len(symbols) and np.array_equal(symbols, self.symbols):
-            return self.exact
+        if len(at) == len(symbols):
+            return self.exact if np.array_equal(symbols, self.symbols) else _grams(at, symbols, TEXT_GRAM)
         return _grams(at, symbols[at], TEXT_GRAM)
 
     @cached_property

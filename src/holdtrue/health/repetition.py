@@ -41,11 +41,10 @@ def without_rules(symbols: NDArray[np.uint32], longest: int = 4) -> NDArray[np.i
 
     Lines of dashes, indentation and dotted leaders repeat one symbol and mean nothing by it.
     """
-    places = np.arange(len(symbols))
-    cut = places[longest:]
-    for lag in range(longest, 0, -1):
+    cut = np.flatnonzero(symbols[longest:] == symbols[:-longest]) + longest
+    for lag in range(1, longest):
         cut = cut[symbols[cut] == symbols[cut - lag]]
-    return np.delete(places, cut) if len(cut) else places
+    return np.delete(np.arange(len(symbols)), cut)
 
 
 def hashes(symbols: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
@@ -89,6 +88,14 @@ def copies_before(grams: NDArray[np.uint64]) -> NDArray[np.int64]:
     first = np.concatenate([[True], ~repeats])
     result[order] = places - np.maximum.accumulate(np.where(first, places, 0))
     return result
+
+
+def repeats(grams: NDArray[np.uint64]) -> int:
+    """As many grams as have equal ones before them, or some more: those that share one of 16 bins a gram."""
+    bits = len(grams).bit_length() + 4
+    taken = np.zeros(1 << bits, dtype=bool)
+    taken[(grams >> np.uint64(64 - bits)).view(np.int64)] = True
+    return len(grams) - np.count_nonzero(taken)
 
 
 def copied(grams: NDArray[np.uint64], times: int) -> NDArray[np.bool_]:

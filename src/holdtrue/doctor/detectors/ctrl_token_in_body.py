@@ -76,7 +76,8 @@ class CtrlTokenInBody(Detector):
         )
 
     def _in_text(self, reading: Reading) -> Iterator[Flag]:
-        if not any(mark in reading.text for mark in _HINTS):
+        text = reading.text
+        if ("<" not in text and "[" not in text) or not any(mark in text for mark in _HINTS):
             return
         places = [place for place in reading.find(CONTROL) if not _is_html(reading.text, place)]
         if not places:

@@ -10,7 +10,7 @@ import numpy as np
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.detectors.tail_cycle import TailCycle
 from holdtrue.doctor.reading import Grams, Reading, quote
-from holdtrue.health.repetition import copied, densest
+from holdtrue.health.repetition import copied, densest, repeats
 
 
 class NearLoop(Detector):
@@ -50,6 +50,8 @@ class NearLoop(Detector):
         if len(reading.text or reading.body) < least or any(TailCycle().check(reading)):
             return
         grams = reading.loose if reading.text else reading.tokens
+        if repeats(grams.hashes) < least:
+            return
         twice = copied(grams.hashes, 2)
         if np.count_nonzero(twice) < least:
             return
