@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -82,7 +82,7 @@ class CtrlTokenInBody(Detector):
         places = [place for place in reading.find(CONTROL) if not _is_html(reading.text, place)]
         if not places:
             return
-        free = [place for place in places if not _is_named(reading, place)]
+        free = list(_unnamed(reading, places))
         counts = Counter(place.group() for place in free or places)
         first = (free or places)[0]
         yield self.flag(
@@ -105,14 +105,30 @@ def _is_html(text: str, place: re.Match[str]) -> bool:
     return place.group() in ("<s>", "</s>") and "<s>" in text and "</s>" in text
 
 
-def _is_named(reading: Reading, place: re.Match[str]) -> bool:
-    """Whether the token is talked about: in the prompt, in quotes, in backticks or in a block of code."""
-    text, start, end = reading.text, place.start(), place.end()
-    if text[start - 1 : start] in QUOTES and text[end : end + 1] in QUOTES:
-        return True
-    before, _, after = text[text.rfind("\n", 0, start) + 1 :].partition(place.group())
-    inline = before.count("`") % 2 == 1 and "`" in after.partition("\n")[0]
-    block = text.count("```", 0, start) % 2 == 1 and "```" in text[end:] and _EXPLAINED.search(text)
-    if inline or block:
-        return True
-    return place.group() in reading.prompt and not _RENDERED.search(reading.prompt)
+def _unnamed(reading: Reading, places: Sequence[re.Match[str]]) -> Iterator[re.Match[str]]:
+    """Those not talked about: no word of the prompt, not in quotes, in backticks or in a block of code.
+
+    Reads the text once however many places there are.
+    """
+    text, prompt = reading.text, reading.prompt
+    tokens = {place.group() for place in places}
+    named = set() if _RENDERED.search(prompt) else {token for token in tokens if token in prompt}
+    explained, last_fence = _EXPLAINED.search(text) is not None, text.rfind("```")
+    fences = ticks = at = last_tick = 0
+    line_end, inline = -1, dict[str, bool]()
+    for place in places:
+        token, start, end = place.group(), place.start(), place.end()
+        fences += text.count("```", at, start)
+        if start > line_end:
+            line = text.rfind("\n", max(line_end, 0), start) + 1
+            found = text.find("\n", start)
+            line_end = found if found >= 0 else len(text)
+            last_tick, ticks, inline = text.rfind("`", line, line_end), text.count("`", line, start), {}
+        else:
+            ticks += text.count("`", at, start)
+        at = start
+        quoted = text[start - 1 : start] in QUOTES and text[end : end + 1] in QUOTES
+        block = explained and fences % 2 == 1 and end <= last_fence
+        if not (inline.setdefault(token, ticks % 2 == 1 and end <= last_tick) or quoted or block):
+            if token not in named:
+                yield place

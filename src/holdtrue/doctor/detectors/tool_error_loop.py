@@ -32,7 +32,10 @@ class ToolErrorLoop(Detector):
         best: list[tuple[str, int, int]] = []
         row: list[tuple[str, int, int]] = []
         for call in calls:
-            row = [*row, call] if row and row[-1][0] == call[0] else [call]
+            if row and row[-1][0] == call[0]:
+                row.append(call)
+            else:
+                row = [call]
             best = row if len(row) > len(best) else best
         if len(best) >= 2:
             _, start, end = best[0]
