@@ -65,9 +65,10 @@ def hashes(symbols: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
 @cache
 def _powers(bits: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """The powers 0, 1, 2 ... of the multiplier and of its inverse modulo 2^64, ``2^bits`` of each."""
-    both = np.ones((2, 1 << bits), dtype=np.uint64)
-    both[:, 1:] = [[_MULTIPLIER], [pow(int(_MULTIPLIER), -1, 1 << 64)]]
-    up, down = np.cumprod(both, axis=1)
+    inverse = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
+    factors = np.repeat(np.array([[_MULTIPLIER], [inverse]]), 1 << bits, axis=1)
+    factors[:, 0] = 1
+    up, down = np.cumprod(factors, axis=1)
     return up, down
 
 
@@ -95,7 +96,7 @@ def repeats(grams: NDArray[np.uint64]) -> int:
     bits = len(grams).bit_length() + 4
     taken = np.zeros(1 << bits, dtype=bool)
     taken[(grams >> np.uint64(64 - bits)).view(np.int64)] = True
-    return len(grams) - np.count_nonzero(taken)
+    return len(grams) - int(np.count_nonzero(taken))
 
 
 def copied(grams: NDArray[np.uint64], times: int) -> NDArray[np.bool_]:

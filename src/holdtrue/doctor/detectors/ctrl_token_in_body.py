@@ -79,7 +79,8 @@ class CtrlTokenInBody(Detector):
         text = reading.text
         if ("<" not in text and "[" not in text) or not any(mark in text for mark in _HINTS):
             return
-        places = [place for place in reading.find(CONTROL) if not _is_html(reading.text, place)]
+        struck = ("<s>", "</s>") if "<s>" in text and "</s>" in text else ()  # HTML, or code that holds it
+        places = [place for place in reading.find(CONTROL) if place.group() not in struck]
         if not places:
             return
         free = list(_unnamed(reading, places))
@@ -88,7 +89,7 @@ class CtrlTokenInBody(Detector):
         yield self.flag(
             "fail" if free else "warn",
             f"{_listed(counts)}; the first after "
-            f"{quote(reading.text[max(first.start() - 40, 0) : first.start()])}"
+            f"{quote(text[max(first.start() - 40, 0) : first.start()])}"
             + ("" if free else ", quoted or named in the prompt"),
             span=(first.start(), (free or places)[-1].end()),
             signature=f"control token {counts.most_common(1)[0][0]}",
@@ -98,11 +99,6 @@ class CtrlTokenInBody(Detector):
 
 def _listed(counts: Counter[str] | dict[str, int]) -> str:
     return ", ".join(f"{token} x {count}" for token, count in counts.items())
-
-
-def _is_html(text: str, place: re.Match[str]) -> bool:
-    """``<s>struck through</s>`` and code that holds it."""
-    return place.group() in ("<s>", "</s>") and "<s>" in text and "</s>" in text
 
 
 def _unnamed(reading: Reading, places: Sequence[re.Match[str]]) -> Iterator[re.Match[str]]:
@@ -129,6 +125,6 @@ def _unnamed(reading: Reading, places: Sequence[re.Match[str]]) -> Iterator[re.M
         at = start
         quoted = text[start - 1 : start] in QUOTES and text[end : end + 1] in QUOTES
         block = explained and fences % 2 == 1 and end <= last_fence
-        if not (inline.setdefault(token, ticks % 2 == 1 and end <= last_tick) or quoted or block):
-            if token not in named:
-                yield place
+        within = inline.setdefault(token, ticks % 2 == 1 and end <= last_tick)
+        if not (within or quoted or block or token in named):
+            yield place

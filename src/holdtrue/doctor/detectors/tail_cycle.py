@@ -93,7 +93,7 @@ class TailCycle(Detector):
         count, extra = len(grams.hashes), grams.width - 1
         found = tail_cycle(
             grams.hashes,
-            max_period=min(self.max_period, count),
+            max_period=self.max_period,
             min_copies=2,
             min_cover=max(min_cover - extra, 2),
             slack=self.slack + extra,
