@@ -1,6 +1,6 @@
 """How well and how fast the rollout detectors work on real answers with labels.
 
-python benchmarks/rollouts.py [--speed]
+python benchmarks/rollouts.py            (--speed: how fast, by kind of answer and by length)
 
 Prompts are split in two by hash. The thresholds of the two loop detectors are chosen on one half (best
 recall less five times the false alarms; of a plateau the middle), and everything is reported on the
@@ -111,7 +111,7 @@ def speed(rounds: int = 5) -> None:
         )
 
 
-def growth() -> None:
+def growth(rounds: int = 5) -> None:
     """CPU milliseconds of all detectors on one answer of 10 thousand to a million characters, by its kind."""
     labelled = read_rollouts([str(DATA / "rollout_doctor" / "dev.jsonl.gz")]).rollouts
     prose = "\n\n".join(rollout.text for rollout in labelled if rollout.meta["label"] == "ok")
@@ -134,9 +134,12 @@ def growth() -> None:
         text = "".join(itertools.islice(characters, 1_000_000))
         spent = []
         for size in (10_000, 100_000, 1_000_000):
-            start = time.process_time()
-            examine([Rollout("Say something.", text[:size])])
-            spent.append(1e3 * (time.process_time() - start))
+            seconds = []
+            for _ in range(rounds):
+                start = time.process_time()
+                examine([Rollout("Say something.", text[:size])])
+                seconds.append(time.process_time() - start)
+            spent.append(1e3 * statistics.median(seconds))
         print(f"{name:36}" + "".join(f"{one:10.1f}" for one in spent) + " ms")
 
 
