@@ -21,6 +21,7 @@ from holdtrue.policy.judges import ScorerJudge
 from holdtrue.policy.rewards import Judge, RewardStack
 from holdtrue.policy.samples import PaddedSamples
 from holdtrue.policy.settings import RLSettings
+from holdtrue.policy.trees import lay_out, reads_trees, share_prompts
 from holdtrue.reward import adapters, store
 from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.kinds import ComparingKind
@@ -68,10 +69,15 @@ class Critic(nn.Module):
     def forward(self, padded: PaddedSamples) -> Tensor:
         """(N, T) value before each token of the answers is written, 0 elsewhere."""
         rows, places = padded.completion_NT.nonzero(as_tuple=True)
-        states = self.backbone(
-            input_ids=padded.ids_NT, attention_mask=padded.attention_NT.long(), use_cache=False
-        ).last_hidden_state
-        values = self.head(states[rows, places - 1].float())[:, 0]
+        if reads_trees(self.backbone):
+            laid = lay_out(padded)
+            with laid.inputs() as inputs:
+                states = self.backbone(**inputs).last_hidden_state[0, laid.before]
+        else:
+            states = self.backbone(
+                input_ids=padded.ids_NT, attention_mask=padded.attention_NT.long(), use_cache=False
+            ).last_hidden_state[rows, places - 1]
+        values = self.head(states.float())[:, 0]
         return torch.zeros_like(padded.logprobs_NT).index_put((rows, places), values)
 
     @torch.no_grad()
@@ -147,6 +153,7 @@ def of_policy(policy: Any, lora: LoraSettings | None = None, seed: int = 0) -> C
     """A critic that starts from a causal LM, without the adapters it trains, and knows nothing yet."""
     causal = deepcopy(policy)
     causal = causal.unload() if hasattr(causal, "peft_config") else causal
+    share_prompts(causal)
     width = causal.get_output_embeddings().weight.shape[1]
     return Critic(causal.base_model, _head(width), "policy", lora=lora, seed=seed)
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdtrue.policy.decoding import Decoding
-from holdtrue.policy.request import accepted, evaluating
+from holdtrue.policy.request import evaluating
 from holdtrue.policy.samples import Ids, PaddedSamples, Samples
+from holdtrue.policy.trees import logits_before
 
 
 def token_logprobs(policy: Any, padded: PaddedSamples, decoding: Decoding, banned: Tensor) -> Tensor:
@@ -37,22 +38,11 @@ def logprobs_and_entropy(
 
 
 def _drawn(policy: Any, padded: PaddedSamples, decoding: Decoding, banned: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, T) log-probability of every token of the answers, and (R, V) what these R tokens were drawn from.
-
-    Logits are computed from the first answer's first token on.
-    """
+    """(N, T) log-probability of every token of the answers, and (R, V) what these were drawn from."""
     rows, places = padded.completion_NT.nonzero(as_tuple=True)
     if not len(places):
         return torch.zeros_like(padded.logprobs_NT), padded.logprobs_NT.new_zeros(0, 1)
-    width = padded.ids_NT.shape[1]
-    keep = width + 1 - int(places.min())
-    out = policy(
-        input_ids=padded.ids_NT,
-        attention_mask=padded.attention_NT.long(),
-        use_cache=False,
-        **({"logits_to_keep": keep} if "logits_to_keep" in accepted(policy) else {}),
-    )
-    logits = out.logits[rows, places - 1 - (width - out.logits.shape[1])]
+    logits = logits_before(policy, padded)
     logprobs = decoding.distribution(logits, banned)
     chosen = logprobs.gather(-1, padded.ids_NT[rows, places][:, None])[:, 0]
     return torch.zeros_like(padded.logprobs_NT).index_put((rows, places), chosen), logprobs

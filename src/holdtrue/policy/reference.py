@@ -11,6 +11,7 @@ from torch import Tensor
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.samples import PaddedSamples
+from holdtrue.policy.trees import share_prompts
 from holdtrue.policy.update import Drawing, logprobs_of
 from holdtrue.training.distributed import ALONE, World
 
@@ -28,6 +29,7 @@ class Reference:
         else:
             self._model = deepcopy(policy) if model is None else model
             self._model.requires_grad_(False).eval()
+            share_prompts(self._model)
         self._drawing = Drawing.of(self._model, vocabulary, decoding)
 
     def logprobs(self, padded: PaddedSamples, rows_per_pass: int, world: World = ALONE) -> Tensor:

@@ -41,6 +41,7 @@ from holdtrue.policy.rewards import Judged, RewardStack
 from holdtrue.policy.sampler import Sampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import RLSettings
+from holdtrue.policy.trees import share_prompts
 from holdtrue.policy.update import Drawing, adamw, add_gradients, of_all
 from holdtrue.records import Rollout
 from holdtrue.rundir import RunDir, append_jsonl
@@ -92,6 +93,7 @@ class PolicyTrainer:
         settings, training = job.settings, job.settings.training
         self.policy = job.policy
         self.policy.eval()  # without dropout: what is trained is the policy that sampled
+        share_prompts(self.policy)
         self.algorithm: Algorithm = settings.algorithm
         self.drawing = Drawing.of(self.policy, job.vocabulary, settings.decoding)
         self.reference: Reference | None = None

@@ -36,11 +36,13 @@ class Drawing:
 
 
 def passes(padded: PaddedSamples, rows: Tensor, most: int) -> Iterator[tuple[Tensor, PaddedSamples]]:
-    """Rows (R,) in passes of ``most``, those of like length together, less padding that all of them have."""
+    """Rows (R,) in passes of ``most``, less padding that all of them have; the answers to one prompt, which a
+    tree shares, stay together, and prompts of like length."""
     if not len(rows):
         return  # of several processes one may have nothing to do
     lengths = padded.attention_NT.sum(1)
-    for places in torch.split(rows[lengths[rows].argsort(stable=True)], most):
+    prompts = lengths - padded.completion_NT.sum(1)
+    for places in torch.split(rows[prompts[rows].argsort(stable=True)], most):
         width = int(lengths[places].max())
         yield (
             places,

@@ -16,6 +16,7 @@ from holdtrue.policy.prompts import Prompts, encode, read_prompts
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import PolicySettings, RLSettings
+from holdtrue.policy.trees import share_prompts
 from holdtrue.policy.update import Drawing, logprobs_of
 from holdtrue.records import Group, Rollout, content_hash
 from holdtrue.refresh.answers import RATIO
@@ -110,4 +111,5 @@ class Desk:
         first = self.settings.policy
         plain = PolicySettings(path=path or first.path, chat_template_path=first.chat_template_path)
         policy, tokenizer = load_policy(plain, 0, self.device, self.trust)
+        share_prompts(policy)
         return policy.eval(), tokenizer

@@ -296,7 +296,8 @@ def _soft_capped(
     logits = torch.matmul(q, k.transpose(2, 3)).float() * scale
     logits = cap * torch.tanh(logits / cap)
     if mask is None:
-        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device)
+        mask = mask.tril(k.shape[2] - q.shape[2])  # with a cache the queries are the last of the keys
     logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     weights = torch.nn.functional.dropout(logits.softmax(-1), dropout).to(v.dtype)
     return torch.matmul(weights, v)
