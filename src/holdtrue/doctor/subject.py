@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from holdtrue.doctor.dialect import Dialect
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
 from holdtrue.doctor.rendering import Template
+from holdtrue.doctor.tokenizer_class import tokenizer_class
 from holdtrue.doctor.weights import Pickled, Weights
 from holdtrue.errors import DataError, ModelError
 
@@ -69,7 +69,7 @@ class Subject:
         if not any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
             raise Missing("no tokenizer in the folder")
         try:
-            return self._tokenizer_class().from_pretrained(self.folder, local_files_only=True)
+            return tokenizer_class(self.folder).from_pretrained(self.folder, local_files_only=True)
         except Exception as error:  # of many libraries, and of Rust
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"the tokenizer in {self.folder} cannot be loaded: {lines[0]}") from error
@@ -78,30 +78,6 @@ class Subject:
     def vocabulary(self) -> Mapping[str, int]:
         """Every token's text, as the tokenizer keeps it, and its id; asked for once, as it takes 0.3 s."""
         return dict(self.tokenizer.get_vocab())
-
-    def _tokenizer_class(self) -> Any:
-        """The class that AutoTokenizer would take, told by the folder's files alone where they "
-        "leave no choice:
-        AutoTokenizer imports torch, a second or more. Elsewhere AutoTokenizer itself.
-        """
-        import transformers
-
-        name = model_type = None
-        with suppress(Missing, DataError):
-            given = self.json("tokenizer_config.json")
-            name = None if "auto_map" in given else given.get("tokenizer_class")
-        with suppress(Missing, DataError):
-            model_type = self.config.get("model_type", "")
-        # Of Llama's class AutoTokenizer reads the file first; Fast is the old spelling of the same class.
-        named = str(name or "").removesuffix("Fast")
-        if (
-            named in ("", "LlamaTokenizer", "PreTrainedTokenizer")
-            or not (self.folder / "tokenizer.json").is_file()
-        ):
-            return transformers.AutoTokenizer
-        found = getattr(transformers, named, None)
-        own = f"transformers.models.{model_type}." if model_type is not None else "transformers.models."
-        return found if getattr(found, "__module__", "").startswith(own) else transformers.AutoTokenizer
 
     @cached_property
     def template(self) -> Template:
