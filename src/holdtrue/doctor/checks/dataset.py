@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
+from array import array
 from collections.abc import Sequence
-from hashlib import blake2b
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from holdtrue.data.examples import Example, content_of
-from holdtrue.data.near import RUN, near_classes
+from holdtrue.data.near import RUN, NearDuplicates
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.dialect import said
-from holdtrue.doctor.encoding import Encoded, examples_of, places, readable
+from holdtrue.doctor.encoding import Encoded, rendering
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.gopher import repeats, repetition
 from holdtrue.doctor.loops import looped
 from holdtrue.doctor.rendering import Unrendered
-from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.subject import Missing, Overview, Subject
+from holdtrue.doctor.tallies import Distinct, Places, of_encoded, of_examples, shown
 from holdtrue.doctor.tool_calls import TOOLS
 from holdtrue.intervals import wilson
 
@@ -46,44 +47,63 @@ MANY = 0.05
 """Share of looped targets that fails (ours)."""
 
 
+@of_encoded
+class Ends:
+    """Targets, by what follows them: ``without`` an end of the answer, or with one that padding masks."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.ends = set(subject.stops)
+        if subject.counted(Overview).talks:
+            try:
+                self.ends |= set(subject.template.turn_end)
+            except Unrendered as error:
+                raise Missing(str(error)) from error
+        self.pad = subject.tokenizer.pad_token_id if _masks_padding(subject) else None
+        self._skips_raw = _of_trl_sft(subject)  # its trainer appends EOS to raw text
+        self.targets = self.raw = self.masked = 0
+        self.without = Places()
+
+    def see(self, one: Encoded) -> None:
+        if one.target is None:
+            return
+        raw = one.example.text is not None
+        self.raw += raw
+        if raw and self._skips_raw:
+            return
+        self.targets += 1
+        ends = self.ends & _tail(one)
+        if not ends:
+            self.without.add(one.example.at)
+        self.masked += bool(ends) and ends <= {self.pad}
+
+
 @check("X02")
 def no_end_label(subject: Subject) -> Results:
     """Examples whose target no ending token follows, or whose end the collator masks: fails."""
-    encoded = [one for one in readable(subject) if one.target]
-    if not encoded:
+    rendering(subject)
+    seen = subject.counted(Ends)
+    total, without, masked, ends = seen.targets, seen.without, seen.masked, seen.ends
+    if not total and not seen.raw:
         raise Missing("no example has a target")
-    ends, raw = set(subject.stops), any(one.example.text is not None for one in encoded)
-    if any(one.example.text is None for one in encoded):
-        try:
-            ends |= set(subject.template.turn_end)
-        except Unrendered as error:
-            raise Missing(str(error)) from error
-    if raw and _of_trl_sft(subject):  # its trainer appends EOS to raw text
-        encoded = [one for one in encoded if one.example.text is None]
-    pad = subject.tokenizer.pad_token_id if _masks_padding(subject) else None
-    without = [one for one in encoded if not ends & _tail(one)]
-    masked = [one for one in encoded if (tail := ends & _tail(one)) and tail <= {pad}]
     values = {
-        "targets": len(encoded),
+        "targets": total,
         "without_end": len(without),
-        "masked": len(masked),
+        "masked": masked,
         "ends": sorted(ends),
     }
     if not without and not masked:
-        yield Finding(
-            "X02", "ok", f"{len(encoded)}/{len(encoded)} examples train an end of the answer", values=values
-        )
+        yield Finding("X02", "ok", f"{total}/{total} examples train an end of the answer", values=values)
         return
     named = subject.tokenizer.convert_ids_to_tokens(sorted(ends))
     if without:
         yield Finding(
             "X02",
             "fail",
-            f"{len(encoded) - len(without)}/{len(encoded)} examples train an end of the answer "
-            f"({', '.join(named)}); not {places(without)}",
+            f"{total - len(without)}/{total} examples train an end of the answer "
+            f"({', '.join(named)}); not {without}",
             "the model never learns to stop",
             f"append {subject.tokenizer.eos_token} to the raw texts"
-            if raw
+            if seen.raw
             else "in chat_template.jinja end assistant turns with one of these tokens",
             "huggingface/trl#1623; OptimalScale/LMFlow#821",
             values,
@@ -92,42 +112,77 @@ def no_end_label(subject: Subject) -> Results:
         yield Finding(
             "X02",
             "fail",
-            f"{len(encoded) - len(without) - len(masked)}/{len(encoded)} examples train EOS: the padding "
-            f"token {subject.tokenizer.pad_token} ({pad}) is the end, and a collator that masks padding by "
+            f"{total - len(without) - masked}/{total} examples train EOS: the padding token "
+            f"{subject.tokenizer.pad_token} ({seen.pad}) is the end, and a collator that masks padding by "
             "id (transformers' DataCollatorForLanguageModeling) masks it everywhere",
             "the model never learns to stop",
             "give the tokenizer a padding token of its own (T02 names one), or label by mask (TRL's "
             "SFTTrainer, holdtrue sft)",
             "mlabonne/llm-course#33; unslothai/unsloth#416",
-            values | {"pad": pad},
+            values | {"pad": seen.pad},
         )
+
+
+MOST_COMPARED = 200_000
+"""Targets among which near duplicates are looked for; each takes some 5 kB until they are found."""
+
+
+@of_examples
+class Repeats:
+    """Copies among the examples, near duplicates among their first targets, and targets that repeat
+    themselves."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.targets = self.gopher = 0
+        self.looped_at: list[str] = []
+        self._different = Distinct()
+        self._near = NearDuplicates()
+        self._judged = bytearray()
+
+    def see(self, one: Example) -> None:
+        if not one.target:
+            return
+        self.targets += 1
+        self._different.add(repr((one.messages, one.rejected, one.text)))
+        if self.targets <= MOST_COMPARED:
+            self._near.add(one.target)
+            self._judged.append(len(one.target.split()) >= RUN)
+        if looped(one.target):
+            self.looped_at.append(one.at)
+        self.gopher += repeats(one.target) is not None
+
+    @property
+    def copies(self) -> int:
+        """Examples that are exact copies of an earlier one."""
+        return self.targets - len(self._different)
+
+    @property
+    def near(self) -> int:
+        """Targets of several words that nearly equal an earlier one."""
+        classes = enumerate(self._near.classes())
+        return sum(first != i and bool(self._judged[i]) for i, first in classes)
 
 
 @check("X03")
 def repeated_data(subject: Subject) -> Results:
     """Examples that are there twice, targets that are near duplicates or loop; warns, and fails when over
     one target in twenty loops."""
-    examples = [one for one in examples_of(subject) if one.target]
-    if not examples:
+    found = subject.counted(Repeats)
+    total, twice, near, loops = found.targets, found.copies, found.near, found.looped_at
+    if not total:
         raise Missing("no example has a target")
-    keys = {blake2b(repr((one.messages, one.rejected, one.text)).encode()).digest() for one in examples}
-    twice = len(examples) - len(keys)
-    targets = [one.target or "" for one in examples]
-    near = sum(first != i and len(targets[i].split()) >= RUN for i, first in enumerate(near_classes(targets)))
-    loops = [one for one in examples if looped(one.target or "")]
-    gopher = sum(repeats(text) is not None for text in targets)
-    total = len(examples)
     values = {
         "targets": total,
         "same_examples": twice,
         "near_duplicate_targets": near,
         "looped_targets": len(loops),
-        "gopher": gopher,
-        "looped_at": [one.at for one in loops],
+        "gopher": found.gopher,
+        "looped_at": loops,
     }
+    among = f" (of the first {MOST_COMPARED:,})" if total > MOST_COMPARED else ""
     seen = (
         f"{twice} of {total} examples are exact copies of an earlier one, {near} targets nearly equal an "
-        f"earlier one; {len(loops)} targets loop; {gopher} "
+        f"earlier one{among}; {len(loops)} targets loop; {found.gopher} "
         "exceed a limit of Gopher's filter of web text (which good answers with lists do too)"
     )
     faults: list[tuple[str, str]] = []
@@ -140,7 +195,7 @@ def repeated_data(subject: Subject) -> Results:
         faults.append(
             (
                 "targets that loop teach loops; degeneration grows with the repetition in the data",
-                f"drop the looped targets (drop_repetitive): {places(loops)}",
+                f"drop the looped targets (drop_repetitive): {shown(loops)}",
             )
         )
     yield Finding(
@@ -154,68 +209,115 @@ def repeated_data(subject: Subject) -> Results:
     )
 
 
+class Longest:
+    """The largest size of targets, in ``unit``: how many have it, and which of these stop in mid-sentence."""
+
+    def __init__(self, unit: str, least: int) -> None:
+        self.unit, self.least = unit, least
+        self.size = self.count = 0
+        self.unended = Places()
+
+    def see(self, size: int, one: Encoded) -> None:
+        if size > self.size:
+            self.size, self.count, self.unended = size, 0, Places()
+        if size == self.size:
+            self.count += 1
+            if not ENDED.search(one.example.target or ""):
+                self.unended.add(one.example.at)
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether it looks like a limit at which answers were cut."""
+        return self.size >= self.least and self.count >= 3 and 2 * len(self.unended) > self.count
+
+
+@of_encoded
+class Limits:
+    """Examples beyond the run's own limit, and the targets that are the longest of all."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.limit = (subject.settings or {}).get("max_length")
+        self._most = float("inf")
+        if isinstance(self.limit, int) and not isinstance(self.limit, bool) and self.limit > 0:
+            self._most = self.limit
+        self.targets = self.longest = 0
+        self.cut = Places()
+        self.tops = Longest("tokens", 64), Longest("characters", 256)
+
+    def see(self, one: Encoded) -> None:
+        if one.target is None:
+            return
+        self.targets += 1
+        self.longest = max(self.longest, len(one.ids))
+        if len(one.ids) > self._most:
+            self.cut.add(one.example.at)
+        tokens, characters = self.tops
+        tokens.see(one.target.end - one.target.start, one)
+        characters.see(len(one.example.target or ""), one)
+
+
 @check("X04")
 def cut_targets(subject: Subject) -> Results:
     """Targets cut by the run's own limit (fails above 1 %), or cut when the data was made (warns)."""
-    encoded = [one for one in readable(subject) if one.target]
-    if not encoded:
+    rendering(subject)
+    seen = subject.counted(Limits)
+    total, most, cut, longest = seen.targets, seen.limit, seen.cut, seen.longest
+    if not total:
         raise Missing("no example has a target")
-    most = (subject.settings or {}).get("max_length")
-    if isinstance(most, int) and not isinstance(most, bool) and most > 0:
-        cut = [one for one in encoded if len(one.ids) > most]
-        if cut:
-            longest = max(len(one.ids) for one in cut)
-            changes = subject.dialect.changes({"max_length": longest})
-            yield Finding(
-                "X04",
-                "fail" if len(cut) > FEW * len(encoded) else "warn",
-                f"{len(cut)} of {len(encoded)} examples are longer than {next(iter(changes))} {most} "
-                f"(up to {longest}): {places(cut)}",
-                "what is cut has no end, and the model learns that answers do not end",
-                f"{said(changes)}, or drop these examples",
-                "huggingface/trl#5697",
-                {
-                    "max_length": most,
-                    "cut": len(cut),
-                    "longest": longest,
-                    "fix": {"settings": changes},
-                },
-            )
-            return
-    lengths = np.array([one.target.end - one.target.start for one in encoded if one.target])
-    characters = np.array([len(one.example.target or "") for one in encoded])
-    for what, sizes, least in (("tokens", lengths, 64), ("characters", characters, 256)):
-        top = int(sizes.max())
-        at_top = [one for one, size in zip(encoded, sizes, strict=True) if size == top]
-        unended = [one for one in at_top if not ENDED.search(one.example.target or "")]
-        if top >= least and len(at_top) >= 3 and 2 * len(unended) > len(at_top):
+    if cut:
+        changes = subject.dialect.changes({"max_length": longest})
+        yield Finding(
+            "X04",
+            "fail" if len(cut) > FEW * total else "warn",
+            f"{len(cut)} of {total} examples are longer than {next(iter(changes))} {most} "
+            f"(up to {longest}): {cut}",
+            "what is cut has no end, and the model learns that answers do not end",
+            f"{said(changes)}, or drop these examples",
+            "huggingface/trl#5697",
+            {"max_length": most, "cut": len(cut), "longest": longest, "fix": {"settings": changes}},
+        )
+        return
+    for top in seen.tops:
+        if top.is_limit:
             yield Finding(
                 "X04",
                 "warn",
-                f"{len(at_top)} of {len(encoded)} targets have exactly {top} {what}, the most of all, and "
-                f"{len(unended)} of them stop in mid-sentence: {places(unended)}",
+                f"{top.count} of {total} targets have exactly {top.size} {top.unit}, the most of all, and "
+                f"{len(top.unended)} of them stop in mid-sentence: {top.unended}",
                 "they were cut when the data was made; with an end label the model learns to stop anywhere",
-                f"drop targets of {top} {what}, or make them again with a higher limit",
+                f"drop targets of {top.size} {top.unit}, or make them again with a higher limit",
                 "huggingface/trl#5697",
-                {"length": top, "unit": what, "targets": len(at_top), "unended": len(unended)},
+                {"length": top.size, "unit": top.unit, "targets": top.count, "unended": len(top.unended)},
             )
             return
+    tokens = seen.tops[0].size
     yield Finding(
         "X04",
         "ok",
-        f"no limit shows in the lengths of {len(encoded)} targets (longest {lengths.max()} tokens)",
-        values={"longest": int(lengths.max()), "max_length": most},
+        f"no limit shows in the lengths of {total} targets (longest {tokens} tokens)",
+        values={"longest": tokens, "max_length": most},
     )
+
+
+@of_examples
+class ToolTurns:
+    """Examples that hold turns of tools, and a target."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.at = Places()
+
+    def see(self, one: Example) -> None:
+        if _tool_turn_is_learned(one):
+            self.at.add(one.at)
 
 
 @check("X05")
 def loss_on_tools(subject: Subject) -> Results:
     """Turns of tools that the loss would train on; fails when the settings say so, warns without settings."""
-    examples = examples_of(subject)
-    with_tools = [one for one in examples if _tool_turn_is_learned(one)]
+    with_tools, total = subject.counted(ToolTurns).at, len(subject.examples or ())
     values = {"examples": len(with_tools)}
     if not with_tools:
-        yield Finding("X05", "ok", f"no turn of a tool in {len(examples)} examples", values=values)
+        yield Finding("X05", "ok", f"no turn of a tool in {total} examples", values=values)
         return
     settings = subject.settings
     if settings is not None and settings.get("assistant_only_loss"):
@@ -226,7 +328,7 @@ def loss_on_tools(subject: Subject) -> Results:
     yield Finding(
         "X05",
         "fail" if settings is not None else "warn",
-        f"{len(with_tools)} of {len(examples)} examples hold turns of tools: {places(with_tools)}; "
+        f"{len(with_tools)} of {total} examples hold turns of tools: {with_tools}; "
         "assistant_only_loss " + ("is not set" if settings is not None else "is not known"),
         "the model learns to write what tools answer, and then answers in their place",
         "set assistant_only_loss to true (the template needs generation markers)",
@@ -235,56 +337,98 @@ def loss_on_tools(subject: Subject) -> Results:
     )
 
 
+@of_examples
+class Turns:
+    """Conversations with an empty answer, and with two turns of one role in a row."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.talks = 0
+        self.empty_at: list[str] = []
+        self.twice = Places()
+
+    def see(self, one: Example) -> None:
+        if one.text is not None:
+            return
+        self.talks += 1
+        if any(map(_is_empty, one.messages)):
+            self.empty_at.append(one.at)
+        if _same_role_twice(one):
+            self.twice.add(one.at)
+
+
 @check("X06")
 def broken_turns(subject: Subject) -> Results:
     """Empty answers fail; the same role twice in a row warns."""
-    examples = [one for one in examples_of(subject) if one.text is None]
-    empty = [one for one in examples if any(_is_empty(turn) for turn in one.messages)]
-    twice = [one for one in examples if _same_role_twice(one)]
+    found = subject.counted(Turns)
+    empty, twice, total = found.empty_at, found.twice, found.talks
     values = {"empty": len(empty), "same_role_twice": len(twice)}
     if empty:
         yield Finding(
             "X06",
-            "fail" if len(empty) > FEW * len(examples) else "warn",
-            f"{len(empty)} of {len(examples)} examples hold an empty assistant turn: {places(empty)}",
+            "fail" if len(empty) > FEW * total else "warn",
+            f"{len(empty)} of {total} examples hold an empty assistant turn: {shown(empty)}",
             "the model learns to end at once",
-            f"delete rows {places(empty)} (all: values.at of --json)",
+            f"delete rows {shown(empty)} (all: values.at of --json)",
             "QwenLM/Qwen3.8#216",
-            values | {"at": [one.at for one in empty]},
+            values | {"at": empty},
         )
     if twice:
         yield Finding(
             "X06",
             "warn",
-            f"{len(twice)} of {len(examples)} examples hold two turns of one role in a row: {places(twice)}",
+            f"{len(twice)} of {total} examples hold two turns of one role in a row: {twice}",
             "templates render this in their own ways, and engines never do",
-            f"join the turns of rows {places(twice)}, or delete the rows",
+            f"join the turns of rows {twice}, or delete the rows",
             "verl-project/verl#7412",
             values,
         )
     if not empty and not twice:
-        yield Finding(
-            "X06", "ok", f"{len(examples)} conversations, roles in turn and no answer empty", values=values
-        )
+        yield Finding("X06", "ok", f"{total} conversations, roles in turn and no answer empty", values=values)
+
+
+@of_examples
+class Tags:
+    """Targets with tags that rewards read, and what is wrong with these."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.targets = 0
+        self.counts = dict.fromkeys(TAGS, 0)
+        self.paid, self.unclosed, self.after = Places(), Places(), Places()
+
+    def see(self, one: Example) -> None:
+        if not (target := one.target):
+            return
+        self.targets += 1
+        for tag in TAGS:
+            self.counts[tag] += f"<{tag}>" in target
+        if any(mark in target for mark in PAID):
+            self.paid.add(one.at)
+        if any(_unbalanced(target, tag) for tag in TAGS):
+            self.unclosed.add(one.at)
+        if _after_last(target):
+            self.after.add(one.at)
 
 
 @check("X07")
 def reward_visible_tags(subject: Subject) -> Results:
     """Tags that rewards read: what only an environment should write in targets (fails), tags that are not
     closed and text after the last answer or tool call (warn)."""
-    examples = [one for one in examples_of(subject) if one.target]
-    counts = {tag: sum(f"<{tag}>" in (one.target or "") for one in examples) for tag in TAGS}
-    paid = [one for one in examples if any(mark in (one.target or "") for mark in PAID)]
-    unclosed = [one for one in examples if any(_unbalanced(one.target or "", tag) for tag in TAGS)]
-    after = [one for one in examples if _after_last(one.target or "")]
+    found = subject.counted(Tags)
+    counts, paid, unclosed, after, total = (
+        found.counts,
+        found.paid,
+        found.unclosed,
+        found.after,
+        found.targets,
+    )
     values = {"tags": counts, "paid": len(paid), "unclosed": len(unclosed), "text_after": len(after)}
     if paid:
         yield Finding(
             "X07",
             "fail",
-            f"{len(paid)} targets hold what an environment writes ({', '.join(PAID)}): {places(paid)}",
+            f"{len(paid)} targets hold what an environment writes ({', '.join(PAID)}): {paid}",
             "the model learns to write it itself, and a reward that looks for it pays for nothing",
-            f"delete rows {places(paid)}, or these strings from their answers",
+            f"delete rows {paid}, or these strings from their answers",
             DEEPEYES,
             values,
         )
@@ -292,89 +436,117 @@ def reward_visible_tags(subject: Subject) -> Results:
         yield Finding(
             "X07",
             "warn",
-            f"{len(unclosed)} of {len(examples)} targets open a tag and do not close it, or the reverse: "
-            f"{places(unclosed)}",
+            f"{len(unclosed)} of {total} targets open a tag and do not close it, or the reverse: {unclosed}",
             "a reward that reads between tags finds nothing there",
-            f"close the tags in rows {places(unclosed)}, or delete the rows",
+            f"close the tags in rows {unclosed}, or delete the rows",
             "QwenLM/Qwen3.8#216",
             values,
         )
-    if len(after) > FEW * max(1, len(examples)):
+    if len(after) > FEW * max(1, total):
         yield Finding(
             "X07",
             "warn",
-            f"{len(after)} of {len(examples)} targets go on after the last answer or tool call: "
-            f"{places(after)}",
+            f"{len(after)} of {total} targets go on after the last answer or tool call: {after}",
             "a reward that stops reading there cannot tell what follows from junk",
-            f"cut the answers of rows {places(after)} behind the tag",
+            f"cut the answers of rows {after} behind the tag",
             DEEPEYES,
             values,
         )
-    if not paid and not unclosed and len(after) <= FEW * max(1, len(examples)):
+    if not paid and not unclosed and len(after) <= FEW * max(1, total):
         seen = ", ".join(f"<{tag}> in {count}" for tag, count in counts.items() if count) or "no tags"
-        yield Finding("X07", "ok", f"{seen} of {len(examples)} targets", values=values)
+        yield Finding("X07", "ok", f"{seen} of {total} targets", values=values)
+
+
+@of_encoded
+class Lengths:
+    """Lengths in tokens, 4 bytes each: of whole examples, targets and rejected answers."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.whole, self.target, self.rejected = array("i"), array("i"), array("i")
+
+    def see(self, one: Encoded) -> None:
+        if one.fault is not None:
+            return
+        self.whole.append(len(one.ids))
+        if one.target:
+            self.target.append(one.target.end - one.target.start)
+        if one.rejected is not None:
+            self.rejected.append(one.rejected)
 
 
 @check("X08")
 def lengths(subject: Subject) -> Results:
     """Lengths of prompts, targets and rejected answers in tokens: 5, 50, 95 % and the longest. A report."""
-    encoded = readable(subject)
-    sizes = {
-        "whole": [len(one.ids) for one in encoded],
-        "target": [one.target.end - one.target.start for one in encoded if one.target],
-    }
-    rejected = [content_of(one.example.rejected[-1]) for one in encoded if one.example.rejected]
-    if rejected:
-        backend = subject.tokenizer.backend_tokenizer
-        sizes["rejected"] = [len(one) for one in backend.encode_batch(rejected, add_special_tokens=False)]
-    values = {name: _percentiles(found) for name, found in sizes.items() if found}
-    seen = "; ".join(f"{name} " + "/".join(map(str, found.values())) for name, found in values.items())
+    rendering(subject)
+    found = subject.counted(Lengths)
+    sizes = {"whole": found.whole, "target": found.target, "rejected": found.rejected}
+    values = {name: _percentiles(these) for name, these in sizes.items() if these}
+    seen = "; ".join(f"{name} " + "/".join(map(str, these.values())) for name, these in values.items())
     yield Finding("X08", "ok", f"tokens at 5/50/95 % and longest: {seen}", values=values)
+
+
+@of_examples
+class Pairs:
+    """Which answer of the pairs is chosen: the longer one, the more repetitive one, one that loops.
+
+    Attributes:
+        longer: pairs in which the longer answer is chosen; equally long ones count one half.
+        clear: pairs of about equal length that differ in repetition; ``more``: the more repetitive is chosen.
+        loops: chosen answers that loop, and rejected ones.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.pairs = self.clear = self.more = 0
+        self.longer = 0.0
+        self.loops = [0, 0]
+
+    def see(self, one: Example) -> None:
+        chosen = one.target
+        if not one.rejected or chosen is None:
+            return
+        rejected = content_of(one.rejected[-1])
+        self.pairs += 1
+        self.longer += 1.0 if len(chosen) > len(rejected) else 0.5 * (len(chosen) == len(rejected))
+        if len(chosen) < ALIKE * len(rejected) < ALIKE**2 * len(chosen):
+            gap = repetition(chosen) - repetition(rejected)
+            self.clear += abs(gap) > 0.05
+            self.more += gap > 0.05
+        self.loops[0] += looped(chosen)
+        self.loops[1] += looped(rejected)
 
 
 @check("X09")
 def bias_of_pairs(subject: Subject) -> Results:
     """Pairs in which the longer, or the more repetitive answer is chosen far more often than not; warns."""
-    pairs = [one for one in examples_of(subject) if one.rejected and one.target is not None]
+    found = subject.counted(Pairs)
+    pairs, longer, clear, more, loops = found.pairs, found.longer, found.clear, found.more, found.loops
     if not pairs:
         raise Missing("the data holds no pairs")
-    chosen = [one.target or "" for one in pairs]
-    rejected = [content_of(one.rejected[-1]) if one.rejected else "" for one in pairs]
-    longer = sum(
-        1.0 if len(a) > len(b) else 0.5 * (len(a) == len(b)) for a, b in zip(chosen, rejected, strict=True)
-    )
-    alike = [
-        (a, b) for a, b in zip(chosen, rejected, strict=True) if len(a) < ALIKE * len(b) < ALIKE**2 * len(a)
-    ]
-    gaps = np.array([repetition(a) - repetition(b) for a, b in alike])
-    clear = gaps[np.abs(gaps) > 0.05]
-    more = int((clear > 0).sum())
-    loops = sum(map(looped, chosen)), sum(map(looped, rejected))
-    interval, of_loops = wilson(longer, len(pairs)), wilson(more, len(clear))
+    interval, of_loops = wilson(longer, pairs), wilson(more, clear)
     values = {
-        "pairs": len(pairs),
-        "longer_chosen": longer / len(pairs),
+        "pairs": pairs,
+        "longer_chosen": longer / pairs,
         "interval": interval,
-        "repetition_differs": len(clear),
-        "more_repetitive_chosen": more / len(clear) if len(clear) else None,
+        "repetition_differs": clear,
+        "more_repetitive_chosen": more / clear if clear else None,
         "looped_chosen": loops[0],
         "looped_rejected": loops[1],
     }
     seen = (
-        f"the longer answer is chosen in {longer / len(pairs):.0%} of {len(pairs)} pairs "
+        f"the longer answer is chosen in {longer / pairs:.0%} of {pairs} pairs "
         f"({interval[0]:.0%} to {interval[1]:.0%}); of equally long ones the more "
-        f"repetitive one in {more} of {len(clear)} pairs that differ; "
+        f"repetitive one in {more} of {clear} pairs that differ; "
         f"{loops[0]} chosen and {loops[1]} rejected answers loop"
     )
     faults: list[tuple[str, str]] = []
-    if longer / len(pairs) > LEAN and interval[0] > 0.5:
+    if longer / pairs > LEAN and interval[0] > 0.5:
         faults.append(
             (
                 "a reward model learns that longer is better",
                 "balance the lengths: holdtrue train ... --set 'data.transforms=[balance_length]'",
             )
         )
-    repetitive = (more > LEAN * len(clear) and of_loops[0] > 0.5) or loops[0] > max(2, loops[1])
+    repetitive = (more > LEAN * clear and of_loops[0] > 0.5) or loops[0] > max(2, loops[1])
     if repetitive:
         faults.append(
             (

@@ -10,9 +10,11 @@ import numpy as np
 
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.dialect import said
+from holdtrue.doctor.encoding import Encoded
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.rendering import Unrendered, plain, tool_use
 from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.tallies import of_encoded
 from holdtrue.doctor.untrained import Untrained, ranges, show_ranges, untrained
 from holdtrue.doctor.weights import EMBEDDINGS, HEADS, Tensor
 
@@ -285,6 +287,25 @@ def numerics(subject: Subject) -> Results:
         yield Finding("W05", "ok", "; ".join(good), values=values)
 
 
+@of_encoded
+class Usage:
+    """In how many examples each token stands."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._counts = np.zeros(0, np.int64)
+
+    def see(self, one: Encoded) -> None:
+        ids = np.unique(one.ids)
+        if len(ids) and ids[-1] >= len(self._counts):
+            self._counts = np.pad(self._counts, (0, int(ids[-1]) + 1 - len(self._counts)))
+        self._counts[ids] += 1
+
+    @property
+    def examples_of(self) -> dict[int, int]:
+        """id -> examples that hold it."""
+        return {id: int(self._counts[id]) for id in np.flatnonzero(self._counts).tolist()}
+
+
 def used_ids(subject: Subject) -> dict[int, str]:
     """Ids that will be read or written, each with what uses it: template, stop, tools, data."""
     used: dict[int, list[str]] = {}
@@ -305,7 +326,7 @@ def used_ids(subject: Subject) -> dict[int, str]:
     except (Missing, Unrendered):
         pass
     if subject.examples:
-        note(np.unique(np.concatenate([one.ids for one in subject.encoded])).tolist(), "data")
+        note(subject.counted(Usage).examples_of, "data")
     return {id: ", ".join(uses) for id, uses in used.items()}
 
 
@@ -373,12 +394,8 @@ def _rare(subject: Subject, frozen: Mapping[int, str]) -> set[int]:
     only = {id for id, uses in frozen.items() if uses == "data"} - set(subject.tokenizer.added_tokens_decoder)
     if not only:
         return set()
-    wanted = np.array(sorted(only))
-    counts = dict.fromkeys(only, 0)
-    for one in subject.encoded:
-        for id in np.intersect1d(one.ids, wanted).tolist():
-            counts[id] += 1
-    return {id for id, count in counts.items() if count <= max(1, RARE * len(subject.encoded))}
+    counts, most = subject.counted(Usage).examples_of, max(1, RARE * len(subject.examples or ()))
+    return {id for id in only if counts.get(id, 0) <= most}
 
 
 def _name(subject: Subject, id: int) -> str:
