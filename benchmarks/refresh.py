@@ -1,11 +1,12 @@
-"""Refresh: what a step of MetaRM costs beside our own vanilla step.
+"""Refresh: what a step of MetaRM costs beside our own vanilla step and beside TRL's.
 
     python benchmarks/refresh.py [--quick] [--only NAME] [--rounds 3] [--output refresh.json]
 
 A step is 16 pairs and, for MetaRM, a meta batch of 4 prompts with 4 answers each: counted in sequences that
 go forward and backward, (32 + 16) / 32 = 1.5 of vanilla. In trees it is less, as four answers share a prompt
-in the meta batch and two in the pairs. Equal random weights, AdamW
-and clipping in every system, one thread; float32, since the inner step is one of float32 weights.
+in the meta batch and two in the pairs. Equal random weights, AdamW, clipping and bfloat16 autocast (weights
+and the inner step are float32) in every system, one thread. TRL trains the same pairs without MetaRM,
+tuned as ``training.py`` has it: pairs of like length, no checkpointing, nothing dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from holdtrue.tokens.tree import Tree
 from holdtrue.training import loop
 from holdtrue.training.distributed import World
 from holdtrue.training.step import GradientStep, plain
-from workloads import SIZES, Size, encoder, grow_trees, hh, reward_model, tldr
+from peers import TrlTraining
+from workloads import POOL_PAIRS, SIZES, Size, Workload, encoder, hh, reward_model, tldr, workload
 
 PAIRS, PROMPTS, ANSWERS = 16, 4, 4
 SYSTEMS: dict[str, dict[str, Any] | None] = {
@@ -34,18 +36,18 @@ SYSTEMS: dict[str, dict[str, Any] | None] = {
     "metarm, head only": {"scope": "head"},
     "metarm, second order": {"second_order": True},
 }
+PEER = "TRL tuned, vanilla"
 WORKLOADS = {"hh": hh, "tldr": tldr}
 
 
 class Training:
     """Some steps of one system over the same pairs and the same meta batches."""
 
-    def __init__(
-        self, options: dict[str, Any] | None, pairs: list[Tree], meta: list[Tree], size: Size
-    ) -> None:
-        self.pairs = pairs
+    def __init__(self, options: dict[str, Any] | None, job: Workload, meta: list[Tree], size: Size) -> None:
+        self.pairs = job.trees
         self.settings = TrainingSettings(train_batch_size=PAIRS)
         self.model = reward_model(size)
+        self.model.bf16 = True
         self.optimizer = loop.adamw(dict(self.model.named_parameters()), self.settings)
         self.step: GradientStep = plain
         if options is not None:
@@ -67,12 +69,13 @@ class Training:
 def measure(key: str, size: Size, steps: int, rounds: int) -> dict[str, Any]:
     """One workload, all systems in alternating rounds."""
     profile: Callable[..., Any] = WORKLOADS[key]
-    pairs = grow_trees(profile(PAIRS * steps, 2))
+    job = workload(key, profile(POOL_PAIRS, 2), steps, PAIRS)
     meta, left_out = plant(profile(PROMPTS * steps, ANSWERS, seed=1), encoder(), ANSWERS)
     assert not left_out, f"benchmark rows were dropped: {dict(left_out)}"
-    systems = {name: Training(options, pairs, meta, size).run for name, options in SYSTEMS.items()}
+    systems = {name: Training(options, job, meta, size).run for name, options in SYSTEMS.items()}
+    systems[PEER] = TrlTraining(job, size, tuned=True).run
     samples = alternate(systems, rounds)
-    tokens = [sum(tree.tokens for tree in trees) for trees in (pairs, meta)]
+    tokens = [sum(tree.tokens for tree in trees) for trees in (job.trees, meta)]
     return {
         "workload": key,
         "steps": steps,
@@ -82,6 +85,7 @@ def measure(key: str, size: Size, steps: int, rounds: int) -> dict[str, Any]:
             name: {
                 "seconds": middle(runs) / steps,
                 "ratio": ratio(runs, samples["vanilla"]),
+                "of_peer": ratio(runs, samples[PEER]),
                 "runs": runs,
             }
             for name, runs in samples.items()
@@ -107,8 +111,9 @@ def main() -> None:
             "system": name,
             "seconds a step": system["seconds"],
             "of vanilla": system["ratio"],
+            "of TRL": system["of_peer"],
             "tokens a step": round(result["tokens"]),
-            "meta tokens": 0 if name == "vanilla" else round(result["meta_tokens"]),
+            "meta tokens": 0 if name in ("vanilla", PEER) else round(result["meta_tokens"]),
         }
         for result in results
         for name, system in result["systems"].items()

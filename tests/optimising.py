@@ -9,10 +9,10 @@ from typing import Any
 
 import toy
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.causal import load_policy
 from holdtrue.policy.critic import of_policy
 from holdtrue.policy.prompts import read_prompts
 from holdtrue.policy.rewards import FunctionJudge, RewardStack
-from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.settings import RLSettings, build
 from holdtrue.policy.trainer import Optimisation, PolicyTrainer

@@ -36,7 +36,7 @@ ON_TOP = {
     "serving",
     "labelling",
     "adapters",
-    "answering",
+    "policy_evaluation",
     "job",
     "planning",
     "experiments",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from holdtrue import __version__
 from holdtrue.errors import DataError, ResourceError, SettingsError
 from holdtrue.rundir import (
     RunDir,
@@ -24,6 +27,7 @@ from holdtrue.rundir import (
     find_model,
     read_json,
     read_jsonl,
+    standing,
     write_bytes,
     write_json,
 )
@@ -43,7 +47,14 @@ def test_a_new_run_holds_its_settings(tmp_path: Path) -> None:
     assert "é.jsonl" in run.settings_file.read_text(encoding="utf-8")
     assert run.checkpoints.is_dir()
     assert RunDir.open(run.path).path == run.path
-    assert run.info() == {} and run.metrics() == []
+    assert run.metrics() == []
+
+
+def test_a_new_run_says_what_began_it(tmp_path: Path) -> None:
+    info = RunDir.create(tmp_path / "run", {}).info()
+    assert info["holdtrue"] == __version__ and info["python"] == platform.python_version()
+    assert info["command"] == sys.argv and info["status"] == "running"
+    assert datetime.fromisoformat(info["started"]) <= datetime.now(UTC)
 
 
 def test_an_empty_directory_can_become_a_run(tmp_path: Path) -> None:
@@ -86,9 +97,10 @@ def test_a_directory_without_settings_is_not_a_run(tmp_path: Path) -> None:
 
 def test_info_is_added_to(tmp_path: Path) -> None:
     run = RunDir.create(tmp_path / "run", {})
+    before = run.info()
     run.update_info(status="running", steps=1)
     run.update_info(status="finished")
-    assert run.info() == {"status": "finished", "steps": 1}
+    assert run.info() == before | {"status": "finished", "steps": 1}
 
 
 @pytest.mark.parametrize(
@@ -218,6 +230,21 @@ def test_a_model_is_found_in_a_run_and_in_a_folder(tmp_path: Path) -> None:
     assert find_model(tmp_path / "adapter") == tmp_path / "adapter"
 
 
+def test_a_run_of_many_runs_says_which_of_them_has_a_model(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "rounds", {"task": "rounds"})
+    with pytest.raises(DataError, match="has no finished model yet; continue it with: holdtrue resume"):
+        find_model(run.path)
+    rows = [{"event": "round", "policy": f"{n}/rl/model", "model": f"{n}/refresh/model"} for n in (1, 2)]
+    append_jsonl(run.metrics_file, rows)
+    with pytest.raises(DataError, match="run of rounds; its policy is 2/rl/model, its model 2/refresh/model"):
+        find_model(run.path)
+    world = RunDir.create(tmp_path / "world", {"task": "goldworld"})
+    with pytest.raises(
+        DataError, match=r"is a gold world; name a run in it, such as .*/seed-00/trunk/reward"
+    ):
+        find_model(world.path)
+
+
 def test_a_place_without_a_model_says_what_it_lacks(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none does not exist"):
         find_model(tmp_path / "none")
@@ -230,3 +257,17 @@ def test_a_file_of_a_run_that_holds_another_value_is_named(tmp_path: Path) -> No
     run.info_file.write_text("[]")
     with pytest.raises(DataError, match=r"run\.json holds a list, expected an object"):
         run.info()
+
+
+def test_the_rows_that_stand_are_those_that_no_rollback_took_back() -> None:
+    rows: list[dict[str, Any]] = [{"event": "train", "step": step} for step in range(1, 10)]
+    rows[5:5] = [{"event": "rollback", "step": 5, "to": 3}]
+    rows[9:9] = [{"event": "rollback", "step": 8, "to": 5}]
+    assert [row["step"] for row in standing(rows)] == [1, 2, 3, 9]
+
+
+def test_a_row_that_is_no_object_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"step": 1}\n[1]\n')
+    with pytest.raises(DataError, match=r"rows\.jsonl, line 2 holds a list, expected an object"):
+        list(read_jsonl(file))

@@ -8,13 +8,10 @@ settings in it, before torch is loaded.
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdtrue import __version__
 from holdtrue.errors import (
     ModelError,
     SettingsError,
@@ -57,15 +54,7 @@ def start(settings: Settings, output: str | Path) -> RunDir:
 def begin(settings: Settings | SftSettings, output: str | Path) -> RunDir:
     """A new run directory for settings that name a model and data, or need none; raises as :func:`start`."""
     require_files(settings)
-    run = RunDir.create(output, anchored(settings))
-    run.update_info(
-        holdtrue=__version__,
-        python=platform.python_version(),
-        command=sys.argv,
-        started=now(),
-        status="running",
-    )
-    return run
+    return RunDir.create(output, anchored(settings))
 
 
 def settings_of(run: RunDir) -> Settings:

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +22,10 @@ class Message:
 
 
 Messages = tuple[Message, ...]
+
+Finish = Literal["stop", "length", "loop", "control"]
+"""Why an answer that holdtrue drew ended: at an end token, at the longest length, by the loop guard, at a
+control token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +146,7 @@ class Rollout:
         logprobs: log-probability of each token as the engine that sampled it says.
         trained_logprobs: the same as the trainer computes it.
         reward, advantage: of the whole answer; an advantage for each token is a list.
-        finish: why the engine stopped: ``stop``, ``length``, or its own word for it.
+        finish: why it ended: a :data:`Finish`, or the own word of the engine that wrote it.
         step: of training.
         policy: the checkpoint or model that wrote it, such as ``reference`` or ``current``.
         images: a slot for multimodal rollouts.

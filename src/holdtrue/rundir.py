@@ -17,7 +17,9 @@ import errno
 import fcntl
 import json
 import os
+import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -26,6 +28,7 @@ from typing import Any
 
 import yaml
 
+from holdtrue import __version__
 from holdtrue.errors import DataError, ResourceError, SettingsError
 
 LONE_SURROGATES = "backslashreplace"  # UTF-8 cannot hold them, and JSON spells them just so: \udc80
@@ -49,7 +52,7 @@ class RunDir:
 
     @classmethod
     def create(cls, path: str | Path, settings: Mapping[str, Any]) -> RunDir:
-        """A new run directory with its settings in it.
+        """A new run directory with its settings in it, and in ``run.json`` what began it.
 
         What a run left that failed before its first step is replaced.
 
@@ -59,13 +62,19 @@ class RunDir:
         run = cls(path)
         if run.failed_at_start():
             shutil.rmtree(run.path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
-            raise SettingsError(f"{path} already exists and is not empty; choose another --output{hint}")
+        hint = f"; continue it with: holdtrue resume {path}" if run.settings_file.exists() else ""
+        require_empty(run.path, hint)
         with disk_errors(path):
             run.path.mkdir(parents=True, exist_ok=True)
             run.checkpoints.mkdir(exist_ok=True)
             write_text(run.settings_file, yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+            run.update_info(
+                holdtrue=__version__,
+                python=platform.python_version(),
+                command=sys.argv,
+                started=now(),
+                status="running",
+            )
         return run
 
     def failed_at_start(self) -> bool:
@@ -132,6 +141,24 @@ class RunDir:
     def metrics(self) -> list[dict[str, Any]]:
         """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
+
+
+def standing(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of steps that the policy at the end of an optimisation has behind it: no later rollback took
+    them back."""
+    rows = list(rows)
+    undone = [(one["to"], one["step"]) for one in rows if one["event"] == "rollback"]
+    return [one for one in rows if not any(first < one["step"] <= last for first, last in undone)]
+
+
+def require_empty(folder: Path, hint: str = "") -> None:
+    """Refuse to write into a folder that holds something; ``hint`` ends the sentence.
+
+    Raises:
+        SettingsError: it does, or it is a file.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SettingsError(f"{folder} already exists and is not empty; choose another --output{hint}")
 
 
 def begun(path: Path, start: Callable[[], RunDir]) -> RunDir:
@@ -261,16 +288,19 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a file this package wrote; stops before a last line without its newline.
 
     Raises:
-        DataError: another line is not JSON.
+        DataError: another line is not a JSON object.
     """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except ValueError as error:
                 raise DataError(f"{path}, line {number} is not valid JSON: {error}") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{path}, line {number} holds a {type(row).__name__}, expected an object")
+            yield row
 
 
 def find_model(path: str | Path) -> Path:
@@ -282,13 +312,25 @@ def find_model(path: str | Path) -> Path:
     run = RunDir(path)
     if run.settings_file.is_file():
         if not _is_model(run.model):
-            raise DataError(f"{path} has no finished model yet; continue it with: holdtrue resume {path}")
+            raise DataError(_without_model(run))
         return run.model
     if _is_model(run.path):
         return run.path
     if not run.path.exists():
         raise DataError(f"{path} does not exist")
     raise DataError(f"{path} is neither a run directory (settings.yaml) nor a model folder (config.json)")
+
+
+def _without_model(run: RunDir) -> str:
+    """What to do about a run that has no model of its own, or none yet."""
+    task = run.settings().get("task")
+    rounds = [row for row in run.metrics() if row["event"] == "round"] if task == "rounds" else []
+    if rounds:
+        made = rounds[-1]
+        return f"{run.path} is a run of rounds; its policy is {made['policy']}, its model {made['model']}"
+    if task == "goldworld":
+        return f"{run.path} is a gold world; name a run in it, such as {run.path}/seed-00/trunk/reward"
+    return f"{run.path} has no finished model yet; continue it with: holdtrue resume {run.path}"
 
 
 def _is_model(folder: Path) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_origin
+from typing import Any, Literal, TypeVar, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -418,33 +419,32 @@ def keys(section: type[BaseModel] = Settings, prefix: str = "") -> Iterator[tupl
     """Every setting as ("training.max_steps", its pydantic field)."""
     for name, info in section.model_fields.items():
         inner = _section_of(info.annotation)
-        if inner is None:
+        if inner is None or not issubclass(inner, Section):
             yield prefix + name, info
         else:
             yield from keys(inner, f"{prefix}{name}.")
 
 
-def _section_of(annotation: Any) -> type[Section] | None:
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+def _section_of(annotation: Any) -> type[Any] | None:
+    types = [o for o in (annotation, *getattr(annotation, "__args__", ())) if isinstance(o, type)]
+    return next((o for o in types if issubclass(o, Section) or is_dataclass(o)), None)
 
 
-def _refuse_unknown(
-    values: Mapping[str, Any], section: type[BaseModel], prefix: str, root: type[BaseModel]
-) -> None:
+def _refuse_unknown(values: Mapping[str, Any], section: type[Any], prefix: str, root: type[Any]) -> None:
+    of_model = {name: info.annotation for name, info in getattr(section, "model_fields", {}).items()}
+    fields = of_model or get_type_hints(section)  # a dataclass has no model_fields
     for key, value in values.items():
-        if key not in section.model_fields:
-            here = [f"{prefix}{name}" for name in section.model_fields]
+        if key not in fields:
+            here = [f"{prefix}{name}" for name in fields]
             everywhere = here + [name for name, _ in keys(root)]
             known = everywhere if nearest(f"{prefix}{key}", everywhere) else here
             raise SettingsError(unknown("setting", f"{prefix}{key}", known))
-        annotation = section.model_fields[key].annotation
-        inner = _section_of(annotation)
+        inner = _section_of(fields[key])
         if inner is None or value is None:
             continue
-        listed = get_origin(annotation) is list and isinstance(value, list)
+        listed = get_origin(fields[key]) is list and isinstance(value, list)
         for item in value if listed else [value]:
-            if not isinstance(item, Mapping) and not isinstance(item, BaseModel):
-                raise SettingsError(f"{prefix}{key} holds settings of its own, got {item!r}")
             if isinstance(item, Mapping):
                 _refuse_unknown(item, inner, f"{prefix}{key}.", root)
+            elif not isinstance(item, inner):
+                raise SettingsError(f"{prefix}{key} holds settings of its own, got {item!r}")

@@ -175,7 +175,9 @@ def test_a_policy_that_was_trained_on_everything_has_nothing_left_to_be_judged_o
     given = ["evaluate", f"{folder}/mine.py:share", folder / "prompts.jsonl", "--policy", trained, "--json"]
     done = holdtrue(*given)
     assert done.code == 3
-    assert f"no prompt is left to ask: 12 trained on by {trained}" in done.error["message"]
+    assert (
+        f"no usable prompt in {folder / 'prompts.jsonl'}: 12 trained on by {trained}" in done.error["message"]
+    )
 
 
 def test_an_adapter_is_judged_with_its_base(holdtrue: Run, folder: Path, tmp_path: Path) -> None:

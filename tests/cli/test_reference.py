@@ -36,6 +36,10 @@ def test_the_command_writes_the_pages(tmp_path: Path) -> None:
     assert written == {name: reference.page(name) for name in reference.PAGES}
 
 
+def test_no_page_shows_the_marks_of_docstrings() -> None:
+    assert not [name for name in reference.PAGES if ":`" in reference.page(name)]
+
+
 def test_every_verb_has_a_section_with_its_options() -> None:
     sections = reference.page("commands.md").split("\n## ")[1:]
     groups = {"doctor": [f"doctor {verb}" for verb in doctor.VERBS]}

@@ -60,6 +60,8 @@ def test_a_policy_is_optimised_against_a_reward_model(
     assert done.value["steps"] == 2 and done.value["reward"]["last"] is not None
     assert done.value["evaluation"]["event"] == "eval"
     assert RunDir(run).info()["status"] == "finished"
+    assert done.value["report"] == str(run / "report.html")
+    assert "in 2 steps" in (run / "report.html").read_text(encoding="utf-8")
     before = AutoModelForCausalLM.from_pretrained(folder / "policy")
     after = AutoModelForCausalLM.from_pretrained(run / "model")
     assert not torch.equal(before.lm_head.weight, after.lm_head.weight)
@@ -151,6 +153,9 @@ def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Pa
     ("arguments", "said"),
     [
         (["--set", "trainin.group=4"], "unknown setting 'trainin'; did you mean 'training'"),
+        (["--set", "decoding.temprature=1"], "unknown setting 'decoding.temprature'; did you mean 'deco"),
+        (["--set", "decoding.loop.min_cont=3"], "did you mean 'decoding.loop.min_count'"),
+        (["--set", "decoding.loop=false"], "decoding.loop holds settings of its own, got False"),
         (["--set", "rewards=[{modle: x}]"], "unknown setting 'rewards.modle'; did you mean 'rewards.model'"),
         (
             ["--set", "critic.learning_rate=0.1"],

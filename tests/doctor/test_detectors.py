@@ -217,6 +217,57 @@ def test_the_same_call_again(calls, severity):
     assert [flag.severity for flag in flags] == ([severity] if severity else [])
 
 
+def asked(form: str, answers: list[str]) -> Any:
+    """One call, answered again and again: one text, ChatML in one text, or turns."""
+    call = '<tool_call>{"name": "job"}</tool_call>'
+    if form == "turns":
+        pairs = [(Message("assistant", f"Is it done? {call}"), Message("tool", one)) for one in answers]
+        return tuple(turn for pair in pairs for turn in pair)
+    before, after = {
+        "text": ("\n", "\n"),
+        "chatml": (
+            "<|im_end|>\n<|im_start|>user\n<tool_response>\n",
+            "\n</tool_response><|im_end|>\n<|im_start|>assistant\nIs it done? No error so far?",
+        ),
+    }[form]
+    return "".join(f"{call}{before}{one}{after}" for one in answers)
+
+
+@pytest.mark.parametrize("form", ["text", "chatml", "turns"])
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ["still running"] * 6,
+        [f"{part} % done" for part in range(0, 100, 20)],
+        ['{"status": "ok", "error": null, "failed": 0}'] * 6,
+        ["0 errors, no failures"] * 6,
+    ],
+)
+def test_asking_whether_a_job_has_ended_is_no_loop(form, answers):
+    assert found("tool_error_loop", asked(form, answers)) == []
+
+
+@pytest.mark.parametrize("form", ["text", "chatml", "turns"])
+def test_a_call_that_fails_alike_is_a_loop_wherever_the_tool_answers(form):
+    answers = ["ERROR 17: no such job", "ERROR 18: no such job", "ERROR 19: no such job", "done"]
+    flag = only("tool_error_loop", asked(form, answers))
+    assert (flag.severity, flag.values["calls"]) == ("fail", 4)
+    assert ("ERROR 19: no such job" in flag.evidence) == (form != "text")  # which does not tell who says it
+    assert found("tool_error_loop", asked(form, ["done", *answers[:2]]))[0].values["calls"] == 2
+
+
+@pytest.mark.parametrize("form", ["chatml", "turns"])
+def test_other_errors_each_time_are_no_loop(form):
+    flag = only("tool_error_loop", asked(form, ["ERROR: a", "ERROR: b", "ERROR: b", "ERROR: c"]))
+    assert (flag.severity, flag.values["calls"]) == ("fail", 3)  # b and b, before the last call
+    assert only("tool_error_loop", asked(form, ["ERROR: a", "ERROR: b", "ERROR: c"])).severity == "warn"
+
+
+def test_a_call_that_nothing_answers_is_a_loop():
+    flag = only("tool_error_loop", '<tool_call>{"name": "job"}</tool_call>\n' * 3)
+    assert flag.severity == "fail" and "answered by nothing" in flag.evidence
+
+
 def test_calls_with_other_arguments_are_no_loop():
     text = "".join(f'<tool_call>{{"box": {i}}}</tool_call>' for i in range(5))
     assert found("tool_error_loop", text) == []

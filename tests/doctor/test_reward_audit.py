@@ -150,6 +150,15 @@ def test_a_constant_reward_fails_and_nothing_else_is_judged_by_it() -> None:
     assert {one.id for one in diagnosis.skipped} >= {"R01", "R10"}
 
 
+def test_an_answer_that_is_cut_and_earns_as_much_warns() -> None:
+    said = ("Yes, it is hot, and it was so before.", "No, it is cold, and it was so before.")
+    cases = [Case(f"prompt {i}", said[i % 2], f"row {i}") for i in range(20)]
+    begun = from_function(lambda text: float(text.startswith("Yes")))
+    ended = from_function(lambda text: float(text.startswith("Yes") and text.endswith("before.")))
+    assert found(audit(begun, cases), "R07").severity == "warn"
+    assert found(audit(ended, cases), "R07").severity == "ok"
+
+
 def test_no_reward_at_all_fails() -> None:
     diagnosis = audit(from_function(lambda text: None), built_in())
     assert found(diagnosis, "R06").values["missing"] == 20 and diagnosis.verdict == "fail"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import pytest
 
 from holdtrue.doctor.causes import chain, rank
+from holdtrue.doctor.detectors import Detector, Flag
+from holdtrue.doctor.reading import Reading
 from holdtrue.doctor.rollouts import Examination, examine
 from holdtrue.doctor.sources import read_rollouts
 from holdtrue.doctor.vocabulary import Vocabulary
@@ -305,3 +308,22 @@ def test_the_policy_that_leaks_headers_is_found_and_named(shared: Any) -> None:
     assert leaks[names[0]] == leaks[names[1]] == 0 < leaks[names[2]]
     assert "<|start_header_id|>" in found.clusters[0]["signature"]
     assert chain(found, names)[-1]["reading"] == f"new with {names[2]}"
+
+
+class Unpaid(Detector):
+    """An answer that earned nothing; needs its reward and advantage."""
+
+    why: ClassVar = "It is told."
+    fix: ClassVar = "Pay."
+    needs: ClassVar = frozenset({"reward", "advantage"})
+
+    def check(self, reading: Reading) -> Iterator[Flag]:
+        """Every answer that it is asked about."""
+        yield self.flag("warn", f"reward {reading.rollout.reward}")
+
+
+def test_a_reward_of_zero_is_a_reward():
+    rows = [Rollout("?", "a", reward=0.0, advantage=0), Rollout("?", "a", reward=0.5, advantage=[])]
+    found = examine([*rows, Rollout("?", "a", advantage=1.0)], detectors=[Unpaid()])
+    assert [len(row.flags) for row in found.rows] == [1, 0, 0]
+    assert found.skipped[Unpaid.name()]["rows"] == 2

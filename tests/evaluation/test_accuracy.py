@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from holdtrue.evaluation.accuracy import difference, interval, score
+from holdtrue.evaluation.accuracy import interval, score
 from holdtrue.intervals import wilson
 
 GAPS = hnp.arrays(np.float64, st.integers(1, 50), elements=st.floats(-1e6, 1e6))
@@ -72,18 +72,3 @@ def test_a_wider_confidence_gives_a_wider_interval() -> None:
     scores, prompt = np.repeat([1.0] * 12 + [0.0] * 8, 2), np.repeat(np.arange(20), 2)
     narrow, wide = interval(scores, prompt, 0.8), interval(scores, prompt, 0.99)
     assert wide.low < narrow.low < narrow.high < wide.high
-
-
-def test_a_rule_never_differs_from_itself() -> None:
-    scores = score(np.random.default_rng(0).normal(size=50))
-    assert difference(scores, scores, np.arange(50), 0.95) == (0.0, 0.0)
-
-
-def test_the_difference_of_two_rules_is_paired() -> None:
-    # Right on the same 10 of 20, and 10 more: the difference is a Binomial(20, 1/2) / 20.
-    ours, theirs = np.ones(20), np.array([1.0] * 10 + [0.0] * 10)
-    assert difference(ours, theirs, np.arange(20), 0.95) == pytest.approx((0.3, 0.7))
-
-
-def test_the_difference_is_not_given_for_fewer_than_ten_prompts() -> None:
-    assert difference(np.ones(9), np.zeros(9), np.arange(9), 0.95) is None

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from holdtrue.evaluation import paired
-from holdtrue.evaluation.accuracy import difference
+from holdtrue.evaluation.bootstrap import interval_by_prompt
 
 
 def test_equal_differences_have_an_interval_without_width() -> None:
@@ -23,7 +23,7 @@ def test_one_seed_gives_the_interval_over_prompts() -> None:
     rng = np.random.default_rng(0)
     ours, theirs = rng.integers(0, 2, size=(2, 400)).astype(float)
     prompt = rng.integers(0, 120, size=400)
-    expected = difference(ours, theirs, prompt, 0.95)
+    expected = interval_by_prompt(ours - theirs, prompt, 0.95)
     assert paired.interval((ours - theirs)[None], prompt, 0.95) == pytest.approx(expected, abs=0.01)
 
 

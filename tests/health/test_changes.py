@@ -79,3 +79,41 @@ def test_a_limit_that_the_calibration_passes_too_does_not_alarm():
 def test_a_change_that_passes_the_limit_later_alarms_once_more():
     # 1.5 a step: the sum passes 5 at the fourth; the limit is passed at the seventh
     assert run([2, 2, 2, 2, 2, 2, 9, 9], Limit(limit=8), REFERENCE) == [(3, 0), (6, 0)]
+
+
+def shares(rng, rate, batches, n=64):
+    """Shares of n rows that are 1 at a rate."""
+    return (rng.random((batches, n)) < rate).mean(1)
+
+
+def alarms_of(before, after, seed, limit, steps=100, n=64):
+    """Steps of the alarms on shares of ``after``; of 256 rows of the calibration ``before`` are 1."""
+    reference = baseline((np.arange(256) < before * 256).astype(float), share=True)
+    return [
+        step for step, _ in run(shares(np.random.default_rng(seed), after, steps, n), limit, reference, n)
+    ]
+
+
+CUT = Limit(floor=0.1, limit=0.5, share=True)
+
+
+@pytest.mark.parametrize("rate", [0.488, 0.45, 0.4])
+def test_a_share_that_stays_just_below_the_limit_hardly_ever_alarms(rate):
+    found = [len(alarms_of(rate, rate, seed, CUT)) for seed in range(40)]
+    assert sum(found) <= 6  # of 4000 batches; 40 * 1 / 740 * 100 = 5 by chance of the limit alone
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "most"), [(0.488, 1.0, 0), (0.488, 0.8, 1), (0.4, 0.8, 0), (0.1, 0.6, 0)]
+)
+def test_a_collapse_beyond_the_limit_is_found_at_once_all_the_same(before, after, most):
+    first = [alarms_of(before, after, seed, CUT)[0] for seed in range(40)]
+    assert np.median(first) <= most and max(first) <= 3
+
+
+def test_one_of_what_the_calibration_never_showed_is_enough():
+    limit, reference = Limit(limit=0.001, share=True), baseline(np.zeros(256), share=True)
+    # se of the mean 0.0039, of a batch 0.0078: z = (1/64 - 2 * 0.0039) / 0.0078 = 1
+    assert run([0, 1 / 64], limit, reference, n=64) == [(1, 1)]
+    seen = baseline(np.repeat([0.0, 1.0], [2047, 1]), share=True)  # 1 of 2048, below the limit of 1 in 1000
+    assert run([0, 1 / 64], limit, seen, n=64) == [(1, 1)]  # sd 0.0221: z = 5.1

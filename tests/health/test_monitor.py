@@ -225,6 +225,27 @@ def test_the_reward_rises_while_the_text_gets_worse(rng):
     assert found[0].metric == "seq_rep_4"
 
 
+@pytest.mark.parametrize(("rate", "cause"), [(0.04, {"SCORE_UP_TEXT_DOWN"}), (0.0, set())])
+def test_win_rates_on_held_out_prompts_rise_while_the_text_gets_worse(rng, rate, cause):
+    monitor = Monitor(VOCABULARY)
+    found, within = [], []
+    for step in range(10):
+        batch = healthy(rng)
+        for row in batch["ids"]:  # they say more and more of themselves again
+            row[:-1] = [*row[:20], *row[: 2 * step]]
+        wins = rng.random(64) < 0.5  # of the others in the group: a half, however good the policy is
+        within += monitor.update(Batch(step=step, rewards=wins, **batch))
+        rewards = rng.normal(0.5 + rate * step, 0.05, 64)
+        alarms = monitor.update_held_out(Batch(step=step, rewards=rewards, **batch))
+        assert not alarms or step >= 5  # it takes six
+        found += alarms
+        monitor.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    assert (causes(found), causes(within)) == (cause, set())
+    assert [(one.severity, one.onset_step, one.metric) for one in found] == [("warn", 0, "seq_rep_4")] * len(
+        cause
+    )
+
+
 def test_what_is_learned_from_junk_is_measured(rng):
     batch = healthy(rng, rows=2)
     batch["ids"] = [[300, 301, START, START, EOS], [300, 301, 302, 303, EOS]]

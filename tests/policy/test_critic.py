@@ -17,12 +17,12 @@ import optimising
 import toy
 from holdtrue.errors import DataError, ModelError
 from holdtrue.kinds import choose
+from holdtrue.policy.causal import load_policy
 from holdtrue.policy.critic import Critic, build, explained_variance, of_policy
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.inputs import Scored
 from holdtrue.policy.judges import ScorerJudge
 from holdtrue.policy.rewards import FunctionJudge, RewardStack, open_judge
-from holdtrue.policy.run import load_policy
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import RewardSettings
 from holdtrue.policy.update import Drawing, add_gradients, of_all

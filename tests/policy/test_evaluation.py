@@ -50,7 +50,7 @@ def test_prompts_that_were_trained_on_repeat_or_leave_one_policy_no_room_are_lef
     both = [enter(str(folder), made.decoding, "cpu") for folder in (wide, narrow)]
     taught = Lineage(trained={"run": {"tell about bees ?"}})
     found = ask(made, both, [Lineage(), taught])
-    assert [row["kind"] for row in found.prompts.columns] == ["rain", "chess"]
+    assert [group.meta["kind"] for group in found.prompts] == ["rain", "chess"]
     assert [len(ids) for ids in found.ids] == [2, 2]
     assert found.left_out == {
         "layout not recognised": 1,
@@ -59,7 +59,7 @@ def test_prompts_that_were_trained_on_repeat_or_leave_one_policy_no_room_are_lef
         f"too long for the context of {narrow}": 1,
     }
     everything = Lineage(trained={"run": {f"tell about {t} ?" for t in ("rain", "bees", "chess")}})
-    with pytest.raises(DataError, match="no prompt is left to ask: 4 trained on by run, 1 "):
+    with pytest.raises(DataError, match=r"no usable prompt in .*p\.jsonl: 4 trained on by run, 1 "):
         ask(made, both, [everything])
 
 

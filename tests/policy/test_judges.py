@@ -15,10 +15,9 @@ import comparing
 from holdtrue.errors import ModelError
 from holdtrue.policy.judges import ComparerJudge, ScorerJudge, open_model
 from holdtrue.policy.rewards import RewardStack
-from holdtrue.policy.rows import Finish
 from holdtrue.policy.samples import Samples
 from holdtrue.policy.settings import GuardSettings, RewardSettings
-from holdtrue.records import Answer, Group, Message, Rollout
+from holdtrue.records import Answer, Finish, Group, Message, Rollout
 from holdtrue.reward import members, store
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.ensemble import Ensemble, Scaled

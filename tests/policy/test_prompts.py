@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import toy
 from holdtrue.errors import DataError
-from holdtrue.policy.prompts import Prompts, encode, read_prompts
+from holdtrue.policy.prompts import encode, read_prompts, read_splits
 from holdtrue.policy.settings import PromptSettings
 from holdtrue.records import Message
 from holdtrue.tokens.conversation import Encoder
@@ -82,19 +82,11 @@ def test_held_out_prompts_are_never_trained_on(tokenizer: Any, tmp_path: Path) -
     assert read.train.texts[0][0] == Message("user", read.train.texts[0][0].content)
 
 
-def test_columns_that_are_no_part_of_the_prompt_stay_beside_it(tokenizer: Any, tmp_path: Path) -> None:
+def test_columns_that_are_no_part_of_the_prompt_stay_beside_it(tmp_path: Path) -> None:
     file = write(
         tmp_path / "rows.jsonl",
         {"prompt": "tell about rain ?", "topic": "rain"},
         {"messages": [{"role": "user", "content": "tell"}, {"role": "assistant", "content": "kind"}], "n": 2},
-        {"prompt": "tell ?", "topic": "none"},
     )
-    found = read_prompts(PromptSettings(prompts=[file]), tokenizer, 128, 12).train
-    assert found.columns == [{"topic": "rain"}, {"n": 2}, {"topic": "none"}]
-    assert found.take([2, 0]).columns == [{"topic": "none"}, {"topic": "rain"}]
-
-
-def test_prompts_made_without_columns_can_be_taken() -> None:
-    ids = [np.array([n], dtype=np.int64) for n in range(3)]
-    taken = Prompts(["a", "b", "c"], ids).take([2, 0])
-    assert taken.texts == ["c", "a"] and [int(one[0]) for one in taken.ids] == [2, 0] and not taken.columns
+    found = read_splits(PromptSettings(prompts=[file]), Counter())[0]
+    assert [group.meta for group in found] == [{"topic": "rain"}, {"n": 2}]

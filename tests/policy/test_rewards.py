@@ -13,11 +13,10 @@ import torch
 
 from holdtrue.errors import DataError, QualityError, SettingsError
 from holdtrue.policy.rewards import FunctionJudge, RewardStack, load_function
-from holdtrue.policy.rows import Finish
 from holdtrue.policy.samples import Samples
 from holdtrue.policy.settings import GuardSettings, RewardSettings
 from holdtrue.policy.shaping import Shaping
-from holdtrue.records import Rollout
+from holdtrue.records import Finish, Rollout
 
 GUARD = GuardSettings()
 

@@ -13,7 +13,7 @@ import torch
 
 import optimising
 from holdtrue.errors import Interrupted
-from holdtrue.policy.rollback import bests, havens, standing
+from holdtrue.policy.rollback import bests, havens
 from holdtrue.policy.settings import RLSettings
 from holdtrue.policy.trainer import PolicyTrainer
 from holdtrue.rundir import RunDir, read_jsonl
@@ -64,13 +64,6 @@ def test_checkpoints_are_kept_for_every_onset_an_alarm_may_name() -> None:
     assert havens([], 0, set()) == [0]
     # the last before 5 is 4, before 9 and 10 it is 8, before 2 only the beginning; 6 is before none of them
     assert havens([0, 4, 6, 8], 10, {2, 5, 9, 10}) == [0, 4, 8, 10]
-
-
-def test_the_rows_that_stand_are_those_that_no_rollback_took_back() -> None:
-    rows: list[dict[str, Any]] = [{"event": "train", "step": step} for step in range(1, 10)]
-    rows[5:5] = [{"event": "rollback", "step": 5, "to": 3}]
-    rows[9:9] = [{"event": "rollback", "step": 8, "to": 5}]
-    assert [row["step"] for row in standing(rows)] == [1, 2, 3, 9]
 
 
 def state_of(trainer: PolicyTrainer) -> dict[str, Any]:

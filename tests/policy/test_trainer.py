@@ -16,9 +16,9 @@ import optimising
 from holdtrue.errors import QualityError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.algorithms.rloo import RLOO
+from holdtrue.policy.causal import load_policy
 from holdtrue.policy.judges import ComparerJudge, open_model
 from holdtrue.policy.logprobs import token_logprobs
-from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.reward import store
 from holdtrue.reward.card import RewardCard
@@ -170,6 +170,8 @@ def test_a_model_that_compares_tells_how_often_the_policy_beats_the_reference(
     ]
     chances = [matrix[0, 1] for matrix in comparer.comparer.compare(groups)]
     assert len(chances) > 1 and rows(run, "eval")[-1]["reward"] == pytest.approx(np.mean(chances))
+    watched = [one["reward"] for one in whole.monitor.state_dict()["held_out"]]
+    assert watched == pytest.approx([row["reward"] for row in rows(run, "eval")])
 
     broken = RunDir.create(tmp_path / "broken", {})
     with pytest.raises(KeyboardInterrupt):
@@ -233,11 +235,10 @@ def test_the_reference_of_adapters_is_the_model_without_them(folder: Path, run: 
     prompts = trainer.job.prompts.take([0, 1])
     samples = trainer.job.sampler.sample(trainer.policy, prompts.ids, 2, seed=1)
     padded = samples.padded(0)
-    judged = trainer.job.rewards.score(samples.rollouts(prompts.texts, trainer.job.tokenizer), samples)
-    found = trainer._scored(samples, padded, judged).reference_logprobs
+    assert trainer.reference is not None
+    found = trainer.reference.logprobs(padded, 2)
     start, _ = load_policy(optimising.settings(folder).policy, 0)
     expected = token_logprobs(start.eval(), padded, trainer.drawing.decoding, trainer.drawing.banned)
-    assert found is not None
     torch.testing.assert_close(found, expected)
     assert not torch.allclose(found, padded.logprobs_NT, atol=1e-3)
 

@@ -9,7 +9,7 @@ import typer
 
 from holdtrue.cli import frame
 from holdtrue.errors import ModelError, SettingsError
-from holdtrue.rundir import find_model
+from holdtrue.rundir import disk_errors, find_model, require_empty
 from holdtrue.settings import DataSettings
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _ensemble(
     from holdtrue.reward.ensemble import Ensemble
     from holdtrue.reward.folders import compares, plain_text
 
-    members.require_empty(output)
+    require_empty(output)
     taken = {plain_text(folder): folder for folder in folders}
     if len(taken) > 1:
         raise ModelError(f"plain text is raw text to {taken['raw']} and a chat to {taken['chat']}")
@@ -136,11 +136,10 @@ def _scaled(folder: Path, data: list[str] | None, read: DataSettings, trust: boo
 
 
 def _weights(folders: list[Path], output: Path, trust: bool) -> frame.Result:
-    from holdtrue.reward import members, store
+    from holdtrue.reward import store
     from holdtrue.reward.weight_average import average
-    from holdtrue.rundir import disk_errors
 
-    members.require_empty(output)
+    require_empty(output)
     made = average(folders, trust_remote_code=trust)
     with disk_errors(output):
         store.publish(made.loaded, output, made.card)
@@ -164,7 +163,7 @@ def _implicit(models: list[str], output: Path, options: dict[str, Any], trust: b
 
     if len(models) > 2:
         raise SettingsError("combine --by implicit takes a policy and its reference, or an adapter alone")
-    members.require_empty(output)
+    require_empty(output)
     named = [members.Member.of(model) for model in models]
     if len({member.sha256 for member in named}) < len(named):
         raise SettingsError(f"{models[0]} and {models[1]} have the same weights: every reward would be 0")

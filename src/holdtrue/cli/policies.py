@@ -31,9 +31,9 @@ def evaluate(
             plain.put(values, key, value)
     for override in overrides:
         plain.put(values, *plain.parse_override(override))
-    from holdtrue.answering import evaluate_policies
     from holdtrue.policy.evaluation import build
     from holdtrue.policy.lineage import trace
+    from holdtrue.policy_evaluation import evaluate_policies
 
     build(values)  # before files are read
     lineages = [trace(name) for name in policies]

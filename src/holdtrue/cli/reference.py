@@ -24,12 +24,14 @@ from holdtrue.cli.list import FAMILIES, facts, kind_rows, paragraph, setting_row
 
 NOTE = "<!-- Made by `python -m holdtrue.cli.reference docs/reference`; edit the classes, not this page. -->"
 SPHINX_CODE = re.compile("(?<!`)``(?!`)")
+SPHINX_ROLE = re.compile(r":(?:class|func|meth|data):`~?")
 SPHINX_MODULE = re.compile(r":mod:`~([\w.]+)\.(\w+)`")
 
 
 def page(name: str) -> str:
     """The text of one page, by file name."""
-    return f"{NOTE}\n\n{SPHINX_CODE.sub('`', PAGES[name]()).strip()}\n"
+    text = SPHINX_ROLE.sub("`", SPHINX_CODE.sub("`", PAGES[name]()))
+    return f"{NOTE}\n\n{text.strip()}\n"
 
 
 def settings_page() -> str:
@@ -61,16 +63,21 @@ def sft_page() -> str:
 
 
 def rl_page() -> str:
-    """Every setting of policy optimisation and of policy evaluation."""
-    from holdtrue.policy.evaluation import PolicyEvaluationSettings
+    """Every setting of policy optimisation."""
     from holdtrue.policy.settings import RLSettings
 
     parts = [
         "# Settings of policy optimisation",
         "What `holdtrue rl` takes, in the way of [other settings](settings.md).",
     ]
-    parts += _sections(setting_rows(RLSettings.model_json_schema()))
-    parts += ["# Settings of policy evaluation", "What `holdtrue evaluate --policy` takes by `--set`."]
+    return "\n\n".join([*parts, *_sections(setting_rows(RLSettings.model_json_schema()))])
+
+
+def policy_evaluation_page() -> str:
+    """Every setting of policy evaluation."""
+    from holdtrue.policy.evaluation import PolicyEvaluationSettings
+
+    parts = ["# Settings of policy evaluation", "What `holdtrue evaluate --policy` takes by `--set`."]
     return "\n\n".join([*parts, *_sections(setting_rows(PolicyEvaluationSettings.model_json_schema()))])
 
 
@@ -175,6 +182,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "settings.md": settings_page,
     "sft.md": sft_page,
     "rl.md": rl_page,
+    "policy_evaluation.md": policy_evaluation_page,
     "rounds.md": rounds_page,
     **{f"{family}.md": partial(family_page, family, package) for family, package in FAMILIES.items()},
 }

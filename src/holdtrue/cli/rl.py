@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from holdtrue import settings as plain
-from holdtrue.cli import frame, running
+from holdtrue.cli import frame, report, running
 from holdtrue.errors import SettingsError
-from holdtrue.rundir import RunDir
+from holdtrue.rundir import RunDir, standing
+
+_MEASURES = ("reward", "kl", "length", "entropy")
+_COUNTS = ("skipped", "unusable", "nan_rewards", "guarded", "alarms")
 
 
 def command(
@@ -38,9 +42,9 @@ def command(
 ) -> frame.Result | None:
     """Optimise a policy against a reward model or a function.
 
-    The run directory holds everything: settings, metrics, every rollout with its reward, alarms, checkpoints
-    and the policy. Read the rollouts with "holdtrue doctor rollouts RUN". Interrupted runs go on with
-    "holdtrue resume RUN".
+    The run directory holds everything: settings, metrics, every rollout with its reward, alarms, checkpoints,
+    the policy and report.html. Read the rollouts with "holdtrue doctor rollouts RUN". Interrupted runs go on
+    with "holdtrue resume RUN".
     """
     given = arguments or []
     files = [one for one in given if one.lower().endswith((".yaml", ".yml"))]
@@ -52,9 +56,9 @@ def command(
     if path := frame.model_path(model):
         plain.put(values, "policy.path", path)
     if reward:
-        values["rewards"] = [
-            {"function" if one.rpartition(":")[0].endswith(".py") else "model": one} for one in reward
-        ]
+        from holdtrue.policy.settings import RewardSettings
+
+        values["rewards"] = [RewardSettings.named(one).model_dump(exclude_unset=True) for one in reward]
     if processes:
         plain.put(values, "training.processes", processes)
     for override in overrides or ():
@@ -72,56 +76,60 @@ def command(
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
     """Optimise a policy to the end of its run, here or in the processes its settings ask for, and return what
     came out."""
-    from holdtrue.policy.rollback import standing
     from holdtrue.policy.run import optimise
     from holdtrue.policy.settings import build
 
+    def train(stop: running.Stop) -> None:
+        optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
+
     processes = build(run.settings()).training.processes
-    if processes > 1 and not running.under_torchrun():
-        running.launch(run, processes, trust_remote_code)
-    else:
-        with running.stoppable() as stop:
-            optimise(run, tell=Narrator(), stop=stop, trust_remote_code=trust_remote_code)
-    if running.silent():
+    if not running.carried(run, processes, trust_remote_code, train):
         return None
-    ended = run.info()["ended"]
-    rows = run.metrics()
+    page = report.publish(run)
+    value = _outcome(run) | {"report": str(page)}
+    return frame.Result(value, "\n".join(_lines(value)))
+
+
+def _outcome(run: RunDir) -> dict[str, Any]:
+    """How the run ended, and its measures in the first and the last tenth of its steps."""
+    info, rows = run.info(), run.metrics()
+    ended = info["ended"]
     steps = [row for row in standing(rows) if row["event"] == "train"]
-    part = max(1, len(steps) // 10)
-    ends = {"first": steps[:part], "last": steps[-part:]}
+    tenth = max(1, len(steps) // 10)
+    ends = {"first": steps[:tenth], "last": steps[-tenth:]}
     value: dict[str, Any] = {"run": str(run.path), "model": str(run.model), **ended}
-    for name in ("reward", "kl", "length", "entropy"):
+    for name in _MEASURES:
         value[name] = {when: _mean(part, name) for when, part in ends.items()}
-    names = steps[-1]["reward_parts"]
     value["reward_parts"] = {
         name: {when: _mean([row["reward_parts"] for row in part], name) for when, part in ends.items()}
-        for name in names
+        for name in steps[-1]["reward_parts"]
     }
     evaluated = [row for row in rows if row["event"] == "eval" and row["step"] == ended["kept"]["step"]]
     value["evaluation"] = evaluated[-1] if evaluated else None
-    if run.info().get("critic"):
+    if info.get("critic"):
         value["explained_variance"] = {when: _mean(part, "explained_variance") for when, part in ends.items()}
-    lines = [
-        f"{name:<8} {_change(value[name])}"
-        for name in ("reward", "kl", "length", "entropy")
-        if value[name]["last"] is not None
-    ]
+    return value
+
+
+def _lines(value: dict[str, Any]) -> Iterator[str]:
+    for name in _MEASURES:
+        if value[name]["last"] is not None:
+            yield f"{name:<8} {_change(value[name])}"
     if (known := value.get("explained_variance")) and known["last"] is not None:
-        numbers = " -> ".join(running.number(known[when]) for when in ends)
-        lines += [f"critic   explains {numbers} of the variance of returns"]
+        yield f"critic   explains {_change(known)} of the variance of returns"
     parts = [f"{name} {_change(own)}" for name, own in value["reward_parts"].items()]
-    lines += [f"parts    {', '.join(parts)}"] if len(parts) > 1 else []
-    odd = [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]
-    lines += [f"counted  {', '.join(odd)}"] if odd else []
-    lines += [f"back     {row['text']}" for row in value["rollbacks"]]
-    lines += [f"stopped  {value['stopped']}"] if value["stopped"] else []
+    if len(parts) > 1:
+        yield f"parts    {', '.join(parts)}"
+    if odd := [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]:
+        yield f"counted  {', '.join(odd)}"
+    yield from (f"back     {row['text']}" for row in value["rollbacks"])
+    if value["stopped"]:
+        yield f"stopped  {value['stopped']}"
     if value["stopped_early"]:
-        lines.append("stopped  early: the held-out score no longer rose (training.early_stopping_patience)")
-    lines.append(f"kept     step {value['kept']['step']} of {value['steps']}: {value['kept']['why']}")
-    return frame.Result(value, "\n".join([*lines, f"model    {run.model}"]))
-
-
-_COUNTS = ("skipped", "unusable", "nan_rewards", "guarded", "alarms")
+        yield "stopped  early: the held-out score no longer rose (training.early_stopping_patience)"
+    yield f"kept     step {value['kept']['step']} of {value['steps']}: {value['kept']['why']}"
+    yield f"model    {value['model']}"
+    yield f"report   {value['report']}"
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float | None:

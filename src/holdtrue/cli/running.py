@@ -13,13 +13,14 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from holdtrue import job
-from holdtrue.cli import frame
+from holdtrue.cli import frame, report
 from holdtrue.errors import HoldtrueError, Interrupted, ResourceError
 from holdtrue.rundir import RunDir, disk_errors, read_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+Stop = Callable[[], bool]
 _STOP_FILE = "HOLDTRUE_STOP_FILE"
 """Environment variable that names the file whose existence asks a run's processes to stop."""
 
@@ -33,20 +34,31 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
 
     of_policy = run.settings().get("task") == "sft"
     settings = sft_settings.build(run.settings()) if of_policy else job.settings_of(run)
-    processes = settings.training.processes
-    if processes > 1 and not under_torchrun():
-        launch(run, processes, trust_remote_code)
-    else:
-        with stoppable() as stop, Narrator() as narrator:
+
+    def train(stop: Stop) -> None:
+        with Narrator() as narrator:
             if of_policy:
                 from holdtrue.policy import sft
 
                 sft.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
             else:
                 job.train(run, tell=narrator, stop=stop, trust_remote_code=trust_remote_code)
-    if silent():
+
+    if not carried(run, settings.training.processes, trust_remote_code, train):
         return None
+    if of_policy:
+        report.publish(run)
     return policy_result(run) if of_policy else reward_result(run)
+
+
+def carried(run: RunDir, processes: int, trust_remote_code: bool, train: Callable[[Stop], None]) -> bool:
+    """Carry a run to its end, by ``train`` or in several processes; whether this one says what came out."""
+    if processes > 1 and not under_torchrun():
+        launch(run, processes, trust_remote_code)
+    else:
+        with stoppable() as stop:
+            train(stop)
+    return not silent()
 
 
 def policy_result(run: RunDir) -> frame.Result:
@@ -57,6 +69,7 @@ def policy_result(run: RunDir) -> frame.Result:
     value = {
         "run": str(run.path),
         "model": str(run.model),
+        "report": str(run.report_file),
         "model_hash": info["model_hash"],
         "steps": info["steps"],
         "best_step": info["best_step"],
@@ -68,7 +81,7 @@ def policy_result(run: RunDir) -> frame.Result:
     }
     stops = ", ".join(f"{name} ({id})" for name, id in info["model"]["stops"].items()) or "none"
     words = [f"step {info['best_step']} of {info['steps']} is the best"] if held else []
-    words += [f"stops    {stops}", f"policy   {run.model}"]
+    words += [f"stops    {stops}", f"policy   {run.model}", f"report   {run.report_file}"]
     if held:
         words[:0] = [
             f"validation loss {number(held[-1]['loss'])} nats per token, likeliest token right "
@@ -109,7 +122,7 @@ def under_torchrun() -> bool:
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
+def stoppable() -> Iterator[Stop]:
     """A question that turns true once Ctrl-C or SIGTERM came; a second Ctrl-C ends the process at once."""
     asked = False
     file = os.environ.get(_STOP_FILE)

@@ -31,8 +31,8 @@ def command(
 ) -> frame.Result | None:
     """Fine-tune a policy on conversations or completions.
 
-    The loss is on answers and their stop token alone. The run directory holds settings, metrics, checkpoints
-    and the policy as transformers reads it. Interrupted runs go on with "holdtrue resume RUN".
+    The loss is on answers and their stop token alone. The run directory holds settings, metrics, checkpoints,
+    the policy as transformers reads it, and report.html. Interrupted runs go on with "holdtrue resume RUN".
     """
     from holdtrue.policy import sft_settings
 

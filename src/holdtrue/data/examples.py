@@ -76,6 +76,13 @@ class Example:
             return self.text
         return content_of(self.messages[-1]) if self.messages[-1]["role"] == "assistant" else None
 
+    @property
+    def learned_texts(self) -> tuple[str, ...]:
+        """All that is to be learned: the target, and the thoughts and calls beside it."""
+        if self.text is not None:
+            return (self.text,) if self.text else ()
+        return texts_of(self.messages[-1]) if self.target is not None else ()
+
 
 def content_of(turn: Turn) -> str:
     """Text of a turn; parts that are not text are left out."""
@@ -83,6 +90,36 @@ def content_of(turn: Turn) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))
     return content if isinstance(content, str) else ""
+
+
+def beside(turn: Turn) -> Iterator[tuple[str, str]]:
+    """What an answer says beside its content, as templates write it too: ``("thought", text)``, and
+    ``("call", text)`` for every string among the arguments of its tool calls.
+    """
+    if turn.get("role") != "assistant":
+        return
+    thought, calls = turn.get("reasoning_content"), turn.get("tool_calls")
+    if isinstance(thought, str) and thought.strip():
+        yield "thought", thought
+    for call in calls if isinstance(calls, list) else ():
+        function = call.get("function", call) if isinstance(call, Mapping) else {}
+        given = function.get("arguments") if isinstance(function, Mapping) else None
+        yield from (("call", text) for text in _strings(given) if text.strip())
+
+
+def texts_of(turn: Turn) -> tuple[str, ...]:
+    """All that a turn says: its content, if any, and what stands :func:`beside` it."""
+    return tuple(filter(None, [content_of(turn), *(text for _, text in beside(turn))]))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, Mapping | list):
+            waiting += reversed([*part.values()] if isinstance(part, Mapping) else part)
 
 
 @dataclass

@@ -82,7 +82,7 @@ class Census:
     Attributes:
         examples, tokens: that were counted.
         targets: id -> how many targets hold it, raw texts aside.
-        foreign: control strings of other chat formats -> the examples whose target holds one.
+        foreign: control strings of other chat formats -> the examples that would teach one.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -111,7 +111,8 @@ class Census:
                 self.targets[id] += 1
         for place in places.tolist():
             self._note(one, place)
-        for mark in sorted(set(FOREIGN.findall(one.example.target or "")) - self._own):
+        said = {mark for text in one.example.learned_texts for mark in FOREIGN.findall(text)}
+        for mark in sorted(said - self._own):
             self.foreign.setdefault(mark, []).append(one.example.at)
 
     def _note(self, one: Encoded, place: int) -> None:

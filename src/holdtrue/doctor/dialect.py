@@ -18,6 +18,7 @@ KEYS: Mapping[Engine, Mapping[str, str]] = {
         ACTOR + "optim.lr": "learning_rate",
         ACTOR + "optim.lr_scheduler_type": "lr_scheduler_type",
         ACTOR + "optim.warmup_style": "lr_scheduler_type",
+        "optim.lr": "learning_rate",
         ACTOR + "optim.weight_decay": "weight_decay",
         ACTOR + "entropy_coeff": "entropy_coef",
         ACTOR + "grad_clip": "max_grad_norm",
@@ -102,7 +103,7 @@ class Dialect:
     @classmethod
     def of(cls, flat: Mapping[str, Any]) -> Dialect:
         """Told by keys that only one program has."""
-        if any(key.startswith(("actor_rollout_ref.", "algorithm.")) for key in flat):
+        if any(key.startswith(("actor_rollout_ref.", "algorithm.", "trainer.total_")) for key in flat):
             engine: Engine = "verl"
         elif any(key in KEYS["openrlhf"] for key in flat):
             engine = "openrlhf"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from holdtrue.data.examples import Example, content_of
+from holdtrue.data.examples import Example, Turn, beside, content_of
 from holdtrue.doctor.reading import CONTROL
 from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.doctor.tallies import of_encoded
@@ -23,11 +24,14 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens ``start`` to ``end`` (exclusive) are the text of a turn of ``role``."""
+    """Tokens ``start`` to ``end`` (exclusive) are the text of message ``turn``, said by ``role``; what an
+    answer says beside its content is of ``assistant thought`` and ``assistant call``.
+    """
 
     role: str
     start: int
     end: int
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Encoded:
 
     Attributes:
         spans: the turns' texts; tokens outside of them were written by the template.
-        target: the span to be learned; None where there is none, or the template wrote none of it.
+        learned: the spans to be learned; none where there are none, or the template wrote none of them.
+        target: from the first to the last token of these; None without.
         fault: why the template refused the example; then there are no tokens.
         rejected: tokens of the answer that lost (pairs only).
     """
@@ -48,15 +53,22 @@ class Encoded:
     rejected: int | None = None
 
     @cached_property
+    def learned(self) -> tuple[Span, ...]:
+        if self.example.target is None:
+            return ()
+        last = max(len(self.example.messages) - 1, 0)
+        return tuple(span for span in self.spans if span.turn == last)
+
+    @cached_property
     def target(self) -> Span | None:
-        last = self.spans[-1] if self.spans else None
-        if last is None or self.example.target is None or last.role not in ("assistant", "text"):
+        if not self.learned:
             return None
-        return last
+        start, end = min(span.start for span in self.learned), max(span.end for span in self.learned)
+        return replace(self.learned[0], start=start, end=end)
 
     def target_holds(self, id: int) -> bool:
-        """Whether a token stands in the text that is to be learned."""
-        return self.target is not None and bool((self.ids[self.target.start : self.target.end] == id).any())
+        """Whether a token stands in the texts that are to be learned."""
+        return any(bool((self.ids[span.start : span.end] == id).any()) for span in self.learned)
 
 
 def encode(examples: Iterable[Example], tokenizer: Any) -> Iterator[Encoded]:
@@ -139,20 +151,45 @@ def _rendered(example: Example, tokenizer: Any) -> tuple[str | None, str | None]
 
 def _spans(example: Example, text: str, encoding: Any) -> list[Span]:
     """Where each turn's text stands; a turn the template changed or left out has no span."""
-    spans: list[Span] = []
+    places: list[Span] = []  # of characters
     position = 0
-    for turn in example.messages:
+    for index, turn in enumerate(example.messages):
         # White space around a text may be cut, or read as part of the control token beside it.
         whole = content_of(turn).strip()
         for content in (whole, whole.rpartition("</think>")[2].strip()):  # templates drop thoughts
             if content and (start := _find(content, text, position)) >= 0:
                 position = start + len(content)
-                first = _token(encoding, start, position, 1)
-                last = _token(encoding, position - 1, start - 1, -1)
-                if first is not None and last is not None:
-                    spans.append(Span(str(turn["role"]), first, last + 1))
+                places.append(Span(str(turn["role"]), start, position, index))
                 break
+    for index, turn in enumerate(example.messages):
+        if turn["role"] == "assistant":
+            places += _beside(turn, index, text, places)
+    spans = []
+    for place in places:
+        first = _token(encoding, place.start, place.end, 1)
+        last = _token(encoding, place.end - 1, place.start - 1, -1)
+        if first is not None and last is not None:
+            spans.append(replace(place, start=first, end=last + 1))
     return spans
+
+
+def _beside(turn: Turn, index: int, text: str, places: Sequence[Span]) -> list[Span]:
+    """Where an answer's thoughts and arguments stand, between the turns around it."""
+    found: list[Span] = []
+    parts = list(beside(turn))
+    if parts:
+        first = max((one.end for one in places if one.turn < index), default=0)
+        last = min((one.start for one in places if one.turn > index), default=len(text))
+    for kind, part in parts:
+        part = part.strip()
+        # As it is, and as JSON writes it.
+        for content in (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1]):
+            start = _find(content, text[:last], first)
+            if start >= 0:
+                first = start + len(content)
+                found.append(Span(f"assistant {kind}", start, first, index))
+                break
+    return found
 
 
 def _without_end(span: Span, ids: Ids, ends: Collection[int]) -> Span:

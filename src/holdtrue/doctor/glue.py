@@ -40,7 +40,7 @@ class Taught:
         self._controls = subject.template.controls
 
     def see(self, one: Encoded) -> None:
-        if one.target is not None and one.example.text is None:
+        if one.target is not None and one.learned[-1].role == "assistant":
             behind = one.ids[one.target.end :].tolist()
             self.ends.update([id for id in behind if id in self._controls][:1])
 

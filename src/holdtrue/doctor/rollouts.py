@@ -124,7 +124,8 @@ def every_detector() -> list[Detector]:
 def _has(reading: Reading, need: str) -> bool:
     if need == "vocabulary":
         return reading.vocabulary is not None
-    return bool(getattr(reading.rollout, need))
+    value = getattr(reading.rollout, need)
+    return value is not None and (isinstance(value, int | float) or bool(value))  # a reward of 0 is one
 
 
 def rates(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,12 @@ TOOLS = ("tool", "function", "observation", "ipython")
 """Roles that answer a call."""
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 _FAILED = re.compile(r"error|invalid|wrong|fail|exception|traceback|not found|denied|refused", re.IGNORECASE)
+_WELL = re.compile(
+    r"\b(?:no|0|without|without any)\s+(?:errors?|exceptions?|fail\w*)"
+    r"|[\"']?\b(?:errors?|exceptions?|fail\w*)\b[\"']?\s*[:=]\s*(?:null|none|false|no\b|0\b|\"\"|''|\[\]|\{\})",
+    re.IGNORECASE,
+)
+"""Where it is said that nothing failed."""
 _DIGITS = re.compile(r"\d+")
 
 Turn = Mapping[str, Any]
@@ -36,18 +42,16 @@ class Step:
     @property
     def failed(self) -> bool:
         """Whether something was called, and every answer reads as an error."""
-        return bool(self.calls and self.answers) and all(map(_FAILED.search, self.answers))
+        return bool(self.calls and self.answers) and all(map(is_error, self.answers))
 
     def repeats(self, before: Step | None) -> bool:
-        """Whether the same calls failed alike in the step before; numbers in errors (times, ids) "
-        "may differ."""
+        """Whether the same calls failed alike in the step before; numbers in errors may differ."""
         return (
             before is not None
             and self.failed
             and before.failed
             and self.calls == before.calls
-            and [_DIGITS.sub("0", one) for one in self.answers]
-            == [_DIGITS.sub("0", one) for one in before.answers]
+            and [*map(without_numbers, self.answers)] == [*map(without_numbers, before.answers)]
         )
 
 
@@ -75,6 +79,16 @@ def failed_runs(turns: Sequence[Turn]) -> Iterator[list[Step]]:
         run = [step]
     if len(run) > 1:
         yield run
+
+
+def is_error(answer: str) -> bool:
+    """Whether a tool's answer reads as an error."""
+    return _FAILED.search(_WELL.sub("", answer)) is not None
+
+
+def without_numbers(answer: str) -> str:
+    """A tool's answer for comparison: times and ids in it do not count."""
+    return _DIGITS.sub("0", answer).strip()
 
 
 def key(call: Any) -> str:

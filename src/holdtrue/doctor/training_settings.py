@@ -20,6 +20,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -43,15 +44,24 @@ OF_RL = frozenset(
     }
 )
 """A setting by which reinforcement learning is known."""
+EARLY_STOP = ("early_stopping_patience", "early_stopping", "early_stop")
+"""Settings that end a run before its time."""
+VERL_KL = (
+    (ACTOR + "use_kl_loss", ACTOR + "kl_loss_coef", 0.001),
+    ("algorithm.use_kl_in_reward", "algorithm.kl_ctrl.kl_coef", 0.001),
+)
+"""verl's two ways to take KL: switch, weight, and the weight's default."""
 OPENED = (ACTOR + "fsdp_config", "actor_rollout_ref.model.override_config", "reward.reward_kwargs")
 """Sections whose names end as those of keyword arguments, which are kept whole."""
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 class Settings(dict[str, Any]):
-    """Settings of a training run by TRL's names, and how the program that trains spells them."""
+    """Settings of a training run by TRL's names, how the program that trains spells them, and as they were
+    written, flat."""
 
     dialect = Dialect()
+    written: Mapping[str, Any] = MappingProxyType({})
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -82,14 +92,16 @@ def is_of_rl(settings: Mapping[str, Any] | None) -> bool:
 
 
 def by_trl_names(values: Mapping[Any, Any]) -> Settings:
-    """Flat settings by TRL's names; the last of two keys that mean the same wins."""
+    """Flat settings by TRL's names; of two keys that mean the same the last wins that is not null."""
     flat = _flat(values)
     found = Settings()
-    found.dialect = Dialect.of(flat)
+    found.dialect, found.written = Dialect.of(flat), flat
     for key, value in flat.items():
         name = trl_name(key)
+        if value is None and name in found:
+            continue
         found[name] = LOSS_TYPES.get(str(value), value) if name == "loss_type" else _number(value)
-    if found.dialect.engine == "verl":
+    if any(key.startswith(("actor_rollout_ref.", "algorithm.")) for key in flat):  # verl's RL, not its SFT
         found["beta"] = _verl_kl(flat)
         found.setdefault("loss_type", "bnpo")  # verl's default is token-mean
     return found
@@ -97,11 +109,7 @@ def by_trl_names(values: Mapping[Any, Any]) -> Settings:
 
 def _verl_kl(flat: Mapping[str, Any]) -> float:
     """verl's KL counts only where it is switched on: in the loss, in the reward, or both."""
-    weights = (
-        (ACTOR + "use_kl_loss", ACTOR + "kl_loss_coef", 0.001),
-        ("algorithm.use_kl_in_reward", "algorithm.kl_ctrl.kl_coef", 0.001),
-    )
-    on = [_number(flat.get(weight, default)) for switch, weight, default in weights if flat.get(switch)]
+    on = [_number(flat.get(weight, default)) for switch, weight, default in VERL_KL if flat.get(switch)]
     return sum(float(one) for one in on if isinstance(one, int | float))
 
 

@@ -50,15 +50,3 @@ def interval(scores: Floats, prompt: Ints, confidence: float) -> Interval:
         return Interval(*wilson(mean * prompts, prompts, confidence), "wilson over prompts")
     low, high = bootstrap.interval_of_means(sums, counts, confidence)
     return Interval(float(low), float(high), "bootstrap by prompt")
-
-
-def difference(ours: Floats, theirs: Floats, prompt: Ints, confidence: float) -> tuple[float, float] | None:
-    """Interval of ``mean(ours - theirs)`` on the same comparisons (B,), by bootstrap over prompts.
-
-    None with fewer than 10 prompts: the bootstrap would be too narrow.
-    """
-    sums, counts = bootstrap.by_prompt(ours - theirs, prompt)
-    if len(sums) < bootstrap.FEWEST_PROMPTS:
-        return None
-    low, high = bootstrap.interval_of_means(sums, counts, confidence)
-    return float(low), float(high)

@@ -11,21 +11,20 @@ bootstrap would be too narrow and there is none. Shapes: P prompts, G answers of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from holdtrue.evaluation import bootstrap
 from holdtrue.evaluation.accuracy import interval
-from holdtrue.evaluation.pairs import Bools, Floats, finite
+from holdtrue.evaluation.pairs import Bools, Floats, Ints, finite
+from holdtrue.records import Finish
 
 Row = dict[str, Any]
 _SEED = 0
-FINISH = ("stop", "length", "loop", "control")
-"""Why an answer ended: by an end token, at the longest length, by the loop guard, at a control token."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Measures:
                 if judge not in self.comparing
             },
             "length": self._mean(own.lengths[part]),
-            "finish": {reason: self._share((own.finish == reason)[part]) for reason in FINISH},
+            "finish": {reason: self._share((own.finish == reason)[part]) for reason in get_args(Finish)},
             "flags": {name: self._share(found[part]) for name, found in own.flags.items()},
         }
 
@@ -128,27 +127,20 @@ class Measures:
 
     def _mean(self, values_PG: Floats) -> Row:
         """Mean over all known values, with its interval by bootstrap over prompts."""
-        (values_PG,) = finite([values_PG])
-        known_PG = np.isfinite(values_PG)
-        if not known_PG.any():
-            return {"mean": None, "interval": None}
-        counts = known_PG.sum(1)
-        sums, counts = np.nansum(values_PG, axis=1)[counts > 0], counts[counts > 0]
-        bounds = None
-        if len(sums) >= bootstrap.FEWEST_PROMPTS:
-            low, high = bootstrap.interval_of_means(sums, counts, self.confidence)
-            bounds = [float(low), float(high)]
-        return {"mean": float(values_PG[known_PG].mean()), "interval": bounds}
+        return self._estimate(finite([values_PG])[0], bootstrap.interval_by_prompt)
 
     def _share(self, values_PG: NDArray[Any]) -> Row:
         """The same for values in [0, 1]."""
-        values_PG = values_PG.astype(np.float64)
+        return self._estimate(values_PG.astype(np.float64), lambda *known: list(interval(*known)[:2]))
+
+    def _estimate(
+        self, values_PG: Floats, bounds: Callable[[Floats, Ints, float], list[float] | None]
+    ) -> Row:
         known_PG = np.isfinite(values_PG)
         if not known_PG.any():
             return {"mean": None, "interval": None}
-        scores, prompt = values_PG[known_PG], np.nonzero(known_PG)[0]
-        low, high, _ = interval(scores, prompt, self.confidence)
-        return {"mean": float(scores.mean()), "interval": [low, high]}
+        values, prompt = values_PG[known_PG], np.nonzero(known_PG)[0]
+        return {"mean": float(values.mean()), "interval": bounds(values, prompt, self.confidence)}
 
 
 def _means(values_PN: Floats) -> Floats:

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from holdtrue.evaluation.accuracy import difference, interval, score
+from holdtrue.evaluation.accuracy import interval, score
 from holdtrue.evaluation.bag_of_words import BagOfWords
+from holdtrue.evaluation.bootstrap import interval_by_prompt
 from holdtrue.evaluation.pairs import Floats, Pairs
 from holdtrue.records import Group
 
@@ -40,11 +41,10 @@ def _against(pairs: Pairs, gap: Floats, confidence: float) -> dict[str, Any]:
     if not len(gap):
         return dict.fromkeys(("accuracy", "interval", "advantage_interval"))
     theirs = score(gap)
-    advantage = difference(score(pairs.gap), theirs, pairs.prompt, confidence)
     return {
         "accuracy": float(theirs.mean()),
         "interval": list(interval(theirs, pairs.prompt, confidence)[:2]),
-        "advantage_interval": None if advantage is None else list(advantage),
+        "advantage_interval": interval_by_prompt(score(pairs.gap) - theirs, pairs.prompt, confidence),
     }
 
 

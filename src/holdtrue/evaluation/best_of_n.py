@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from holdtrue.evaluation import bootstrap
+from holdtrue.evaluation.bootstrap import intervals_by_prompt
 from holdtrue.evaluation.pairs import Floats, Ints
 from holdtrue.records import Group
 
@@ -56,7 +56,7 @@ def measure(
     prompt = np.array([numbers.setdefault(groups[i].prompt_key, len(numbers)) for i in kept])
     gold, ours, long = (np.array([curve(pools[i][by], pools[i][0], most) for i in kept]) for by in range(3))
     chance = gold[:, :1].repeat(most, axis=1)
-    level, lead = (_interval(values, prompt, confidence) for values in (ours, ours - chance))
+    level, lead = (intervals_by_prompt(values, prompt, confidence) for values in (ours, ours - chance))
     return {
         "groups": len(kept),
         "prompts": len(numbers),
@@ -101,12 +101,3 @@ def _pool(group: Group, rewards: Floats, lengths: Ints) -> Floats:
     gold = np.array([answer.ratings.get(RATING, np.nan) for answer in group.answers])
     both = ~np.isnan(gold) & ~np.isnan(rewards)
     return np.stack([gold, rewards, lengths.astype(np.float64)])[:, both]
-
-
-def _interval(values: Floats, prompt: Ints, confidence: float) -> list[list[float] | None]:
-    """For each n, the interval of the mean of ``values`` (groups, n)."""
-    sums, counts = bootstrap.by_prompt(values, prompt)
-    if len(sums) < bootstrap.FEWEST_PROMPTS:
-        return [None] * values.shape[1]
-    low, high = bootstrap.interval_of_means(sums, counts, confidence)
-    return [list(bounds) for bounds in zip(low.tolist(), high.tolist(), strict=True)]

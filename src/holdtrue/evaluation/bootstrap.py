@@ -44,6 +44,20 @@ def interval_of_means(sums: Floats, counts: Ints, confidence: float) -> tuple[Fl
     return quantiles(_resampled(sums, counts, 0, resamples), confidence)
 
 
+def interval_by_prompt(values: Floats, prompt: Ints, confidence: float) -> list[float] | None:
+    """Low and high for the mean of ``values`` (B,) of prompts (B,); None with fewer than 10 prompts."""
+    return intervals_by_prompt(values[:, None], prompt, confidence)[0]
+
+
+def intervals_by_prompt(values: Floats, prompt: Ints, confidence: float) -> list[list[float] | None]:
+    """The same for each column of ``values`` (B, M)."""
+    sums, counts = by_prompt(values, prompt)
+    if len(sums) < FEWEST_PROMPTS:
+        return [None] * values.shape[1]
+    low, high = interval_of_means(sums, counts, confidence)
+    return [list(bounds) for bounds in zip(low.tolist(), high.tolist(), strict=True)]
+
+
 def resampled_means(scores: Floats, prompt: Ints, seed: int) -> Floats:
     """(10000,) means of ``scores`` (B,) when their prompts (B,) are drawn anew with replacement."""
     return _resampled(*by_prompt(scores, prompt), seed, RESAMPLES)

@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from holdtrue.errors import DataError
-from holdtrue.evaluation.accuracy import difference, interval, score
+from holdtrue.evaluation.accuracy import interval, score
+from holdtrue.evaluation.bootstrap import interval_by_prompt
 from holdtrue.evaluation.pairs import Floats, Ints, Pairs, collect, finite
 from holdtrue.records import Group
 
@@ -110,12 +111,11 @@ def _measure(gap: Floats, prompt: Ints, confidence: float) -> dict[str, Any]:
 
 def _pair(a: Pairs, b: Pairs, own_prompts: bool, confidence: float) -> dict[str, Any]:
     ours, theirs = score(a.gap), score(b.gap)
-    bounds = difference(ours, theirs, a.prompt, confidence)
     better, worse = int((ours > theirs).sum()), int((ours < theirs).sum())
     same = (ours == theirs).astype(np.float64)
     return {
         "difference": float((ours - theirs).mean()),
-        "interval": None if bounds is None else list(bounds),
+        "interval": interval_by_prompt(ours - theirs, a.prompt, confidence),
         "first_better": better,
         "second_better": worse,
         "p": exact_p(better, worse) if own_prompts else None,

@@ -59,7 +59,7 @@ def rank(
     answered: Bools = np.asarray(np.isfinite(table).any(axis=2))
     common: Bools = np.asarray(answered.all(axis=0))
     means, mean_lengths = np.nanmean(table[:, common], axis=2), np.nanmean(lengths[:, common], axis=2)
-    intervals = _intervals(means, confidence)
+    intervals = bootstrap.intervals_by_prompt(means.T, np.arange(means.shape[1]), confidence)
     against = _win_rates(table, answered, confidence)
     rates = [[w["win_rate"] for w in row if w and w["win_rate"] is not None] for row in against]
     rows: list[dict[str, Any]] = [
@@ -147,15 +147,6 @@ def _win_rates(table: Floats, answered: Bools, confidence: float) -> list[list[d
                 lost |= {"win_rate": float(1 - scores.mean()), "interval": [1 - high, 1 - low]}
             found[a][b], found[b][a] = won, lost
     return found
-
-
-def _intervals(means: Floats, confidence: float) -> list[list[float] | None]:
-    """Interval of each policy's mean over the common prompts (policies, prompts), by bootstrap over these."""
-    policies, prompts = means.shape
-    if prompts < bootstrap.FEWEST_PROMPTS:
-        return [None] * policies
-    low, high = bootstrap.interval_of_means(means.T, np.ones(prompts, dtype=np.int64), confidence)
-    return [list(bounds) for bounds in zip(low.tolist(), high.tolist(), strict=True)]
 
 
 def _agreement(

@@ -129,7 +129,7 @@ def ablate(
     several = [full.seed + i for i in range(seeds)]
     done: dict[tuple[str, int], list[Floats]] = {}
     failed: dict[tuple[str, int], str] = {}
-    with workplace(folder, "ablation.yaml", full):
+    with workplace(folder, "ablation.yaml", job.anchored(full)):
         for seed, variant in product(several, variants):
             tell("run", {"name": variant.name, "seed": seed})
             path = folder / "runs" / variant.folder() / f"seed-{seed}"

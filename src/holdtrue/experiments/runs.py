@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,14 @@ def require_comparable(settings: Settings, verb: str) -> None:
 
 
 @contextmanager
-def workplace(folder: Path, name: str, settings: Settings) -> Iterator[None]:
+def workplace(
+    folder: Path, name: str, wanted: Mapping[str, Any], may_change: Collection[str] = ()
+) -> Iterator[None]:
     """The experiment's folder for this process alone, with its settings in the file ``name``.
 
     Raises:
-        SettingsError: the folder holds something else, or an experiment with other settings (the number
-            of trials may change), or another process is at work in it.
+        SettingsError: the folder holds something else, or an experiment with other settings but for those
+            that ``may_change``, or another process is at work in it.
     """
     file = folder / name
     if not file.is_file() and folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {".lock"}):
@@ -47,13 +49,12 @@ def workplace(folder: Path, name: str, settings: Settings) -> Iterator[None]:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with RunDir(folder).claim():
-        wanted = job.anchored(settings)
-        if file.is_file() and (difference := _difference(_read(file), wanted)):
+        if file.is_file() and (difference := _difference(_read(file), wanted, may_change)):
             raise SettingsError(
                 f"{folder} was begun with other settings: {difference}; choose another --output"
             )
         with disk_errors(file):
-            write_text(file, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
+            write_text(file, yaml.safe_dump(dict(wanted), sort_keys=False, allow_unicode=True))
         yield
 
 
@@ -77,11 +78,12 @@ def _read(file: Path) -> Mapping[str, Any]:
     return values
 
 
-def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str]) -> str | None:
     """The first setting that differs, in words."""
     old, new = dict(_flat(before)), dict(_flat(now))
     for key in [*old, *new]:
-        if key != "sweep.trials" and old.get(key) != new.get(key):
+        free = any(f"{key}.".startswith(f"{one}.") for one in may_change)
+        if not free and old.get(key) != new.get(key):
             return f"{key} was {old.get(key)!r} and is {new.get(key)!r}"
     return None
 

@@ -72,7 +72,7 @@ def sweep(
         import optuna  # noqa: F401
     except ImportError:
         raise SettingsError("a sweep needs Optuna: pip install 'holdtrue[sweep]'") from None
-    with workplace(folder, SETTINGS_FILE, settings):
+    with workplace(folder, SETTINGS_FILE, job.anchored(settings), {"sweep.trials"}):
         study = _study(folder, search)
         work = _Sweep(settings.model_copy(update={"sweep": None}), search, folder, study)
         while True:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,8 @@ HISTORY = 64
 """Steps that are kept for trends."""
 TREND = 10
 """Steps over which a reward must rise while the text gets worse."""
+EVALUATIONS = 6
+"""Evaluations on held-out prompts from which on a trend of them is believed."""
 SURE = 4.0
 """t value of a trend that is believed; it is looked for at every step and in every metric."""
 
@@ -83,6 +85,7 @@ class Monitor:
         self._history: list[dict[str, float]] = []
         # Metric -> the last step at which its trend was bad.
         self._trends: dict[str, int] = {}
+        self._held_out: list[dict[str, float]] = []
         self._reset_seen = False
 
     def calibrate(self, *batches: Batch) -> None:
@@ -135,6 +138,22 @@ class Monitor:
         self._alarms = list(by_cause.values())
         return list(self._alarms)
 
+    def update_held_out(self, batch: Batch) -> list[Alarm]:
+        """Take answers to held-out prompts with rewards: warns when these rise while the text gets worse.
+
+        They tell how good the policy is where the rewards of a step cannot: win rates within a group are
+        1/2 on average, those against fixed answers rise. It takes 6 evaluations.
+        """
+        seen = observe(batch, self.vocabulary, self.rule, self.near)
+        units = {name: _units(batch, seen, name) for name in seen.values}
+        means = {name: float(values.mean()) for name, values in units.items() if len(values)}
+        recent = [*self._held_out[1 - TREND :], {**means, "step": batch.step}]
+        self._held_out = recent
+        worse = list(self._worse_as_paid(recent)) if len(recent) >= EVALUATIONS else []
+        news = [name for name in worse if f"held out {name}" not in self._trends]
+        self._trends |= {f"held out {name}": batch.step for name in worse}
+        return [self._score_up(name, "warn", seen, means, recent) for name in news[:1]]
+
     def advise(self) -> Advice:
         """What to do with the last batch, and after it, by the actions that were asked for."""
         if self.seen is None:
@@ -169,6 +188,7 @@ class Monitor:
             "changes": self._changes,
             "history": self._history,
             "trends": self._trends,
+            "held_out": self._held_out,
             "reset_seen": self._reset_seen,
         }
 
@@ -182,6 +202,7 @@ class Monitor:
         self._changes = {name: dict(state["changes"].get(name, start())) for name in SYMPTOMS}
         self._history = [dict(past) for past in state["history"]]
         self._trends = dict(state["trends"])
+        self._held_out = [dict(past) for past in state["held_out"]]
         self._reset_seen = state["reset_seen"]
         self._alarms = []
 
@@ -209,21 +230,31 @@ class Monitor:
 
     def _raise(self, name: str, symptom: Symptom, severity: Severity, step: int, since: int) -> None:
         assert self.seen is not None
+        self._alarms.append(self._alarm(name, symptom, severity, step, since, self.seen, self.values))
+
+    def _alarm(
+        self,
+        name: str,
+        symptom: Symptom,
+        severity: Severity,
+        step: int,
+        since: int,
+        seen: Seen,
+        values: Mapping[str, float],
+    ) -> Alarm:
         metric = symptom.metric or name
         reference = self._reference.get(name)
-        self._alarms.append(
-            Alarm(
-                metric=name,
-                severity=severity,
-                step=step,
-                onset_step=since,
-                value=self.values[metric],
-                calibration=reference["mean"] if reference else None,
-                cause=symptom.cause,
-                why=symptom.why,
-                fix=symptom.fix,
-                examples=_examples(self.seen, metric, symptom.limit.sign),
-            )
+        return Alarm(
+            metric=name,
+            severity=severity,
+            step=step,
+            onset_step=since,
+            value=values[metric],
+            calibration=reference["mean"] if reference else None,
+            cause=symptom.cause,
+            why=symptom.why,
+            fix=symptom.fix,
+            examples=_examples(seen, metric, symptom.limit.sign),
         )
 
     def _explain(self, name: str, symptom: Symptom, seen: Seen) -> Symptom:
@@ -288,18 +319,32 @@ class Monitor:
         recent = self._history[-TREND:]
         if len(recent) < TREND:
             return
-        paid = trend(self._series("reward", recent))[1] >= SURE
-        for name, symptom in self.symptoms.items():
-            if not symptom.text:
-                continue
-            change, t = trend(symptom.limit.sign * self._series(symptom.metric or name, recent))
-            worse = paid and t >= SURE and change >= max(symptom.limit.floor, 0.01)
+        assert self.seen is not None
+        for name in self._worse_as_paid(recent):
             said = self._trends.get(name)
-            if worse and (said is None or step - said > TREND):
-                told = replace(SCORE_UP_TEXT_DOWN, limit=symptom.limit, metric=symptom.metric)
-                self._raise(name, told, "fail", step, int(recent[0]["step"]))
-            if worse:
-                self._trends[name] = step
+            if said is None or step - said > TREND:
+                self._alarms.append(self._score_up(name, "fail", self.seen, self.values, recent))
+            self._trends[name] = step
+
+    def _worse_as_paid(self, recent: list[dict[str, float]]) -> Iterator[str]:
+        """Metrics of the text that become worse while the reward rises."""
+        if trend(self._series("reward", recent))[1] >= SURE:
+            for name, symptom in self.symptoms.items():
+                change, t = trend(symptom.limit.sign * self._series(symptom.metric or name, recent))
+                if symptom.text and t >= SURE and change >= max(symptom.limit.floor, 0.01):
+                    yield name
+
+    def _score_up(
+        self,
+        name: str,
+        severity: Severity,
+        seen: Seen,
+        values: Mapping[str, float],
+        recent: list[dict[str, float]],
+    ) -> Alarm:
+        told = replace(SCORE_UP_TEXT_DOWN, limit=self.symptoms[name].limit, metric=self.symptoms[name].metric)
+        onset, step = int(recent[0]["step"]), int(recent[-1]["step"])
+        return self._alarm(name, told, severity, step, onset, seen, values)
 
 
 def _units(batch: Batch, seen: Seen, name: str) -> Floats:

@@ -40,7 +40,7 @@ class RepetitionDetection:
     min_count: int = 4
     """Copies of the pattern. Three are met in healthy lists, refrains and tables."""
     min_cover: int = 96
-    """Tokens the loop covers in all. vLLM has no such field; :meth:`vllm` says how it is kept there."""
+    """Tokens the loop covers in all. vLLM has no such field; there longer patterns are asked for instead."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.min_pattern_size <= self.max_pattern_size:

@@ -7,21 +7,20 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from holdtrue.health.stream import RepetitionDetection
+from holdtrue.settings import Section
 
 
-class Decoding(BaseModel):
+class Decoding(Section):
     """What a token is drawn from. By default the policy itself, at temperature 1.
 
     ``softmax(logits / temperature)`` over the allowed tokens; of it the ``top_k`` likeliest, of those the
     fewest whose mass reaches ``top_p``; renormalised after each. :meth:`distribution` gives its logarithm:
     the log-probability that every sampler writes down for the token it drew.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
     max_new_tokens: int = Field(default=128, ge=1)
     """Longest answer, its end token counted."""

@@ -7,6 +7,7 @@ for all, and counted.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,11 +21,11 @@ from pydantic import Field
 
 from holdtrue.errors import DataError, SettingsError
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.causal import load_policy, vocabulary_of
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.lineage import Lineage
-from holdtrue.policy.prompts import Prompts, encode, read_prompts
+from holdtrue.policy.prompts import encode, read_splits
 from holdtrue.policy.rewards import Judge
-from holdtrue.policy.run import load_policy, vocabulary_of
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.settings import PolicySettings, PromptSettings
 from holdtrue.records import Group, Rollout
@@ -89,7 +90,7 @@ class Contestant:
     Attributes:
         name: as the user calls it.
         folder: of its weights and tokenizer (or a hub name).
-        context: most tokens of prompt and answer, where that is known.
+        room: most tokens of a prompt beside its answer.
     """
 
     name: str
@@ -97,7 +98,7 @@ class Contestant:
     model: Any
     tokenizer: Any
     vocabulary: Vocabulary
-    context: int | None
+    room: float
 
 
 def enter(name: str, decoding: Decoding, device: str, trust_remote_code: bool = False) -> Contestant:
@@ -116,7 +117,8 @@ def enter(name: str, decoding: Decoding, device: str, trust_remote_code: bool = 
             f"policy {name} has a context of {context} tokens, so answers of {decoding.max_new_tokens} leave "
             "no room for a prompt; set decoding.max_new_tokens lower"
         )
-    return Contestant(name, folder, model.eval(), tokenizer, vocabulary, context)
+    room = math.inf if context is None else context - decoding.max_new_tokens
+    return Contestant(name, folder, model.eval(), tokenizer, vocabulary, room)
 
 
 @dataclass(frozen=True)
@@ -124,12 +126,12 @@ class Asked:
     """P prompts for several policies.
 
     Attributes:
-        prompts: with the ids that the first policy reads.
-        ids: of each policy.
+        prompts: groups without answers, ``meta`` being the other columns of their rows.
+        ids: of each policy, what it reads of each prompt.
         left_out: reason -> prompts.
     """
 
-    prompts: Prompts
+    prompts: Sequence[Group]
     ids: Sequence[Sequence[NDArray[np.int64]]]
     left_out: dict[str, int]
 
@@ -142,40 +144,35 @@ def ask(
     Raises:
         DataError: a file cannot be read, or no prompt is left.
     """
-    first, *others = contestants
-    new = settings.decoding.max_new_tokens
+    left_out: Counter[str] = Counter()
     files = PromptSettings(prompts=settings.data.prompts, plain_text=settings.data.plain_text)
-    read = read_prompts(files, first.tokenizer, first.context, new)
-    left_out = Counter(read.left_out)
-    ids = [read.train.ids]
-    for other in others:
-        encoder = Encoder(other.tokenizer, max_length=2**31)
-        ids.append([encode(text, encoder) for text in read.train.texts])
+    encoders = [Encoder(one.tokenizer, max_length=2**31) for one in contestants]
     seen: set[str] = set()
-    kept = []
-    for place, text in enumerate(read.train.texts):
-        key = Group(text, ()).prompt_text
+    prompts, ids = [], []
+    for group in read_splits(files, left_out)[0]:
+        key = group.prompt_text
+        own = [encode(group.prompt, encoder) for encoder in encoders]
+        full = [one.name for one, read in zip(contestants, own, strict=True) if len(read) > one.room]
         taught = next((run for one in lineages if (run := one.taught(key))), None)
-        full = [one.name for one, own in zip(contestants, ids, strict=True) if _is_full(one, own[place], new)]
         if taught:
             left_out[f"trained on by {taught}"] += 1
         elif key in seen:
             left_out["repeated"] += 1
+        elif not all(map(len, own)):
+            left_out["without a token"] += 1
         elif full:
             left_out[f"too long for the context of {full[0]}"] += 1
         else:
-            kept.append(place)
+            prompts.append(group)
+            ids.append(own)
         seen.add(key)
-    if not kept:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(3))
-        raise DataError(f"no prompt is left to ask: {reasons}; give prompts that no policy was trained on")
-    asked = [[own[place] for place in kept] for own in ids]
-    return Asked(read.train.take(kept), asked, dict(left_out))
-
-
-def _is_full(contestant: Contestant, ids: NDArray[np.int64], new_tokens: int) -> bool:
-    room = contestant.context
-    return not len(ids) or (room is not None and len(ids) > room - new_tokens)
+    if not prompts:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(3)) or "no rows"
+        raise DataError(
+            f"no usable prompt in {', '.join(settings.data.prompts)}: {reasons}; give prompts that no policy "
+            "was trained on, with room for an answer"
+        )
+    return Asked(prompts, list(zip(*ids, strict=True)), dict(left_out))
 
 
 def draw(
@@ -191,7 +188,9 @@ def draw(
         sampler = SharedPrefixSampler(one.vocabulary, settings.decoding)
         samples = sampler.sample(one.model, ids, settings.group, settings.seed)
         seconds.append(time.perf_counter() - began)
-        drawn.append(samples.rollouts(asked.prompts.texts, one.tokenizer, policy=one.name))
+        drawn.append(
+            samples.rollouts([group.prompt for group in asked.prompts], one.tokenizer, policy=one.name)
+        )
         tell(f"answers  {one.name}: {len(samples):,} in {seconds[-1]:.1f} s")
     return drawn, seconds
 

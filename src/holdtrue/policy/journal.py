@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from torch import Tensor
 
 from holdtrue.policy.rewards import Judged
 from holdtrue.policy.samples import PaddedSamples, Samples
-from holdtrue.records import Rollout, as_json
+from holdtrue.records import Finish, Rollout, as_json
 
 Row = dict[str, Any]
 
@@ -27,10 +27,7 @@ def summary(samples: Samples, judged: Judged) -> Row:
     raw = judged.raw[judged.raw.isfinite()]
     used = judged.rewards[judged.keep]
     parts = {name: part[judged.keep & part.isfinite()] for name, part in judged.parts.items()}
-    finish = {
-        f"finish_{why}": samples.finish.count(why) / len(samples)
-        for why in ("stop", "length", "loop", "control")
-    }
+    finish = {f"finish_{why}": samples.finish.count(why) / len(samples) for why in get_args(Finish)}
     drawn = np.concatenate(list(samples.logprobs))
     return {
         "reward": float(raw.mean()),

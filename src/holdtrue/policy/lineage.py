@@ -15,10 +15,7 @@ from typing import Any
 
 from holdtrue.data.examples import Example, content_of
 from holdtrue.errors import DataError, SettingsError
-from holdtrue.policy import settings as rl
-from holdtrue.policy import sft_settings as sft
-from holdtrue.policy.prompts import read_splits as read_prompts
-from holdtrue.policy.sft import read_splits as read_examples
+from holdtrue.policy import prompts, settings, sft, sft_settings
 from holdtrue.records import Message, flatten
 from holdtrue.rundir import RunDir
 
@@ -55,9 +52,9 @@ def trace(path: str) -> Lineage:
         task = values.get("task")
         if task not in ("rl", "sft"):
             break
-        prompts = found.trained[str(run.path)] = set()
+        asked = found.trained[str(run.path)] = set()
         try:
-            hashes = _read_rl(run, found, prompts) if task == "rl" else _read_sft(run, found, prompts)
+            hashes = _read_rl(run, found, asked) if task == "rl" else _read_sft(run, found, asked)
         except (DataError, SettingsError) as error:
             found.notes.append(f"prompts that {run.path} was trained on may be among these: {error}")
         else:
@@ -75,24 +72,24 @@ def _run_of(path: str | None) -> RunDir | None:
     return next((run for run in runs if run.settings_file.is_file()), None)
 
 
-def _read_rl(run: RunDir, found: Lineage, prompts: set[str]) -> Hashes:
-    settings = rl.build(run.settings())
-    found.decoding = found.decoding or settings.decoding.model_dump(mode="json")
-    found.plain_text = found.plain_text or settings.data.plain_text
-    train, _, hashes = read_prompts(settings.data, Counter())
-    prompts.update(group.prompt_text for group in train)
+def _read_rl(run: RunDir, found: Lineage, asked: set[str]) -> Hashes:
+    own = settings.build(run.settings())
+    found.decoding = found.decoding or own.decoding.model_dump(mode="json")
+    found.plain_text = found.plain_text or own.data.plain_text
+    train, _, hashes = prompts.read_splits(own.data, Counter())
+    asked.update(group.prompt_text for group in train)
     return hashes
 
 
-def _read_sft(run: RunDir, found: Lineage, prompts: set[str]) -> Hashes:
-    settings = sft.build(run.settings())
-    plain = settings.data.plain_text
+def _read_sft(run: RunDir, found: Lineage, asked: set[str]) -> Hashes:
+    own = sft_settings.build(run.settings())
+    plain = own.data.plain_text
     if plain == "auto":
         plain = "raw" if (run.info().get("model") or {}).get("chat_template") == "none" else "chat"
     found.plain_text = found.plain_text or plain
-    examples, report = read_examples(settings.data)["train"]
+    examples, report = sft.read_splits(own.data)["train"]
     for example in examples:
-        prompts.update(_asked(example, settings.data.turns))
+        asked.update(_asked(example, own.data.turns))
     return {} if report is None else {str(file["path"]): file["sha256"] for file in report.files}
 
 

@@ -23,22 +23,17 @@ from holdtrue.tokens.conversation import Encoder
 
 @dataclass
 class Prompts:
-    """Prompts, their ids and the other columns of their rows, side by side."""
+    """Prompts and their ids, side by side."""
 
     texts: list[Messages | str] = field(default_factory=list)
     ids: list[Ids] = field(default_factory=list)
-    columns: list[Mapping[str, Any]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, places: Sequence[int]) -> Prompts:
         """Some of them, in this order."""
-        return Prompts(
-            [self.texts[i] for i in places],
-            [self.ids[i] for i in places],
-            [self.columns[i] for i in places if self.columns],
-        )
+        return Prompts([self.texts[i] for i in places], [self.ids[i] for i in places])
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,8 @@ def read_splits(
 ) -> tuple[list[Group], list[Group], dict[str, str]]:
     """Prompts that are trained on, those held out, as groups without answers, and the files' SHA-256.
 
-    ``left_out`` counts the rows that cannot be read, by reason.
+    ``meta`` of a group are the other columns of its row. ``left_out`` counts the rows that cannot be read, by
+    reason.
 
     Raises:
         DataError: a file cannot be read.
@@ -128,7 +124,6 @@ def _encoded(groups: Sequence[Group], encoder: Encoder, room: int | None, left_o
         else:
             result.texts.append(group.prompt)
             result.ids.append(ids)
-            result.columns.append(group.meta)
     return result
 
 

@@ -12,7 +12,8 @@ Neither paper is about rewards that are exploited: that comes again, later and s
 most ``guard.max_rollbacks`` times.
 
 Steps are numbered on, so every row of a run's files has a step of its own, and a step its own draws. Those
-that were taken back stay in the files; the row of the rollback says which they are (:func:`standing`).
+that were taken back stay in the files; the row of the rollback says which they are
+(:func:`~holdtrue.rundir.standing`).
 """
 
 from __future__ import annotations
@@ -113,9 +114,3 @@ def go_back(run: RunDir, changing: Changing, alarm: Alarm, most: int) -> dict[st
         havens=[step for step in kept if step <= to],
     )
     return row
-
-
-def standing(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of steps that the policy at the end has behind it: no later rollback took them back."""
-    undone = [(one["to"], one["step"]) for one in rows if one["event"] == "rollback"]
-    return [one for one in rows if not any(first < one["step"] <= last for first, last in undone)]

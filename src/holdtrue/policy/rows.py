@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,7 @@ from holdtrue.errors import ModelError
 from holdtrue.health.stream import LoopDetector
 from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.decoding import Decoding
-
-Finish = Literal["stop", "length", "loop", "control"]
-"""Ended by itself, ran out of tokens, ended because it loops, ended at a control token."""
+from holdtrue.records import Finish
 
 
 class Rows:

@@ -9,10 +9,6 @@ checkpoints/, model/        resumable states, and the policy as transformers loa
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,26 +17,21 @@ from typing import Any
 import torch
 import transformers
 
-from holdtrue import __version__
 from holdtrue.data.files import resources
-from holdtrue.errors import DataError, ModelError, SettingsError
-from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.errors import DataError, SettingsError
 from holdtrue.policy import critic as critics
+from holdtrue.policy.causal import load_policy, load_reference, publish, vocabulary_of
 from holdtrue.policy.checkpoints import State
-from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Read, read_prompts
 from holdtrue.policy.rewards import RewardStack, open_judge
 from holdtrue.policy.sampler import SharedPrefixSampler
-from holdtrue.policy.settings import PolicySettings, RLSettings, build
+from holdtrue.policy.settings import RLSettings, build
 from holdtrue.policy.shared import SharedSampler
 from holdtrue.policy.trainer import Optimisation, PolicyTrainer
-from holdtrue.reward import adapters
-from holdtrue.reward.causal import read_causal
-from holdtrue.reward.classifiers import quiet_loading
 from holdtrue.reward.folders import compares
 from holdtrue.rundir import RunDir, disk_errors, find_model, now
-from holdtrue.tokens.conversation import model_max_length, prepare_tokenizer
+from holdtrue.tokens.conversation import model_max_length
 from holdtrue.training import attempt, distributed
 from holdtrue.training.distributed import World
 
@@ -59,17 +50,7 @@ def start(settings: RLSettings, output: str | Path) -> RunDir:
             "policy optimisation needs a reward: --reward PATH of a model, or file.py:function"
         )
     require_files(settings)
-    run = RunDir.create(output, anchored(settings))
-    run.update_info(
-        holdtrue=__version__,
-        python=platform.python_version(),
-        torch=torch.__version__,
-        transformers=transformers.__version__,
-        command=sys.argv,
-        started=now(),
-        status="running",
-    )
-    return run
+    return RunDir.create(output, anchored(settings))
 
 
 def require_files(settings: RLSettings) -> None:
@@ -128,7 +109,7 @@ def _set_up(
     device = world.device
     judges = [open_judge(one, device, trust) for one in settings.rewards]
     policy, tokenizer = load_policy(settings.policy, settings.seed, device, trust)
-    reference = _load_reference(settings.policy, tokenizer, device, trust)
+    reference = load_reference(settings.policy, tokenizer, device, trust)
     vocabulary = vocabulary_of(policy, tokenizer, settings.policy.path)
     context, longest = model_max_length(policy.config, tokenizer), settings.decoding.max_new_tokens
     prompts = read_prompts(settings.data, tokenizer, context, longest)
@@ -146,6 +127,8 @@ def _set_up(
     rate = settings.training.learning_rate or _learning_rate(policy)
     if world.main:
         run.update_info(
+            torch=torch.__version__,
+            transformers=transformers.__version__,
             data=prompts.summary(),
             processes=world.size,
             policy={
@@ -206,79 +189,6 @@ def _kept(state: State, best: bool) -> dict[str, Any]:
     if state.best_step is None or state.best_value is None:
         return {"step": state.step, "why": "the last step, no best one being at hand"}
     return {"step": state.best_step, "why": f"best held-out score, {-state.best_value:.4g}"}
-
-
-def load_policy(
-    settings: PolicySettings, seed: int, device: str = "cpu", trust_remote_code: bool = False
-) -> tuple[Any, Any]:
-    """The policy, in float32 and ready to train, and its tokenizer with a chat template.
-
-    A saved adapter is merged into its base; fresh adapters are drawn from the seed.
-
-    Raises:
-        ModelError: it cannot be read, or is no decoder with a language head.
-        SettingsError: fresh adapters on a saved one are not merged in the end.
-    """
-    adapted = adapters.base_of(settings.path)
-    if adapted and settings.lora is not None and not settings.lora.merge:
-        raise SettingsError(
-            f"{settings.path} is an adapter, and fresh ones beside it could not be loaded again: set "
-            "policy.lora.merge=true"
-        )
-    policy, tokenizer, _ = read_causal(settings.path, torch.float32, trust_remote_code=trust_remote_code)
-    with quiet_loading():
-        if adapted:
-            policy = policy.merge_and_unload().requires_grad_(True)  # peft froze the base
-        if settings.lora is not None:
-            policy = adapters.with_new(policy, settings.lora, seed, task="CAUSAL_LM")
-    prepare_tokenizer(tokenizer, settings.chat_template_path)
-    return policy.to(device), tokenizer
-
-
-def vocabulary_of(policy: Any, tokenizer: Any, name: str) -> Vocabulary:
-    """What the ids of a policy mean, its ends among them.
-
-    Raises:
-        ModelError: neither configs nor tokenizer declare an end.
-    """
-    found = Vocabulary.of(tokenizer, eos=declared_ends(policy))
-    if not found.eos:
-        raise ModelError(
-            f"policy {name} declares no end token, so no answer would end; set eos_token_id in its "
-            "generation_config.json"
-        )
-    return found
-
-
-def _load_reference(settings: PolicySettings, tokenizer: Any, device: str, trust: bool) -> Any:
-    """The policy's reference where the settings name one.
-
-    Raises:
-        ModelError: it cannot be read, or its tokens are others.
-    """
-    if settings.reference is None:
-        return None
-    found, own = load_policy(PolicySettings(path=settings.reference), 0, device, trust)
-    if own.get_vocab() != tokenizer.get_vocab():
-        raise ModelError(
-            f"the tokenizers of {settings.path} and its reference {settings.reference} differ; drift is "
-            "measured token by token"
-        )
-    return found
-
-
-def publish(policy: Any, tokenizer: Any, folder: Path, *, merge: bool = False) -> None:
-    """Save the policy as transformers (or peft, for an adapter) loads it; the folder appears whole or not."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    whole = policy.merge_and_unload() if merge else policy
-    with quiet_loading():
-        whole.save_pretrained(temporary)
-        if whole.generation_config is not None:
-            whole.generation_config.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
 
 
 def _learning_rate(policy: Any) -> float:

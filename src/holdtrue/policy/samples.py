@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from holdtrue.errors import DataError
-from holdtrue.policy.rows import Finish
-from holdtrue.records import Messages, Rollout
+from holdtrue.records import Finish, Messages, Rollout
 
 Ids = NDArray[np.int64]
 

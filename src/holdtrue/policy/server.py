@@ -31,8 +31,9 @@ from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.guard import vllm_parameters
 from holdtrue.policy.logprobs import rescored
 from holdtrue.policy.request import Request, examine
-from holdtrue.policy.rows import Finish, Rows
+from holdtrue.policy.rows import Rows
 from holdtrue.policy.samples import Ids, Samples
+from holdtrue.records import Finish
 
 Transfer = Callable[[Iterator[tuple[str, Tensor]]], None]
 """Streams tensors to the workers of an engine; with vLLM the broadcast of its NCCL weight transfer."""

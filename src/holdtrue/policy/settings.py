@@ -69,11 +69,16 @@ class RewardSettings(Section):
     timeout: float = Field(300.0, gt=0)
     """Seconds a function may take for a step's answers."""
 
+    @classmethod
+    def named(cls, name: str) -> RewardSettings:
+        """The reward that a command line names: a function where it is ``file.py:name``, or a model."""
+        return cls(function=name) if _names_function(name) else cls(model=name)
+
     @model_validator(mode="after")
     def _one_source(self) -> RewardSettings:
         if (self.model is None) == (self.function is None):
             raise ValueError("a reward is a model or a function: give one of the two")
-        if self.function is not None and not self.function.rpartition(":")[0].endswith(".py"):
+        if self.function is not None and not _names_function(self.function):
             raise ValueError(f"function is file.py:name, got {self.function!r}")
         return self
 
@@ -81,6 +86,11 @@ class RewardSettings(Section):
     def name(self) -> str:
         """What it is called in errors."""
         return self.model or str(self.function)
+
+
+def _names_function(name: str) -> bool:
+    """Whether a name is that of a Python function, ``file.py:name``."""
+    return name.rpartition(":")[0].endswith(".py")
 
 
 class GuardSettings(Section):

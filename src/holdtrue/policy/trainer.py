@@ -14,8 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
-from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdtrue.errors import Interrupted, QualityError
 from holdtrue.health.advice import Alarm
@@ -38,11 +36,12 @@ from holdtrue.policy.curriculum import HELD_OUT, OPPONENTS, TRAINING, Curriculum
 from holdtrue.policy.inputs import Scored
 from holdtrue.policy.journal import Row
 from holdtrue.policy.prompts import Prompts
+from holdtrue.policy.reference import Reference
 from holdtrue.policy.rewards import Judged, RewardStack
 from holdtrue.policy.sampler import Sampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import RLSettings
-from holdtrue.policy.update import Drawing, add_gradients, groups, logprobs_of, of_all
+from holdtrue.policy.update import Drawing, adamw, add_gradients, of_all
 from holdtrue.records import Rollout
 from holdtrue.rundir import RunDir, append_jsonl
 from holdtrue.training import loop, schedules
@@ -90,31 +89,21 @@ class PolicyTrainer:
 
     def __init__(self, job: Optimisation) -> None:
         self.job = job
-        settings = job.settings
+        settings, training = job.settings, job.settings.training
         self.policy = job.policy
         self.policy.eval()  # without dropout: what is trained is the policy that sampled
         self.algorithm: Algorithm = settings.algorithm
-        referring = "reference_logprobs" in self.algorithm.needs
-        self._reference = job.reference
-        if referring and self._reference is None:
-            adapted = hasattr(self.policy, "peft_config")
-            self._reference = self.policy if adapted else deepcopy(self.policy)
-        if self._reference is not None and self._reference is not self.policy:
-            self._reference.requires_grad_(False).eval()
-        self._reference_drawing = None if self._reference is None else self._drawing(self._reference)
-        self.drawing = self._drawing(self.policy)
-        self.parameters = {name: p for name, p in self.policy.named_parameters() if p.requires_grad}
-        training = settings.training
-        own = groups(self.parameters.values(), training.weight_decay)
-        self._of_policy, self._of_critic = list(self.parameters.values()), []
-        if job.critic is not None:
-            found = {f"critic.{name}": p for name, p in job.critic.named_parameters() if p.requires_grad}
-            factor = settings.critic.rate(job.learning_rate) / job.learning_rate
-            own += groups(found.values(), training.weight_decay, factor)
-            self.parameters |= found
-            self._of_critic = list(found.values())
-        betas = (training.adam_beta1, training.adam_beta2)
-        self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(own, betas=betas, fused=True)
+        self.drawing = Drawing.of(self.policy, job.vocabulary, settings.decoding)
+        self.reference: Reference | None = None
+        if job.reference is not None or "reference_logprobs" in self.algorithm.needs:
+            self.reference = Reference(self.policy, job.reference, job.vocabulary, settings.decoding)
+        own, critics = _trained(self.policy), _trained(job.critic)
+        self._of_policy, self._of_critic = list(own.values()), list(critics.values())
+        self.parameters = own | {f"critic.{name}": p for name, p in critics.items()}
+        faster = settings.critic.rate(job.learning_rate) / job.learning_rate
+        self.optimizer: torch.optim.Optimizer = adamw(
+            [(self._of_policy, 1.0), (self._of_critic, faster)], training
+        )
         self.rewards = job.rewards
         self.controller = self.algorithm.controller()
         self.monitor = Monitor(job.vocabulary)
@@ -248,6 +237,10 @@ class PolicyTrainer:
             row |= journal.summary(samples, judged)
             row["reward_se"] = row["reward_std"] / max(1, len(samples) - judged.nan) ** 0.5
             row["score"] = float(judged.rewards.where(judged.keep, job.settings.guard.penalty).mean())
+            paid = [
+                replace(one, reward=reward) for one, reward in zip(rollouts, judged.raw.tolist(), strict=True)
+            ]
+            self._tell(self.monitor.update_held_out(Batch.of(paid, self.state.step)))
         self._write(row)
         if self.state.stopped is None:
             loop.compare(self.state, -row["score"], job.settings.training.early_stopping_patience)
@@ -294,25 +287,9 @@ class PolicyTrainer:
         policy = self.policy if policy is None else policy
         return self.job.sampler.sample(policy, prompts.ids, group, int(seed))
 
-    def _drawing(self, model: Any) -> Drawing:
-        """What a token is drawn from, with what this model must not draw: its phantom ids are its own."""
-        decoding = self.job.settings.decoding
-        banned = self.job.vocabulary.banned(model.config.get_text_config().vocab_size)
-        banned = banned if decoding.control == "ban" else banned[:0]
-        return Drawing(decoding, torch.from_numpy(banned).to(model.device))
-
     def _scored(self, samples: Samples, padded: PaddedSamples, judged: Judged) -> Scored:
         device, rows = padded.ids_NT.device, self.job.settings.training.rows_per_pass
-        critic, reference = self.job.critic, None
-        if self._reference is not None:
-            off: AbstractContextManager[Any] = nullcontext()
-            if self._reference is self.policy:
-                off = self._reference.disable_adapter()
-            with off:
-                assert self._reference_drawing is not None
-                reference = logprobs_of(
-                    self._reference, padded, self._reference_drawing, rows, self.job.world
-                )
+        world, critic, reference = self.job.world, self.job.critic, self.reference
         return Scored(
             rewards=judged.rewards.to(device),
             mask=padded.completion_NT,
@@ -320,8 +297,8 @@ class PolicyTrainer:
             group=samples.group,
             kl_coef=self.controller.coef,
             old_logprobs=padded.logprobs_NT,
-            reference_logprobs=reference,
-            old_values=None if critic is None else of_all(critic, padded, rows, self.job.world),
+            reference_logprobs=None if reference is None else reference.logprobs(padded, rows, world),
+            old_values=None if critic is None else of_all(critic, padded, rows, world),
         )
 
     def _learn(
@@ -379,13 +356,16 @@ class PolicyTrainer:
     def _watch(self, batch: Batch) -> Alarm | None:
         """Alarms of the step, told and written down; the gravest, if it is grave."""
         alarms = self.monitor.update(batch)
+        self._tell(alarms)
+        return next((alarm for alarm in alarms if alarm.severity == "fail"), None)
+
+    def _tell(self, alarms: Iterable[Alarm]) -> None:
         for alarm in alarms:
             self.state.alarms += 1
             row = {"event": "alarm", "text": str(alarm), **asdict(alarm)}
             self._append("findings.jsonl", [journal.finite(row)])
             if self.job.world.main:
                 self.job.tell(row)
-        return next((alarm for alarm in alarms if alarm.severity == "fail"), None)
 
     def _write(self, row: Row) -> None:
         row = journal.finite(row)
@@ -415,3 +395,8 @@ class PolicyTrainer:
             keep = settings.training.save_total_limit
             checkpoints.save(self.job.run, self, keep=keep, protect=protect)
         self.job.world.wait()
+
+
+def _trained(model: Any) -> dict[str, nn.Parameter]:
+    """What is learned of a model, by name."""
+    return {} if model is None else {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from holdtrue.health.vocabulary import Vocabulary
 from holdtrue.policy.algorithms import Algorithm
 from holdtrue.policy.critic import Critic
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.inputs import LossInputs, Mean, Scored
 from holdtrue.policy.logprobs import logprobs_and_entropy, token_logprobs
 from holdtrue.policy.samples import PaddedSamples
+from holdtrue.policy.settings import OptimisationSettings
 from holdtrue.training.distributed import ALONE, World
 
 
@@ -24,6 +26,13 @@ class Drawing:
 
     decoding: Decoding
     banned: Tensor
+
+    @classmethod
+    def of(cls, model: Any, vocabulary: Vocabulary, decoding: Decoding) -> Drawing:
+        """With what this model must not draw: its phantom ids are its own."""
+        banned = vocabulary.banned(model.config.get_text_config().vocab_size)
+        banned = banned if decoding.control == "ban" else banned[:0]
+        return cls(decoding, torch.from_numpy(banned).to(model.device))
 
 
 def passes(padded: PaddedSamples, rows: Tensor, most: int) -> Iterator[tuple[Tensor, PaddedSamples]]:
@@ -68,16 +77,18 @@ def logprobs_of(
     return of_all(lambda part: token_logprobs(policy, part, decoding, banned), padded, rows_per_pass, world)
 
 
-def groups(
-    parameters: Iterable[nn.Parameter], weight_decay: float, factor: float = 1.0
-) -> list[dict[str, Any]]:
-    """AdamW's groups: matrices decay, vectors do not; ``factor`` multiplies the rate of both."""
-    parts = list(parameters)
-    matrices, vectors = [p for p in parts if p.ndim > 1], [p for p in parts if p.ndim <= 1]
-    return [
-        {"params": matrices, "weight_decay": weight_decay, "factor": factor},
-        {"params": vectors, "weight_decay": 0.0, "factor": factor},
-    ]
+def adamw(
+    parts: Iterable[tuple[Sequence[nn.Parameter], float]], settings: OptimisationSettings
+) -> torch.optim.AdamW:
+    """AdamW of parts, each with the factor of its rate; matrices decay, vectors do not."""
+    groups = []
+    for parameters, factor in parts:
+        matrices, vectors = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+        groups += [
+            {"params": matrices, "weight_decay": settings.weight_decay, "factor": factor},
+            {"params": vectors, "weight_decay": 0.0, "factor": factor},
+        ]
+    return torch.optim.AdamW(groups, betas=(settings.adam_beta1, settings.adam_beta2), fused=True)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from holdtrue.errors import DataError
 from holdtrue.report import figures, heat, wording
 from holdtrue.report.page import render, shorten
-from holdtrue.report.sources import Sources, read_sources
+from holdtrue.report.sources import Sources, facts, flatten, read_sources
 from holdtrue.rundir import RunDir, disk_errors, write_text
 
 _LONGEST_ANSWER = 1200
@@ -50,8 +49,8 @@ def _contents(sources: Sources) -> dict[str, Any]:
         "left_out": sources.left_out,
         "left_out_files": [file.name for file in sources.left_out_files],
         "counted": bool(sources.info.get("data")),
-        "settings": list(_flatten(sources.settings)),
-        "facts": list(_facts(sources)),
+        "settings": list(flatten(sources.settings)),
+        "facts": list(facts(sources)),
     }
 
 
@@ -150,29 +149,3 @@ def _compact(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return str(number)
-
-
-def _facts(sources: Sources) -> Any:
-    """(name, value) of versions, hashes and files: what run.json says besides the counts of rows."""
-    info = {
-        key: value
-        for key, value in sources.info.items()
-        if key not in ("data", "launch") and value is not None
-    }
-    yield from _flatten(info)
-    for split, report in (sources.info.get("data") or {}).items():
-        for key in ("rows", "kept", "comparisons", "prompts", "trees", "tokens_unique", "tokens_real"):
-            if report.get(key) is not None:
-                yield f"data.{split}.{key}", f"{report[key]:,}"
-        for file in report.get("files") or []:
-            yield f"data.{split}.files", f"{file.get('path')} (sha256 {file.get('sha256')})"
-    if sources.evaluation:
-        yield "evaluation.model_hash", str(sources.evaluation.get("model_hash"))
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Any:
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

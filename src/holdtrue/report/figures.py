@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
-
 from holdtrue.report import plot
 from holdtrue.report.plot import Figure, Row
 
@@ -24,9 +22,9 @@ def curve(metrics: Sequence[Row], key: str, title: str) -> Figure | None:
     style = {"mode": "lines", "hovertemplate": f"step %{{x}}: %{{y:{'.1%' if percent else '.4g'}}}"}
     traces = []
     if train:
-        thin = _thin(train, _MOST_POINTS)
+        thin = plot.thin(train, _MOST_POINTS)
         faint = {"name": "training, each step", "line": {"color": "--faint", "width": 1}}
-        smooth = _thin(train, 40) if len(train) > 80 else []
+        smooth = plot.thin(train, 40) if len(train) > 80 else []
         if smooth:
             traces.append(plot.xy(thin) | style | faint | {"hoverinfo": "skip", "hovertemplate": None})
         line = {"color": "--grey", "width": 2}
@@ -226,14 +224,6 @@ def _hover(row: Row) -> str:
 def _points(metrics: Sequence[Row], event: str, key: str) -> list[tuple[float, float]]:
     rows = (row for row in metrics if row.get("event") == event)
     return [(row["step"], row[key]) for row in rows if row.get(key) is not None]
-
-
-def _thin(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
-    """At most ``most`` points, each the mean of as many neighbours."""
-    if len(points) <= most:
-        return points
-    parts = np.array_split(np.array(points), most)
-    return [(float(x), float(y)) for x, y in (part.mean(axis=0) for part in parts)]
 
 
 def _bars(edges: list[float], counts: list[int], shown: list[bool], name: str, colour: str) -> Row:

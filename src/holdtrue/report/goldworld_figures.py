@@ -9,7 +9,6 @@ from typing import Any
 from holdtrue.report import plot
 from holdtrue.report.plot import Figure, Row
 
-_COLOURS = ("--chosen", "--rejected", "--teal", "--violet", "--ochre", "--ink")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 BEFORE, AFTER = "in use", "refreshed"
 
@@ -86,17 +85,12 @@ def differences(result: Row) -> Figure | None:
 def _line(name: str, place: int | None, points: Sequence[tuple[float, Mapping[str, Any]]]) -> Row:
     """A line with the intervals of its points; the one without a place is grey."""
     known = [(x, found["mean"], found["interval"]) for x, found in points if found["mean"] is not None]
-    colour = "--grey" if place is None else _COLOURS[place % len(_COLOURS)]
-    dash = "dot" if place is None else _DASHES[place // len(_COLOURS) % len(_DASHES)]
+    colour = "--grey" if place is None else plot.COLOURS[place % len(plot.COLOURS)]
+    dash = "dot" if place is None else _DASHES[place // len(plot.COLOURS) % len(_DASHES)]
     middle = [mean for _, mean, _ in known]
     spans = [list(interval or (mean, mean)) for _, mean, interval in known]
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": plot.label(name),
-        **plot.xy([(x, mean) for x, mean, _ in known]),
+    return plot.trace(name, [(x, mean) for x, mean, _ in known], colour) | {
         "error_y": plot.errors(middle, spans) | {"color": colour, "thickness": 1},
         "line": {"color": colour, "width": 2, "dash": dash},
-        "marker": {"color": colour, "size": 5},
         "hovertemplate": f"{plot.label(name)}: %{{y:.3f}} at %{{x:.3g}}<extra></extra>",
     }

@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
 Figure = dict[str, Any]
 Row = dict[str, Any]
 
+COLOURS = ("--chosen", "--rejected", "--teal", "--violet", "--ochre", "--ink")
+"""Of lines that stand side by side."""
 _HEIGHT = 320
 _LONGEST_LABEL = 40
 
@@ -40,6 +44,27 @@ def errors(middle: list[float], intervals: list[list[float]]) -> Row:
 def xy(points: Sequence[tuple[float, float]]) -> Row:
     """Coordinates of points."""
     return {"x": [short(x) for x, _ in points], "y": [short(y) for _, y in points]}
+
+
+def trace(name: str, points: Sequence[tuple[float, float]], colour: str) -> Row:
+    """A line through points, each of them marked."""
+    return {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "name": label(name),
+        **xy(points),
+        "line": {"color": colour, "width": 2},
+        "marker": {"color": colour, "size": 5},
+        "hovertemplate": f"{label(name)}: %{{y:.4g}}<extra></extra>",
+    }
+
+
+def thin(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
+    """At most ``most`` points, each the mean of as many neighbours."""
+    if len(points) <= most:
+        return points
+    parts = np.array_split(np.array(points), most)
+    return [(float(x), float(y)) for x, y in (part.mean(axis=0) for part in parts)]
 
 
 def line(direction: str, at: float) -> Row:

@@ -12,16 +12,10 @@ from holdtrue.report.page import render
 from holdtrue.rundir import write_text
 
 Row = Mapping[str, Any]
-_ENDS = {
-    "stop": "ended by an end token",
-    "length": "cut at the longest length",
-    "loop": "ended as it looped",
-    "control": "ended at a control token",
-}
 
 
 def write_policy_report(path: Path, value: Row, shown: Sequence[Sequence[Rollout]], ranked: int) -> None:
-    """Write the page of what :func:`holdtrue.answering.evaluate_policies` returns.
+    """Write the page of what :func:`holdtrue.policy_evaluation.evaluate_policies` returns.
 
     ``shown`` are answers of each policy to the same prompt; the first ``ranked`` were chosen by reward, the
     others at random.
@@ -96,7 +90,7 @@ def measures(value: Row) -> Iterator[tuple[str, list[str]]]:
         if any(one["unscored"] for one in found):
             yield f"without a reward, {judge}", [f"{one['unscored']:,} answers" for one in found]
     yield "length in tokens", [mean(one["length"]) for one in policies]
-    for part, always, names in (("finish", "stop", _ENDS), ("flags", "degenerate", {})):
+    for part, always, names in (("finish", "stop", wording.ENDS), ("flags", "degenerate", {})):
         for name in policies[0][part]:
             found = [one[part].get(name) for one in policies]
             if name == always or any(one and one["mean"] for one in found):
@@ -160,7 +154,8 @@ def _transcript(names: Sequence[str], sides: Sequence[Rollout], ranked: bool) ->
                 "policy": name,
                 "text": one.text,
                 "facts": f"reward {wording.number(one.reward)} · "
-                f"{wording.many(len(one.completion_ids or ()), 'token')} · {_ENDS.get(one.finish or '', '')}",
+                f"{wording.many(len(one.completion_ids or ()), 'token')} · "
+                f"{wording.ENDS.get(one.finish or '', '')}",
             }
             for name, one in zip(names, sides, strict=True)
         ],

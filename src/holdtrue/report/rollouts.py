@@ -129,12 +129,12 @@ def _row(row: Mapping[str, Any], rollout: Rollout) -> dict[str, Any]:
             if isinstance(value, (str, int, float)) or name == "at"
         ),
         "prompt": prompt if len(prompt) <= _LONGEST_PROMPT else f"{prompt[:_LONGEST_PROMPT]} […]",
-        "pieces": list(_pieces(rollout.text, row["findings"])),
+        "pieces": list(pieces(rollout.text, row["findings"])),
         "found": [f"{flag['severity']} {flag['detector']}: {flag['evidence']}" for flag in row["findings"]],
     }
 
 
-def _pieces(text: str, findings: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
+def pieces(text: str, findings: Sequence[Mapping[str, Any]]) -> Iterator[Piece]:
     """The text with its flagged spans; long stretches are cut in the middle, and say so."""
     at = 0
     for start, end, flag in sorted(

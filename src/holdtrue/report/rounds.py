@@ -109,14 +109,14 @@ def _lines(
     data = []
     for (name, value), colour in zip(columns.items(), colours, strict=False):
         points = [(row["round"], x) for row in rows if (x := value(row)) is not None]
-        data.append(_trace(name, points, colour))
+        data.append(plot.trace(name, points, colour))
     return _figure(data, title)
 
 
 def _reward(rows: Sequence[Row]) -> Figure | None:
     """The reward each round's model gives before and after its policy optimisation: one line a round."""
     data = [
-        _trace(
+        plot.trace(
             f"round {row['round']}",
             [(row["round"] - 1, row["reward"]["from"]), (row["round"], row["reward"]["to"])],
             "--chosen",
@@ -133,7 +133,7 @@ def _accuracy(rows: Sequence[Row]) -> Figure | None:
         known = [row for row in rows if row[when]["accuracy"] is not None]
         values = [row[when]["accuracy"] for row in known]
         spans = [[row[when]["low"], row[when]["high"]] for row in known]
-        trace = _trace(
+        trace = plot.trace(
             name, [(row["round"], value) for row, value in zip(known, values, strict=True)], colour
         )
         data.append(trace | {"error_y": plot.errors(values, spans) | {"color": colour}})
@@ -147,7 +147,7 @@ def _accuracy(rows: Sequence[Row]) -> Figure | None:
 def _health(rows: Sequence[Row]) -> Figure | None:
     values = [row["health"]["rate"] for row in rows]
     spans = [[row["health"]["low"], row["health"]["high"]] for row in rows]
-    trace = _trace(
+    trace = plot.trace(
         "degenerate", [(row["round"], x) for row, x in zip(rows, values, strict=True)], "--rejected"
     )
     figure = _figure(
@@ -156,18 +156,6 @@ def _health(rows: Sequence[Row]) -> Figure | None:
     if figure:
         figure["layout"]["yaxis"] |= {"tickformat": ".1%", "rangemode": "tozero"}
     return figure
-
-
-def _trace(name: str, points: Sequence[tuple[float, float]], colour: str) -> Row:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        **plot.xy(points),
-        "line": {"color": colour, "width": 2},
-        "marker": {"color": colour, "size": 6},
-        "hovertemplate": f"{name}: %{{y:.4g}}<extra></extra>",
-    }
 
 
 def _figure(data: list[Row], title: str) -> Figure | None:

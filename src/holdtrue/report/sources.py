@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,33 @@ def read_sources(run: RunDir) -> Sources:
     )
 
 
+def facts(sources: Sources) -> Iterator[tuple[str, Any]]:
+    """(name, value) of versions, hashes and files: what run.json says besides the counts of rows."""
+    info = {
+        key: value
+        for key, value in sources.info.items()
+        if key not in ("data", "launch") and value is not None
+    }
+    yield from flatten(info)
+    for split, report in (sources.info.get("data") or {}).items():
+        for key in ("rows", "kept", "comparisons", "prompts", "trees", "tokens_unique", "tokens_real"):
+            if report.get(key) is not None:
+                yield f"data.{split}.{key}", f"{report[key]:,}"
+        for file in report.get("files") or []:
+            yield f"data.{split}.files", f"{file.get('path')} (sha256 {file.get('sha256')})"
+    if sources.evaluation:
+        yield "evaluation.model_hash", str(sources.evaluation.get("model_hash"))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, value) of nested values, the keys joined by dots, what is no text as JSON."""
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _left_out(run: RunDir, data: dict[str, Any]) -> list[LeftOut]:
     """Counts from run.json, or where it has none yet, from the files themselves."""
     examples: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -97,7 +125,8 @@ def _most_first(item: tuple[tuple[str, str, str], int]) -> tuple[Any, ...]:
 
 
 def _place(row: dict[str, Any]) -> str:
-    where = f"{Path(str(row.get('file'))).name}:{row.get('line')}"
+    # examples of a policy say where they stand in one word
+    where = Path(row["at"]).name if "at" in row else f"{Path(str(row.get('file'))).name}:{row.get('line')}"
     return f"{where} ({row['detail']})" if row.get("detail") else where
 
 

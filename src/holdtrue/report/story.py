@@ -101,7 +101,7 @@ def _steps(lines: dict[str, list[float]], title: str) -> Figure:
     layout = plot.layout("step of optimisation", title)
     layout["shapes"] = [plot.line("h", 0)]
     data = [
-        _trace(name, [(step + 1, value) for step, value in enumerate(values)], colour)
+        plot.trace(name, [(step + 1, value) for step, value in enumerate(values)], colour)
         for (name, values), colour in zip(lines.items(), _COLOURS, strict=True)
     ]
     return {"data": data, "layout": layout}
@@ -113,7 +113,7 @@ def _rounds(lines: dict[str, list[float]]) -> Figure:
     layout["yaxis"] |= {"tickformat": ".0%", "rangemode": "tozero"}
     layout["shapes"] = [plot.line("h", 0.5)]
     data = [
-        _trace(name, [(number + 1, value) for number, value in enumerate(values)], colour)
+        plot.trace(name, [(number + 1, value) for number, value in enumerate(values)], colour)
         for (name, values), colour in zip(lines.items(), _COLOURS, strict=True)
     ]
     return {"data": data, "layout": layout}
@@ -130,15 +130,3 @@ def _bars(rates: dict[str, float]) -> Figure:
         "hovertemplate": "%{x}: %{y:.1%}<extra></extra>",
     }
     return {"data": [trace], "layout": layout}
-
-
-def _trace(name: str, points: Sequence[tuple[float, float]], colour: str) -> Row:
-    return {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "name": name,
-        **plot.xy(points),
-        "line": {"color": colour, "width": 2},
-        "marker": {"color": colour, "size": 5},
-        "hovertemplate": f"{name}: %{{y:.3g}}<extra></extra>",
-    }

@@ -72,6 +72,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+ENDS = {
+    "stop": "ended by an end token",
+    "length": "cut at the longest length",
+    "loop": "ended as it looped",
+    "control": "ended at a control token",
+}
+"""How an answer ended, by the word the engine has for it."""
 BASELINES = {
     "longer_answer": "picking the longer answer",
     "shorter_answer": "picking the shorter answer",

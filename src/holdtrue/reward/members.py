@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdtrue.errors import DataError, ModelError, SettingsError
+from holdtrue.errors import DataError, ModelError
 from holdtrue.kinds import explain
 from holdtrue.reward.card import weights_hash
 from holdtrue.rundir import disk_errors, find_model, read_json, write_json
@@ -89,13 +89,3 @@ def write(record: Record, folder: Path, name: str) -> None:
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / name, record.model_dump(mode="json"))
-
-
-def require_empty(folder: Path) -> None:
-    """Refuse to write into a folder that holds something.
-
-    Raises:
-        SettingsError: it does.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SettingsError(f"{folder} already exists and is not empty; choose another --output")

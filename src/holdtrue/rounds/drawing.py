@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from holdtrue.health.vocabulary import Vocabulary
+from holdtrue.policy.causal import load_policy
 from holdtrue.policy.decoding import declared_ends
 from holdtrue.policy.prompts import Prompts, encode, read_prompts
-from holdtrue.policy.run import load_policy
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.settings import PolicySettings, RLSettings
@@ -97,9 +96,8 @@ class Desk:
     def _likelihoods(self, policy: Any, padded: PaddedSamples, *, ban: bool) -> Floats:
         """(N,) log-probability of each answer under a policy (None: the reference)."""
         policy = self._load(None)[0] if policy is None else policy
-        banned = self.vocabulary.banned(policy.config.get_text_config().vocab_size)
-        banned = banned if ban and self.settings.decoding.control == "ban" else banned[:0]
-        drawing = Drawing(self.settings.decoding, torch.from_numpy(banned).to(self.device))
+        drawing = Drawing.of(policy, self.vocabulary, self.settings.decoding)
+        drawing = drawing if ban else replace(drawing, banned=drawing.banned[:0])
         rows = self.settings.training.rows_per_pass
         return self._sums(logprobs_of(policy, padded.to(self.device), drawing, rows))
 

@@ -11,14 +11,13 @@ import numpy as np
 from holdtrue.doctor.rollouts import DEGENERATE, examine
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.intervals import wilson
-from holdtrue.policy.rollback import standing
 from holdtrue.records import Group, Rollout
 from holdtrue.refresh.context import rewards
 from holdtrue.refresh.probe import Probe, probe, shift
 from holdtrue.refresh.telemetry import pair_accuracy
 from holdtrue.reward.scorer import StreamingScorer
 from holdtrue.rounds.settings import RoundsSettings
-from holdtrue.rundir import RunDir
+from holdtrue.rundir import RunDir, standing
 
 
 @dataclass(frozen=True)

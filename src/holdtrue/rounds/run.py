@@ -13,9 +13,7 @@ round-N/round.json          its row of metrics.jsonl; a round that has one is fi
 
 from __future__ import annotations
 
-import platform
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from holdtrue import __version__, job
+from holdtrue import job
 from holdtrue.data.splits import read_splits
 from holdtrue.doctor.sources import read_rollouts
 from holdtrue.errors import Interrupted, SettingsError
@@ -71,15 +69,7 @@ def start(settings: RoundsSettings, output: str | Path, *, labelled: bool = Fals
     if settings.labels.function:
         file, _, name = settings.labels.function.rpartition(":")
         values["labels"]["function"] = f"{Path(file).absolute()}:{name}"
-    run = RunDir.create(output, values)
-    run.update_info(
-        holdtrue=__version__,
-        python=platform.python_version(),
-        command=sys.argv,
-        started=now(),
-        status="running",
-    )
-    return run
+    return RunDir.create(output, values)
 
 
 def carry(

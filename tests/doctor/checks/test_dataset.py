@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 from holdtrue.data.examples import Example, example_of, read_examples
 from holdtrue.doctor.checks import all_checks, examine
 from holdtrue.doctor.findings import Diagnosis, Finding
+from holdtrue.doctor.remedies.drop_repetitive import DropRepetitive
 from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.training_settings import by_trl_names
 
 START, END = "<|im_start|>", "<|im_end|>"
 
@@ -175,6 +178,25 @@ def test_loss_on_what_tools_say_fails_until_it_is_masked(tokenizer):
     found = worst(run(folder, examples, settings={"learning_rate": 1e-5}), "X05")
     assert found.severity == "fail" and "tools:4" in found.evidence
     assert worst(run(folder, examples, settings=found.values["fix"]["settings"]), "X05").severity == "ok"
+    given = replace(examples[-1], given=3)  # the prompt of a row of prompt and completion
+    assert worst(run(folder, [given], settings={"learning_rate": 1e-5}), "X05").severity == "ok"
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine"),
+    [
+        ({"model": {"path": "m"}, "training": {"learning_rate": 1e-5}}, "holdtrue"),
+        ({"actor_rollout_ref": {"actor": {"optim": {"lr": 1e-6}}}}, "verl"),
+        ({"trainer": {"total_epochs": 2}, "optim": {"lr": 1e-5}}, "verl"),
+        ({"pretrain": "m", "learning_rate": 1e-5}, "openrlhf"),
+        ({"num_generations": 8}, "trl"),
+    ],
+)
+def test_programs_that_mask_turns_of_tools_by_themselves_are_not_asked_to(tokenizer, settings, engine):
+    tool = {"role": "tool", "content": "90 degrees"}
+    rows = [Example((*talk("90.").messages[:1], tool, *talk("90.").messages[1:]), "tools:1")]
+    found = worst(run(tokenizer(), rows, settings=by_trl_names(settings)), "X05")
+    assert found.severity == "ok" and f"{engine} masks them" in found.evidence
 
 
 def test_empty_answers_fail_and_turns_of_one_role_in_a_row_warn(tokenizer):
@@ -203,6 +225,8 @@ def test_tags_that_rewards_read_are_checked(tokenizer):
     found = worst(run(folder, good), "X07")
     assert found.severity == "ok" and found.values["tags"]["answer"] == 10
     assert worst(run(folder, [*good, talk("<vision><|image_pad|>")]), "X07").severity == "fail"
+    thinking = Example((*talk("5").messages[:1], thought("Hm <tool_response>5", "5")), "data:1")
+    assert worst(run(folder, [*good, thinking]), "X07").severity == "fail"
     assert worst(run(folder, [*good, talk("<answer>5")]), "X07").values["unclosed"] == 1
     assert worst(run(folder, [*good, talk("<answer>5</answer> and so on")]), "X07").values["text_after"] == 1
 
@@ -210,6 +234,34 @@ def test_tags_that_rewards_read_are_checked(tokenizer):
 def test_lengths_are_percentiles_of_tokens(tokenizer):
     found = worst(run(tokenizer(), [talk("y" * n) for n in range(1, 102)]), "X08")
     assert found.values["target"] == {"p5": 6, "p50": 51, "p95": 96, "max": 101}  # a byte is a token
+
+
+def thought(words: str, answer: str) -> dict[str, str]:
+    return {"role": "assistant", "content": answer, "reasoning_content": words}
+
+
+LOOP = "The tea is hot, and the tea is hot. " * 60
+
+
+def test_thoughts_that_loop_are_loops_and_the_remedy_drops_them(tokenizer):
+    ask = talks(1)[0].messages[:1]
+    rows = [Example((*ask, thought(LOOP if i < 2 else f"Hm {i}.", f"{i}.")), f"d:{i}") for i in range(20)]
+    found = worst(run(tokenizer(), rows), "X03")
+    assert found.severity == "fail" and found.values["looped_at"] == ["d:0", "d:1"]
+    kept, _ = DropRepetitive().apply([{"messages": [*one.messages]} for one in rows])
+    assert len(kept) == 18
+
+
+def test_pairs_whose_chosen_thoughts_loop_warn(tokenizer):
+    ask = talks(1)[0].messages[:1]
+    rows = [
+        Example((*ask, thought(LOOP, "4.")), f"d:{i}", rejected=(thought(LOOP.upper()[:-900], "5."),))
+        for i in range(3)
+    ]
+    rows += [replace(pair("short", "also short"), at=f"e:{i}") for i in range(9)]
+    values = worst(run(tokenizer(), rows), "X09").values
+    assert (values["looped_chosen"], values["looped_rejected"]) == (3, 3)
+    assert values["longer_chosen"] == 3 / 12  # with their thoughts
 
 
 def pair(chosen: str, rejected: str) -> Example:

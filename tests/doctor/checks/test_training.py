@@ -106,9 +106,3 @@ def test_settings_of_other_training_are_skipped(check):
             == "the settings are not of reinforcement learning"
         )
         assert check(id, None) == "no settings are given"
-
-
-def test_a_setting_with_a_slip_in_its_name_is_told(check):
-    slip = check("K06", {"learning_rat": 1e-3, "beta": 0.1})
-    assert (slip.severity, slip.values["near"]) == ("warn", {"learning_rat": "learning_rate"})
-    assert check("K06", {"learning_rate": 1e-6, "my_own_name": 1}).severity == "ok"

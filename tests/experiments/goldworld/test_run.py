@@ -74,7 +74,7 @@ def test_what_is_finished_is_not_run_again_and_more_may_be_asked_for(
     folder, found, _ = done
     told: list[dict[str, Any]] = []
     assert goldworld(build(TINY), folder, tell=told.append) == found and told == []
-    with pytest.raises(SettingsError, match="was begun with pairs 60, not 80"):
+    with pytest.raises(SettingsError, match="begun with other settings: pairs was 60 and is 80"):
         goldworld(build(TINY | {"pairs": 80}), folder)
     with pytest.raises(SettingsError, match=r"holds no settings\.yaml"):
         goldworld(build(TINY), folder / "seed-00")
@@ -199,6 +199,8 @@ def test_a_habit_is_taught_measured_and_remedied(tmp_path: Path) -> None:
     assert arms["blind"]["before_control_rate"]["mean"] > 0.5
     assert arms["rebalance"]["before_control_rate"]["mean"] < 0.2
     assert found["primary"].keys() == {"rebalance"}
+    sick = read_json(tmp_path / "world" / "seed-00" / "sick.json")  # measured by the first arm for all
+    assert arms["blind"]["before_control_rate"]["mean"] == sick["control_rate"]
     page = (tmp_path / "world" / "report.html").read_text(encoding="utf-8")
     assert "after fine-tuning" in page and "&lt;|im_start|&gt;" in page
     rewards = RunDir(tmp_path / "world" / "seed-00" / "blind" / "rl").settings()["rewards"]

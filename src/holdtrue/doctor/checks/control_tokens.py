@@ -141,6 +141,7 @@ def _in_texts(seen: Census, tokens: Sequence[TokenCensus]) -> Results:
         said = {role: times for role, times in by_role.items() if role not in ("", "text")}
         if not said:
             continue
+        own = {role for role in said if role.startswith("assistant")}
         severity: Severity = "fail" if targets > SOME * seen.examples else "warn"
         where = ", ".join(f"{times} in {role} text" for role, times in said.items())
         yield Finding(
@@ -161,8 +162,8 @@ def _in_texts(seen: Census, tokens: Sequence[TokenCensus]) -> Results:
                 "at": token.at,
                 "fix": {
                     "remedies": [
-                        *(["drop_control"] if "assistant" in said else []),
-                        *(["neutralise"] if set(said) - {"assistant"} else []),
+                        *(["drop_control"] if own else []),
+                        *(["neutralise"] if set(said) - own else []),
                     ]
                 },
             },
@@ -170,7 +171,7 @@ def _in_texts(seen: Census, tokens: Sequence[TokenCensus]) -> Results:
 
 
 def _foreign(seen: Census) -> Results:
-    """Control strings of other chat formats in targets."""
+    """Control strings of other chat formats in what is to be learned."""
     for mark, at in sorted(seen.foreign.items(), key=lambda item: -len(item[1]))[:5]:
         severity: Severity = "fail" if len(at) > SOME * seen.examples else "warn"
         yield Finding(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from holdtrue.data.examples import Example, content_of
+from holdtrue.data.examples import Example, content_of, texts_of
 from holdtrue.data.near import RUN, NearDuplicates
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.dialect import said
@@ -22,6 +22,7 @@ from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Missing, Overview, Subject
 from holdtrue.doctor.tallies import Distinct, Places, of_encoded, of_examples, shown
 from holdtrue.doctor.tool_calls import TOOLS
+from holdtrue.doctor.training_settings import is_of_rl
 from holdtrue.intervals import wilson
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
@@ -140,16 +141,17 @@ class Repeats:
         self._judged = bytearray()
 
     def see(self, one: Example) -> None:
-        if not one.target:
+        if not one.learned_texts:
             return
+        target = one.target or ""
         self.targets += 1
         self._different.add(repr((one.messages, one.rejected, one.text)))
         if self.targets <= MOST_COMPARED:
-            self._near.add(one.target)
-            self._judged.append(len(one.target.split()) >= RUN)
-        if looped(one.target):
+            self._near.add(target)
+            self._judged.append(len(target.split()) >= RUN)
+        if any(map(looped, one.learned_texts)):
             self.looped_at.append(one.at)
-        self.gopher += repeats(one.target) is not None
+        self.gopher += repeats(target) is not None
 
     @property
     def copies(self) -> int:
@@ -222,7 +224,7 @@ class Longest:
             self.size, self.count, self.unended = size, 0, Places()
         if size == self.size:
             self.count += 1
-            if not ENDED.search(one.example.target or ""):
+            if one.learned[-1].role != "assistant call" and not ENDED.search(one.example.target or ""):
                 self.unended.add(one.example.at)
 
     @property
@@ -313,17 +315,19 @@ class ToolTurns:
 
 @check("X05")
 def loss_on_tools(subject: Subject) -> Results:
-    """Turns of tools that the loss would train on; fails when the settings say so, warns without settings."""
+    """Turns of tools that the loss would train on; fails when the settings are of TRL's SFT and do not mask
+    them, warns without settings. Other programs, and all of them in RL, mask them by themselves."""
     with_tools, total = subject.counted(ToolTurns).at, len(subject.examples or ())
     values = {"examples": len(with_tools)}
     if not with_tools:
         yield Finding("X05", "ok", f"no turn of a tool in {total} examples", values=values)
         return
-    settings = subject.settings
-    if settings is not None and settings.get("assistant_only_loss"):
-        yield Finding(
-            "X05", "ok", f"{len(with_tools)} examples with tools; assistant_only_loss is set", values=values
-        )
+    settings, engine = subject.settings, subject.dialect.engine
+    masks = "assistant_only_loss is set" if (settings or {}).get("assistant_only_loss") else ""
+    if engine != "trl" or is_of_rl(settings):
+        masks = f"{engine} masks them" + (" in RL" if engine == "trl" else "")
+    if masks:
+        yield Finding("X05", "ok", f"{len(with_tools)} examples with turns of tools; {masks}", values=values)
         return
     yield Finding(
         "X05",
@@ -396,12 +400,13 @@ class Tags:
         self.paid, self.unclosed, self.after = Places(), Places(), Places()
 
     def see(self, one: Example) -> None:
-        if not (target := one.target):
+        if not one.learned_texts:
             return
+        target = one.target or ""
         self.targets += 1
         for tag in TAGS:
             self.counts[tag] += f"<{tag}>" in target
-        if any(mark in target for mark in PAID):
+        if any(mark in text for text in one.learned_texts for mark in PAID):
             self.paid.add(one.at)
         if any(_unbalanced(target, tag) for tag in TAGS):
             self.unclosed.add(one.at)
@@ -501,18 +506,18 @@ class Pairs:
         self.loops = [0, 0]
 
     def see(self, one: Example) -> None:
-        chosen = one.target
-        if not one.rejected or chosen is None:
+        if not one.rejected or one.target is None:
             return
-        rejected = content_of(one.rejected[-1])
+        both = one.learned_texts, texts_of(one.rejected[-1])
+        chosen, rejected = map("\n".join, both)
         self.pairs += 1
         self.longer += 1.0 if len(chosen) > len(rejected) else 0.5 * (len(chosen) == len(rejected))
         if len(chosen) < ALIKE * len(rejected) < ALIKE**2 * len(chosen):
             gap = repetition(chosen) - repetition(rejected)
             self.clear += abs(gap) > 0.05
             self.more += gap > 0.05
-        self.loops[0] += looped(chosen)
-        self.loops[1] += looped(rejected)
+        for side, texts in enumerate(both):
+            self.loops[side] += any(map(looped, texts))
 
 
 @check("X09")
@@ -583,7 +588,7 @@ def _masks_padding(subject: Subject) -> bool:
 
 
 def _tool_turn_is_learned(one: Example) -> bool:
-    return any(turn["role"] in TOOLS for turn in one.messages) and one.target is not None
+    return any(turn["role"] in TOOLS for turn in one.messages[one.given :]) and one.target is not None
 
 
 def _is_empty(turn: Any) -> bool:

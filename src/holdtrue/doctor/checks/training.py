@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import numpy as np
 from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.checks.dataset import Lengths
-from holdtrue.doctor.dialect import ACTOR, KEYS, said
+from holdtrue.doctor.dialect import ACTOR, said
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Missing, Subject
 from holdtrue.doctor.tallies import Distinct, of_examples
-from holdtrue.doctor.training_settings import OF_RL, is_of_rl
+from holdtrue.doctor.training_settings import EARLY_STOP, is_of_rl
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
 FULL, LORA = 1e-5, 1e-4
@@ -35,7 +34,6 @@ _OR_A_REWARD = {
     "openrlhf": ", or subtract a repetition penalty in the reward function",
     "holdtrue": ", or subtract a repetition penalty in the reward",
 }
-EARLY_STOP = ("early_stopping_patience", "early_stopping", "early_stop")
 
 
 @check("K01")
@@ -240,29 +238,3 @@ def _prompt(messages: Any) -> str:
 def _float(settings: Mapping[str, Any], name: str, default: float) -> float:
     value = settings.get(name)
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else default
-
-
-@check("K06")
-def names(subject: Subject) -> Results:
-    """Settings whose names are nearly those of others: warns, as a name with a slip in it sets nothing."""
-    if subject.settings is None:
-        raise Missing("no settings are given")
-    named = {name for keys in KEYS.values() for name in keys.values()}
-    known = sorted({*named, *OF_RL, *EARLY_STOP, "learning_rate", "temperature", "top_p", "top_k"})
-    near: dict[str, str] = {}
-    for name in map(str, subject.settings):
-        close = [] if name in known else get_close_matches(name, known, 1, 0.88)
-        if close and close[0] not in subject.settings:
-            near[name] = close[0]
-    if near:
-        yield Finding(
-            "K06",
-            "warn",
-            "; ".join(f"{name} is no setting anybody knows; {right} is" for name, right in near.items()),
-            "a trainer that ignores unknown names runs with its default instead",
-            f"write {', '.join(near.values())}",
-            "",
-            {"near": near},
-        )
-    else:
-        yield Finding("K06", "ok", f"{len(subject.settings)} settings, no name with a slip in it")

@@ -1,17 +1,30 @@
-"""The same tool call again and again."""
+"""The same tool call again and again, although it fails."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Reading, quote
-from holdtrue.doctor.tool_calls import key
+from holdtrue.doctor.tool_calls import is_error, key, without_numbers
+
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+
+
+class _Call(NamedTuple):
+    """A call for comparison, and where it stands without its tags."""
+
+    key: str
+    start: int
+    end: int
 
 
 class ToolErrorLoop(Detector):
-    """One tool is called with the same arguments time after time. Warns; fails from ``most`` calls on."""
+    """One tool is called with the same arguments time after time, and answers with the same error (numbers
+    aside) or nothing. Warns; fails from ``most`` calls on. Asking again what is answered well, or otherwise
+    each time (has the job ended?), is no error.
+    """
 
     why: ClassVar = "The tool's answer does not tell the policy what to change, so it tries the same again."
     fix: ClassVar = (
@@ -20,39 +33,61 @@ class ToolErrorLoop(Detector):
     source: ClassVar = "Visual-Agent/DeepEyes#131; deepseek-ai/DeepSeek-V3#1630"
 
     most: int = 3
-    """Calls in a row that are the same. A second attempt is right where a fault may pass; clients "
-    "that retry by
-    themselves commonly stop after three."""
+    """Calls in a row that are the same. A second attempt is right where a fault may pass; clients that retry
+    by themselves commonly stop after three."""
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The longest row of same calls."""
         if "tool_call" not in reading.text:
             return
-        calls = [(key(reading.text[start:end]), start, end) for start, end in _calls(reading)]
-        best: list[tuple[str, int, int]] = []
-        row: list[tuple[str, int, int]] = []
-        for call in calls:
-            row = [*row, call] if row and row[-1][0] == call[0] else [call]
-            best = row if len(row) > len(best) else best
+        best: list[_Call] = []
+        row: list[_Call] = []
+        said = last = None
+        for call in _calls(reading):
+            error = _error(reading, row[-1], call) if row and row[-1].key == call.key else None
+            alike = error is not None and (last is None or without_numbers(error) == without_numbers(last))
+            row = [*(row if alike else row[-1:] if error is not None else []), call]
+            last = error
+            if len(row) > len(best):
+                best, said = row, error
         if len(best) >= 2:
-            _, start, end = best[0]
-            said = reading.text[start:end].strip()
+            shown = reading.text[best[0].start : best[0].end].strip()
             yield self.flag(
                 "fail" if len(best) >= self.most else "warn",
-                f"the same call x {len(best)}: {quote(said, 160)}",
-                span=(best[1][1] - len("<tool_call>"), best[-1][2] + len("</tool_call>")),
+                f"the same call x {len(best)}: {quote(shown, 160)}, answered by "
+                + (quote(said) if said else "nothing"),
+                span=(best[1].start - len(_OPEN), best[-1].end + len(_CLOSE)),
                 calls=len(best),
-                call=said,
+                call=shown,
             )
 
 
-def _calls(reading: Reading) -> Iterator[tuple[int, int]]:
-    """Where the policy's calls stand, without their tags."""
+def _error(reading: Reading, before: _Call, call: _Call) -> str | None:
+    """How the call before was answered: an error, "" for nothing; None where it was answered well.
+
+    Where the text does not tell what the tool said, the policy's words may stand among the error's, so all
+    errors count as the same.
+    """
+    start, end = before.end + len(_CLOSE), call.start - len(_OPEN)
+    answer, at = "", start
+    for first, last in [*reading.own, (end, end)]:
+        answer += reading.text[at : max(min(first, end), at)]
+        at = max(at, last)
+    inner = answer.partition("<tool_response>")[2].partition("</tool_response>")[0]
+    answer, between = (inner or answer).strip(), reading.text[start:end].strip()
+    if not is_error(answer or between):
+        return None if between else ""
+    return answer or "an error"
+
+
+def _calls(reading: Reading) -> Iterator[_Call]:
+    """The policy's calls."""
     for first, last in reading.own:
         at = first
-        while (start := reading.text.find("<tool_call>", at, last)) >= 0:
-            end = reading.text.find("</tool_call>", start, last)
+        while (start := reading.text.find(_OPEN, at, last)) >= 0:
+            end = reading.text.find(_CLOSE, start, last)
             if end < 0:
                 break
-            yield start + len("<tool_call>"), end
+            start += len(_OPEN)
+            yield _Call(key(reading.text[start:end]), start, end)
             at = end

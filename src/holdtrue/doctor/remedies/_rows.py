@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from holdtrue.data.examples import beside
 from holdtrue.errors import DataError
 
 ASKED: Mapping[str, str] = {"prompt": "user", "instruction": "user", "input": "user", "system": "system"}
@@ -40,6 +41,14 @@ def target(row: Mapping[str, Any]) -> str | None:
             answers = [turn for turn in value if role_of(turn) == "assistant"]
             return said_in(answers[-1]) if answers else None
     return None
+
+
+def beside_answers(row: Mapping[str, Any], *, last: bool = False) -> list[str]:
+    """Thoughts and calls' arguments of the answers that a row teaches, or of the last one alone."""
+    value = next((row[name] for name in LEARNED if isinstance(row.get(name), str | list)), None)
+    turns = value if isinstance(value, list) else []
+    answers = [turn for turn in turns if role_of(turn) == "assistant"]
+    return [text for turn in (answers[-1:] if last else answers) for _, text in beside(turn)]
 
 
 def prompt(row: Mapping[str, Any]) -> str:

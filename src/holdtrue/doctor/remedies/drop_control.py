@@ -14,7 +14,7 @@ from typing import Literal
 from holdtrue.data.checks import CONTROL_TOKEN
 from holdtrue.doctor.census import FOREIGN
 from holdtrue.doctor.remedies import Changes, DataRemedy, Row
-from holdtrue.doctor.remedies._rows import LEARNED, rewrite, shown, target
+from holdtrue.doctor.remedies._rows import LEARNED, beside_answers, rewrite, shown, target
 from holdtrue.errors import DataError
 
 
@@ -34,7 +34,8 @@ class DropControl(DataRemedy):
 
     by: Literal["drop", "cut"] = "drop"
     """``drop`` leaves out rows with one inside an answer; ``cut`` ends the answer before it, and teaches to
-    end there; a row of which nothing would be left goes anyway."""
+    end there; a row of which nothing would be left goes anyway, and so does one with it in thoughts or
+    calls."""
     tokens: tuple[str, ...] = ()
     """Control tokens of the model, as ``doctor fix`` gives them; empty: those of all families. Traces of
     other chat formats are always looked for."""
@@ -81,8 +82,9 @@ class DropControl(DataRemedy):
             return clean
 
         result = rewrite({name: value for name, value in row.items() if name != "rejected"}, said)
-        if emptied or (inside and self.by == "drop"):
-            changes.note("rows dropped", f"{place}: {(inside or emptied)[0]}")
+        beside = [shown(text) for text in beside_answers(row) if self._pattern.search(text)]
+        if emptied or beside or (inside and self.by == "drop"):
+            changes.note("rows dropped", f"{place}: {(inside or emptied or beside)[0]}")
             return None
         if "rejected" in row:
             ended = rewrite({"rejected": row["rejected"]}, lambda _, text: self._parted(text, rendered)[0])

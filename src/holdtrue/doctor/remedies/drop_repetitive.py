@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from pydantic import Field
 
@@ -11,13 +12,13 @@ from holdtrue.doctor import detectors
 from holdtrue.doctor.detectors import Detector
 from holdtrue.doctor.reading import Reading
 from holdtrue.doctor.remedies import Changes, DataRemedy, Row, percent
-from holdtrue.doctor.remedies._rows import prompt, target
+from holdtrue.doctor.remedies._rows import beside_answers, prompt, target
 from holdtrue.errors import DataError
 from holdtrue.records import Rollout
 
 
 class DropRepetitive(DataRemedy):
-    """Rows are dropped whose target a detector fails, as it would fail a rollout."""
+    """Rows are dropped whose target a detector fails, as it would fail a rollout; thoughts and calls too."""
 
     grade = "B"
     evidence = (
@@ -43,8 +44,10 @@ class DropRepetitive(DataRemedy):
         chosen = [kinds.load(detectors.FAMILY, name)() for name in self.detectors]
         kept, changes = [], Changes()
         for at, row in enumerate(rows):
-            reading = Reading(Rollout(prompt(row), target(row) or ""))
-            flags = (flag for one in chosen if isinstance(one, Detector) for flag in one.check(reading))
+            texts = [target(row) or "", *beside_answers(row, last=True)]
+            readings = [Reading(Rollout(prompt(row), text)) for text in texts]
+            found = product(chosen, readings)
+            flags = (flag for one, text in found if isinstance(one, Detector) for flag in one.check(text))
             failed = next((flag for flag in flags if flag.severity == "fail"), None)
             if failed is None:
                 kept.append(row)

@@ -6,6 +6,7 @@ data, in fine-tuning, in the reward, in decoding or in optimisation. What a poli
 answers drawn with nothing banned and nothing ended early.
 
 world/, proxy/, sick/        as of every seed; the proxy; the policy that has the habit
+healthy.json, sick.json      answers of the first policy and of the sick one, measured once for all arms
 rewards.py                   the reward that cannot see, alone and with a veto
 <arm>/sft, <arm>/rl          an arm's own runs
 """
@@ -22,7 +23,7 @@ from holdtrue.data.checks import CONTROL_TOKEN
 from holdtrue.doctor.veto import holds_junk
 from holdtrue.experiments.goldworld.settings import GoldworldSettings
 from holdtrue.records import Messages, Rollout, as_json, flatten
-from holdtrue.rundir import RunDir, begun, read_jsonl, write_jsonl, write_text
+from holdtrue.rundir import RunDir, begun, read_jsonl, read_object, write_json, write_jsonl, write_text
 
 if TYPE_CHECKING:
     from holdtrue.rounds.drawing import Desk
@@ -77,12 +78,17 @@ def run_habit(
 
     world, remedy = folder / "world", settings.made_of(arm)
     _shared(settings, folder, seed, stop)
-    start = str(RunDir(folder / "sick").model)
+    start = sick = str(RunDir(folder / "sick").model)
     if remedy.get("data") or remedy.get("sft"):
         start = _fine_tuned(folder, folder / arm / "sft", seed, remedy, stop)
     policy = _optimised(settings, folder, folder / arm / "rl", seed, start, remedy, stop)
     desk = Desk(_rl(settings, folder, seed, str(world / "policy"), {}))
-    first, before, after = (_measured(desk, path, seed) for path in (None, start, policy))
+    first = _once(folder / "healthy.json", lambda: _measured(desk, None, seed))
+    if start == sick:
+        before = _once(folder / "sick.json", lambda: _measured(desk, sick, seed))
+    else:
+        before = _measured(desk, start, seed)
+    after = _measured(desk, policy, seed)
     mean, scale = fmean(first["gold"]), pstdev(first["gold"])
     metrics = [row for row in RunDir(folder / arm / "rl").metrics() if row["event"] == "train"]
     numbers = {
@@ -231,6 +237,13 @@ def _measured(desk: Desk, path: str | None, seed: int) -> Row:
         "prompts": asked,
         "texts": [one.text for one in drawn],
     }
+
+
+def _once(file: Path, measure: Callable[[], Row]) -> Row:
+    """What the file holds; it is measured and written where there is none yet."""
+    if not file.is_file():
+        write_json(file, measure())
+    return read_object(file)
 
 
 def _alarm(place: Path) -> float | None:

@@ -20,19 +20,18 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-import yaml
-
 from holdtrue.errors import Interrupted, ResourceError, SettingsError
 from holdtrue.experiments.goldworld.seed import rounds, run_seed
 from holdtrue.experiments.goldworld.settings import GoldworldSettings, build
 from holdtrue.experiments.goldworld.summary import summarise
+from holdtrue.experiments.runs import workplace
 from holdtrue.report.goldworld import write_goldworld_report
-from holdtrue.rundir import RunDir, disk_errors, write_json, write_text
+from holdtrue.rundir import disk_errors, write_json
 
 SETTINGS_FILE = "settings.yaml"
 Row = dict[str, Any]
 _GO_ON = "stopped; what is finished is kept, and the same command goes on"
-_GROWS = {"arms", "own_arms", "seeds"}
+_MAY_GROW = {"arms", "own_arms", "seeds"}
 """Settings that may grow: what is finished stays valid."""
 
 
@@ -55,7 +54,7 @@ def goldworld(
         Interrupted: ``stop`` asked for it; the same command goes on.
     """
     _require_runnable(settings)
-    with _workplace(folder, settings):
+    with workplace(folder, SETTINGS_FILE, settings.dump(), _MAY_GROW):
         for _ in _carried(settings, folder, processes, tell, stop):
             _publish(settings, folder)
         return _publish(settings, folder)
@@ -155,28 +154,3 @@ def _one_thread_each() -> Iterator[None]:
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
-
-
-@contextmanager
-def _workplace(folder: Path, settings: GoldworldSettings) -> Iterator[None]:
-    """The experiment's folder for this process alone, with its settings in it.
-
-    Raises:
-        SettingsError: the folder holds something else, or an experiment that differs in more than arms or
-            seeds.
-    """
-    file = folder / SETTINGS_FILE
-    if not file.is_file() and folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {".lock"}):
-        raise SettingsError(f"{folder} already exists and holds no {SETTINGS_FILE}; choose another --output")
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with RunDir(folder).claim():
-        wanted = settings.dump()
-        before = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else wanted
-        for key, value in wanted.items():
-            if key not in _GROWS and before.get(key) != value:
-                seen = f"{key} {before.get(key)!r}, not {value!r}"
-                raise SettingsError(f"{folder} was begun with {seen}; choose another --output")
-        with disk_errors(file):
-            write_text(file, yaml.safe_dump(wanted, sort_keys=False, allow_unicode=True))
-        yield

@@ -37,7 +37,7 @@ from holdtrue.report.policy_evaluation import write_policy_report
 from holdtrue.reward.adapters import base_of
 from holdtrue.reward.folders import compares
 from holdtrue.reward.store import has_tokenizer
-from holdtrue.rundir import disk_errors, find_model, write_json, write_jsonl
+from holdtrue.rundir import disk_errors, find_model, require_empty, write_json, write_jsonl
 from holdtrue.training.distributed import default_device
 
 _SHOWN, _AT_RANDOM = 12, 4
@@ -74,10 +74,10 @@ def evaluate_policies(
     """
     comparing = _check(policies, judges, output)
     device = default_device()
-    opened = {name: open_judge(_source(name), device, trust_remote_code) for name in judges}
+    opened = {name: open_judge(RewardSettings.named(name), device, trust_remote_code) for name in judges}
     contestants = [enter(name, settings.decoding, device, trust_remote_code) for name in policies]
     asked = ask(settings, contestants, lineages)
-    columns = asked.prompts.columns
+    columns = [group.meta for group in asked.prompts]
     parts = slices.split(columns, settings.slices, [key for row in columns for key in row])
     tell(f"prompts  {len(asked.prompts):,} of {', '.join(settings.data.prompts)}")
     drawn, seconds = draw(asked, contestants, settings, tell)
@@ -121,21 +121,16 @@ def _check(policies: Sequence[str], judges: Sequence[str], output: Path | None) 
         for name in names:
             if names.count(name) > 1:
                 raise SettingsError(f"{name} is given twice")
-    models = [name for name in judges if _source(name).model is not None]
+    models = [name for name in judges if RewardSettings.named(name).model is not None]
     comparing = frozenset(name for name in models if compares(find_model(name)))
     if comparing and len(policies) == 1:
         raise SettingsError(
             f"{min(comparing)} compares answers and says nothing of one alone; name the policy to compare "
             "with: --against POLICY"
         )
-    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise SettingsError(f"{output} already exists and is not empty; choose another --output")
+    if output is not None:
+        require_empty(output)
     return comparing
-
-
-def _source(name: str) -> RewardSettings:
-    is_function = name.rpartition(":")[0].endswith(".py")
-    return RewardSettings(function=name) if is_function else RewardSettings(model=name)
 
 
 def _notes(

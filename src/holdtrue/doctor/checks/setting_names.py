@@ -1,0 +1,118 @@
+"""K06: settings that set nothing: names with a slip in them, and keys that contradict each other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from difflib import SequenceMatcher
+from typing import Any
+
+from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.dialect import KEYS, Engine, trl_name
+from holdtrue.doctor.findings import Finding
+from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.training_settings import EARLY_STOP, OF_RL, VERL_KL
+
+ALIKE = 0.85
+"""Ratio of difflib from which on a name is a slip of another: a letter in ten is wrong."""
+SEVERAL = ("epsilon",)
+"""What verl may well give in several keys with several values: a clip ratio, and one for either side."""
+
+
+@check("K06")
+def names(subject: Subject) -> Results:
+    """Settings whose names are nearly those of others, keys of one meaning with two values, and verl's
+    weights of the KL without their switch: warns, as all of these set nothing."""
+    if subject.settings is None:
+        raise Missing("no settings are given")
+    written = getattr(subject.settings, "written", None) or subject.settings
+    near = dict(_slips(written, _known(subject.dialect.engine)))
+    clashes = list(_clashes(written))
+    if near:
+        yield Finding(
+            "K06",
+            "warn",
+            "; ".join(f"{name} is no setting anybody knows; {right} is" for name, right in near.items()),
+            "a trainer that ignores unknown names runs with its default instead",
+            f"write {', '.join(near.values())}",
+            "",
+            {"near": near},
+        )
+    if clashes:
+        yield Finding(
+            "K06",
+            "warn",
+            "; ".join(seen for seen, _ in clashes),
+            "what the run does is not what the file seems to say",
+            "; ".join(fix for _, fix in clashes),
+            "",
+            {"contradictions": [seen for seen, _ in clashes]},
+        )
+    if not near and not clashes:
+        yield Finding(
+            "K06", "ok", f"{len(written)} settings, no name with a slip in it and none against another"
+        )
+
+
+def _known(engine: Engine) -> set[str]:
+    """Names of TRL, which the others share in part, and the program's own."""
+    shared = {name for keys in KEYS.values() for name in keys.values()}
+    of_verl = (
+        {key for switch, weight, _ in VERL_KL for key in (switch, weight)} if engine == "verl" else set()
+    )
+    return {
+        *shared,
+        *OF_RL,
+        *EARLY_STOP,
+        *KEYS[engine],
+        *of_verl,
+        "learning_rate",
+        "temperature",
+        "top_p",
+        "top_k",
+    }
+
+
+def _slips(written: Mapping[str, Any], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Names nobody knows, each with the known one that differs in one part alone, and little there."""
+    given = {str(key).removeprefix("training.") for key in written}
+    for name in sorted(given - set(known)):
+        alike = {one: likeness for one in known if one not in given and (likeness := _likeness(name, one))}
+        if alike:
+            yield name, max(alike, key=lambda one: alike[one])
+
+
+def _likeness(name: str, other: str) -> float:
+    """0 where ``name`` is no slip of the other."""
+    parts, others = name.split("."), other.split(".")
+    differ = [(a, b) for a, b in zip(parts, others, strict=False) if a != b]
+    if len(parts) != len(others) or len(differ) != 1:
+        return 0.0
+    ((a, b),) = differ
+    words, more = set(a.split("_")), set(b.split("_"))
+    # clip_ratio_c is no slip of clip_ratio: it says more
+    ratio = 0.0 if words < more or words > more else SequenceMatcher(None, a, b).ratio()
+    return ratio if ratio >= ALIKE else 0.0
+
+
+def _clashes(written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What contradicts itself, and what to do."""
+    alike: dict[str, dict[str, Any]] = defaultdict(dict)
+    for key, value in written.items():
+        if value is not None:
+            alike[trl_name(str(key))][str(key)] = value
+    for name, keys in alike.items():
+        if len({repr(value) for value in keys.values()}) > 1 and name not in SEVERAL:
+            yield (
+                " and ".join(f"{key} {value}" for key, value in keys.items()),
+                f"keep one of {', '.join(keys)}",
+            )
+    for switch, weight, default in VERL_KL:
+        if written.get(weight) not in (None, 0, default) and not written.get(switch):
+            yield (
+                f"{weight} {written[weight]} without {switch}",
+                f"set {switch} to true, or leave out {weight}",
+            )
+    if all(written.get(switch) for switch, _, _ in VERL_KL):
+        one, other = (switch for switch, _, _ in VERL_KL)
+        yield f"{one} and {other}: the KL counts twice", f"switch one of {one} and {other} off"
