@@ -10,7 +10,7 @@ import pytest
 
 from chat_families import findings
 from holdtrue.data.examples import Example
-from holdtrue.doctor.checks import dataset, examine
+from holdtrue.doctor.checks import examine, repetition
 from holdtrue.doctor.encoding import BATCH
 from holdtrue.doctor.findings import Missing
 from holdtrue.doctor.subject import SAMPLE, Overview, Subject
@@ -120,5 +120,5 @@ def test_near_duplicates_are_looked_for_among_so_many_targets_and_it_says_so(
         return found.values["near_duplicate_targets"], found.evidence
 
     assert near()[0] == 3 and "of the first" not in near()[1]
-    monkeypatch.setattr(dataset, "MOST_COMPARED", 2)
+    monkeypatch.setattr(repetition, "MOST_COMPARED", 2)
     assert near()[0] == 1 and "1 targets nearly equal an earlier one (of the first 2)" in near()[1]

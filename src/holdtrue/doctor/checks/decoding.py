@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Any
 
 from holdtrue.doctor.checks import Results, check
-from holdtrue.doctor.checks.tokenizer import masks, ranges
+from holdtrue.doctor.checks.vocabulary import masks, ranges
 from holdtrue.doctor.dialect import said
 from holdtrue.doctor.findings import Finding, Missing
 from holdtrue.doctor.rendering import TOOL, Template, Unrendered, plain, thinking, tool_use

@@ -9,7 +9,7 @@ import numpy as np
 
 from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import Results, check
-from holdtrue.doctor.checks.dataset import Lengths
+from holdtrue.doctor.checks.targets import Lengths
 from holdtrue.doctor.dialect import ACTOR, said
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Missing, Subject
