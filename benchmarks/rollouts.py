@@ -1,6 +1,6 @@
 """How well and how fast the rollout detectors work on real answers with labels.
 
-python benchmarks/rollouts.py [--speed]
+python benchmarks/rollouts.py            (--speed: how fast, by kind of answer and by length)
 
 Prompts are split in two by hash. The thresholds of the two loop detectors are chosen on one half (best
 recall less five times the false alarms; of a plateau the middle), and everything is reported on the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import random
 import statistics
 import time
 from collections import defaultdict
@@ -110,6 +111,38 @@ def speed(rounds: int = 5) -> None:
         )
 
 
+def growth(rounds: int = 5) -> None:
+    """CPU milliseconds of all detectors on one answer of 10 thousand to a million characters, by its kind."""
+    labelled = read_rollouts([str(DATA / "rollout_doctor" / "dev.jsonl.gz")]).rollouts
+    prose = "\n\n".join(rollout.text for rollout in labelled if rollout.meta["label"] == "ok")
+    draw = random.Random(0)
+    han = "".join(chr(draw.randrange(0x4E00, 0x9FA5)) for _ in range(1_000_000))
+    line = " ".join(prose.split()[:12])
+    texts = {
+        "healthy answers one after the other": itertools.cycle(prose),
+        "one character": itertools.repeat("a"),
+        **{f"a loop of {period:,}": itertools.cycle(prose[:period]) for period in (40, 100, 500, 2000)},
+        "a line with a counter and a number": itertools.chain.from_iterable(
+            f"{i}. {line} {draw.randrange(1000)}\n" for i in itertools.count()
+        ),
+        "Chinese characters at random": iter(han),
+        "a loop of 30 Chinese characters": itertools.cycle(han[:30]),
+        "control tokens": itertools.cycle("<|im_start|>"),
+        "tool calls, all the same": itertools.cycle("<tool_call>{}</tool_call>"),
+    }
+    for name, characters in texts.items():
+        text = "".join(itertools.islice(characters, 1_000_000))
+        spent = []
+        for size in (10_000, 100_000, 1_000_000):
+            seconds = []
+            for _ in range(rounds):
+                start = time.process_time()
+                examine([Rollout("Say something.", text[:size])])
+                seconds.append(time.process_time() - start)
+            spent.append(1e3 * statistics.median(seconds))
+        print(f"{name:36}" + "".join(f"{one:10.1f}" for one in spent) + " ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -117,6 +150,7 @@ def main() -> None:
     parser.add_argument("--speed", action="store_true", help="measure the speed instead")
     if parser.parse_args().speed:
         speed()
+        growth()
         return
     rollouts = read_rollouts([str(DATA / "rollout_doctor" / "dev.jsonl.gz")]).rollouts
     halves = [[r for r in rollouts if int(r.prompt_key, 16) % 2 == half] for half in (0, 1)]

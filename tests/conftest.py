@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+# Busy machines draw slowly, and a folder may be written to again and again.
+TOLERATED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("holdtrue", deadline=None, suppress_health_check=TOLERATED)
+settings.load_profile("holdtrue")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # for the toy they share with the tests
 
 CHATML = (

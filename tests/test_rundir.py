@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as hypothesis_settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from holdtrue import __version__
@@ -38,7 +37,6 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
-on_one_file = hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_a_new_run_holds_its_settings(tmp_path: Path) -> None:
@@ -170,14 +168,12 @@ def test_a_file_that_is_not_json_is_a_matter_of_data(tmp_path: Path, data: bytes
         read_json(tmp_path / "none.json")
 
 
-@on_one_file
 @given(json_values)
 def test_every_json_value_is_written_and_read_back_lone_surrogates_too(tmp_path: Path, value: Any) -> None:
     write_json(tmp_path / "value.json", value)
     assert read_json(tmp_path / "value.json") == json.loads(json.dumps(value))
 
 
-@on_one_file
 @given(st.lists(st.dictionaries(st.text(st.characters(exclude_categories=())), json_values, max_size=3)))
 def test_rows_are_appended_and_read_back(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     file = tmp_path / "rows.jsonl"

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import time
+import weakref
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from holdtrue import kinds
 from holdtrue.doctor.detectors import FAMILY, Detector, Flag
-from holdtrue.doctor.reading import Reading
+from holdtrue.doctor.detectors.ctrl_token_in_body import QUOTES
+from holdtrue.doctor.reading import CONTROL, Reading
 from holdtrue.doctor.rollouts import every_detector
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.records import Message, Rollout
@@ -78,6 +84,30 @@ def test_a_cycle_that_goes_on_in_prose_is_none():
 def test_a_few_characters_may_stand_behind_a_cycle_and_end_tokens_do_not_count():
     assert only("tail_cycle", PROSE + " again and again" * 20 + "!!").severity == "fail"
     assert only("tail_cycle", PROSE + " again and again" * 20 + "<|im_end|>\n").severity == "fail"
+
+
+def test_a_cycle_of_long_runs_in_a_dense_script_is_found():
+    flag = only("tail_cycle", "那么：" + ("啊" * 10 + "好。") * 14)  # 12 characters, 10 of them a run
+    assert (flag.start, flag.end, flag.values["period"]) == (3, 3 + 14 * 12, 12)
+
+
+@given(
+    st.text("xyz ", max_size=300),
+    st.text("ab0好", min_size=1, max_size=60),
+    st.integers(0, 40),
+    st.text("!?", max_size=16),
+)
+def test_no_cycle_is_lost_to_what_spares_healthy_texts(head, piece, more, behind):
+    cycle = piece * (4 + 150 // len(piece)) + piece[: more % len(piece)]
+    flag = only("tail_cycle", head + cycle + behind)
+    assert flag.start is not None and flag.end is not None
+    assert flag.start <= len(head) and flag.end >= len(head) + len(cycle)
+    assert len(piece) % flag.values["period"] == 0
+
+
+@pytest.mark.parametrize("ids", [[], [1], [1, 2, 3, 4, 5]])
+def test_a_few_ids_are_no_cycle(ids):
+    assert found("tail_cycle", completion_ids=ids) == []
 
 
 def test_a_cycle_of_ids_is_found_without_text():
@@ -385,14 +415,48 @@ def test_roles_in_other_dress(more):
     assert len(PROSE) <= (only("role_continuation", PROSE + more).start or 0) <= len(PROSE) + 2
 
 
-def test_regular_expressions_take_linear_time():
-    import time
+def is_free(text: str, place: re.Match[str]) -> bool:
+    """Of one control token by itself: no quotes, backticks or block of code around it."""
+    line = text[text.rfind("\n", 0, place.start()) + 1 :].partition("\n")[0]
+    before, _, after = line.partition(place.group())
+    block = text.count("```", 0, place.start()) % 2 == 1 and "```" in text[place.end() :] and "token" in text
+    quoted = text[: place.start()].endswith(QUOTES) and text[place.end() :].startswith(QUOTES)
+    return not (quoted or block or (before.count("`") % 2 == 1 and "`" in after))
 
+
+@given(
+    st.lists(st.sampled_from(["`", "```", "\n", '"', "x", "token ", "<|im_start|>", "[INST]"]), max_size=30)
+)
+def test_whether_a_control_token_is_talked_about_is_told_as_for_it_alone(pieces):
+    text = "".join(pieces)
+    end = Reading(Rollout("?", text)).end
+    free = [place for place in CONTROL.finditer(text, 0, end) if is_free(text, place)]
+    flags = [flag for flag in found("ctrl_token_in_body", text) if flag.severity == "fail"]
+    assert [(flag.start, flag.end) for flag in flags] == ([(free[0].start(), free[-1].end())] if free else [])
+
+
+def test_a_reading_that_is_no_longer_held_is_gone_at_once():
+    reading = Reading(Rollout("?", PROSE * 8))
+    for detector in every_detector():
+        if not detector.needs:
+            list(detector.check(reading))
+    gone = weakref.ref(reading)
+    del reading
+    assert gone() is None
+
+
+def test_detectors_take_linear_time():
     start = time.process_time()
     for text in (
         "<|im_end|>\n<|im_start|>user\n<tool_response>\n" * 4_000,
         "<tool_call>" * 20_000,
         " " * 40_000 + "x>",
+        "<|im_end|> " * 40_000,
+        "`" + "<|im_start|>" * 40_000,
+        "".join(f"<|mark_{i}|>" for i in range(40_000)),
+        "</s>." * 40_000,
+        "<answer>" + "</answer>" * 40_000,
+        "<tool_call>{}</tool_call>" * 20_000,
     ):
         for detector in every_detector():
             if not detector.needs:

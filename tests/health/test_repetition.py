@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdtrue.health.repetition import codes, copies_before, densest, hashes, without_digits, without_rules
+from holdtrue.health.repetition import (
+    codes,
+    copied,
+    copies_before,
+    densest,
+    hashes,
+    repeats,
+    without_digits,
+    without_rules,
+)
 
 symbols = st.lists(st.integers(0, 3), max_size=120)
 
@@ -25,6 +34,30 @@ def test_copies_before_counts_the_equal_grams_before_a_place(values, width):
     grams = [tuple(values[i : i + width]) for i in range(len(values) - width + 1)]
     expected = [grams[:i].count(gram) for i, gram in enumerate(grams)]
     assert copies_before(hashes(np.array(values, dtype=np.uint32), width)).tolist() == expected
+
+
+@given(symbols, st.integers(1, 9), st.integers(1, 4))
+def test_copied_grams_are_those_with_as_many_copies_before(values, width, times):
+    grams = hashes(np.array(values, dtype=np.uint32), width)
+    assert copied(grams, times).tolist() == (copies_before(grams) >= times).tolist()
+
+
+def test_grams_of_one_bin_that_differ_are_no_copies():
+    # the highest bits choose the bin; these five differ in the lower ones, which are kept to be sorted
+    grams = np.array([5 << 40, 6 << 40, 5 << 40, 7 << 40, 5 << 40], dtype=np.uint64)
+    assert copied(grams, 1).tolist() == [False, False, True, False, True]
+    assert copied(grams, 2).tolist() == [False, False, False, False, True]
+
+
+@given(symbols, st.integers(1, 9))
+def test_no_gram_that_repeats_is_left_out_of_the_count(values, width):
+    grams = hashes(np.array(values, dtype=np.uint32), width)
+    assert repeats(grams) >= np.count_nonzero(copies_before(grams))
+
+
+def test_a_text_that_says_nothing_twice_is_told_without_sorting():
+    values = np.random.default_rng(0).integers(0, 1 << 20, 3000)
+    assert repeats(hashes(values, 20)) < 0.05 * 3000
 
 
 @given(st.lists(st.booleans(), max_size=60), st.integers(1, 30))

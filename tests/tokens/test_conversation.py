@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from holdtrue.errors import DataError, ModelError
@@ -97,7 +97,7 @@ def test_ids_are_those_of_the_whole_rendered_text_on_hard_strings(name: str, rea
 
 
 @pytest.mark.parametrize("name", list(REAL))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(turns=st.lists(texts, min_size=1, max_size=3), answers=st.lists(texts, min_size=1, max_size=3))
 def test_ids_are_those_of_the_whole_rendered_text(
     name: str, real: Any, turns: list[str], answers: list[str]
@@ -230,7 +230,7 @@ def test_dropping_says_why_and_an_error_says_where(byte_tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("truncation", ["left", "right"])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(prompt=st.text("ab", max_size=6), sides=st.lists(st.text("ab", max_size=6), min_size=2, max_size=2))
 def test_no_cut_makes_the_sides_of_a_comparison_identical(
     truncation: Any, byte_tokenizer: Any, prompt: str, sides: list[str]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -153,7 +153,7 @@ def test_a_full_disk_while_rewinding_keeps_the_file(run, monkeypatch):
     assert set(run.path.iterdir()) == files
 
 
-@hypothesis_settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@hypothesis_settings(max_examples=50)
 @given(cut=st.integers(0, 400), step=st.integers(0, 9))
 def test_a_file_cut_anywhere_rewinds_to_its_whole_early_rows(run, cut, step):
     run.metrics_file.write_text("".join(json.dumps(row(n)) + "\n" for n in range(1, 9)))

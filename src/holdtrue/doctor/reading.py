@@ -54,11 +54,10 @@ def tool_turns(text: str, end: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Grams:
-    """The grams of a sequence: where each stands, its hash, and how many copies stand before it."""
+    """The grams of a sequence: where each stands, and its hash."""
 
     at: NDArray[np.intp]
     hashes: NDArray[np.uint64]
-    before: NDArray[np.int64]
     width: int
 
 
@@ -85,10 +84,13 @@ class Reading:
     @cached_property
     def end(self) -> int:
         """Where the text's end tokens begin, or its trailing space."""
-        text = self.text.rstrip()
-        while (token := next((one for one in _ENDS if text.endswith(one)), None)) is not None:
-            text = text.removesuffix(token).rstrip()
-        return len(text)
+        text = self.text
+        end = len(text.rstrip())
+        while text.endswith(_ENDS, 0, end):
+            end -= next(len(one) for one in _ENDS if text.endswith(one, 0, end))
+            while end and text[end - 1].isspace():
+                end -= 1
+        return end
 
     @cached_property
     def own(self) -> list[tuple[int, int]]:
@@ -103,11 +105,15 @@ class Reading:
             start = last
         return [*stretches, (start, self.end)]
 
-    @cached_property
+    @property
     def turns(self) -> list[tuple[int, Reading]]:
         """Each stretch that the policy wrote by itself, with where it begins; most answers are one."""
         if len(self.own) == 1 and self.own[0][0] == 0:
-            return [(0, self)]
+            return [(0, self)]  # not kept: a reading that holds itself stays in memory with all its grams
+        return self._turns
+
+    @cached_property
+    def _turns(self) -> list[tuple[int, Reading]]:
         rollout = self.rollout
         return [
             (start, Reading(replace(rollout, answer=self.text[start:end], completion_ids=None)))
@@ -159,8 +165,8 @@ class Reading:
         """Grams of the text with digits as one symbol and long runs of one symbol cut."""
         symbols = repetition.without_digits(self.symbols)
         at = repetition.without_rules(symbols)
-        if len(at) == len(symbols) and np.array_equal(symbols, self.symbols):
-            return self.exact
+        if len(at) == len(symbols):
+            return self.exact if np.array_equal(symbols, self.symbols) else _grams(at, symbols, TEXT_GRAM)
         return _grams(at, symbols[at], TEXT_GRAM)
 
     @cached_property
@@ -195,8 +201,7 @@ class Reading:
 
 
 def _grams(at: NDArray[np.intp], symbols: NDArray[np.integer], width: int) -> Grams:
-    hashes = repetition.hashes(symbols, width)
-    return Grams(at, hashes, repetition.copies_before(hashes), width)
+    return Grams(at, repetition.hashes(symbols, width), width)
 
 
 def quote(text: str, most: int = 80) -> str:

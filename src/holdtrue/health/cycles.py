@@ -57,17 +57,22 @@ def tail_cycle(
     # A run of `shortest` matches that ends behind the first anchor goes through one of the anchors.
     for anchor in range(max(last - slack, 0), last + 1, shortest):
         reach = symbols[max(anchor - max_period, 0) : anchor][::-1]
-        shorter: Cycle | None = None
-        for period in (np.flatnonzero(reach == symbols[anchor]) + 1).tolist():
-            if shorter is not None and period % shorter.period == 0 and period <= shorter.cover:
-                continue  # the same cycle, counted in larger pieces (Fine and Wilf)
-            found = _maximal(symbols, anchor, period)
-            if shorter is None or found.cover > shorter.cover:
-                shorter = found
-            if not _enough(found, min_copies, min_cover):
-                continue
-            if best is None or (found.cover, -found.period) > (best.cover, -best.period):
+        periods = np.flatnonzero(reach == symbols[anchor]) + 1
+        # The matches of a cycle that `last` leaves no room for behind the anchor stand before it.
+        matches = np.maximum(np.ceil(min_copies * periods).astype(np.int64), min_cover) - periods
+        before = np.maximum(matches - 1 - (last - anchor), 0)
+        inside = before + periods <= anchor
+        periods, first = periods[inside], anchor - before[inside]
+        periods = periods[symbols[first] == symbols[first - periods]]
+        while len(periods):
+            found = _maximal(symbols, anchor, int(periods[0]))
+            if _enough(found, min_copies, min_cover) and (
+                best is None or (found.cover, -found.period) > (best.cover, -best.period)
+            ):
                 best = found
+            # A multiple is the same cycle, counted in larger pieces (Fine and Wilf).
+            same = (periods % found.period == 0) & (periods <= found.cover)
+            periods = periods[~same]
     return best
 
 
@@ -163,11 +168,14 @@ def _agreement(a: Symbols, b: Symbols) -> int:
 
 
 def _least_matches(periods: range, min_copies: float, min_cover: int) -> int:
-    """Matches in a row that a cycle of any of the periods has at least."""
-    return max(
-        1,
-        min(max(math.ceil(min_copies * period) - period, min_cover - period) for period in periods),
-    )
+    """Matches in a row that a cycle of any of the periods has at least.
+
+    Period p needs ``max(ceil(min_copies p), min_cover) - p``. That falls with p while the cover decides, then
+    rises, as copies are 2 or more: the least stands where one takes over from the other.
+    """
+    turn = int(min_cover / min_copies)
+    nearest = (min(max(period, periods[0]), periods[-1]) for period in (turn, turn + 1))
+    return max(1, min(max(math.ceil(min_copies * period), min_cover) - period for period in nearest))
 
 
 def _enough(cycle: Cycle, min_copies: float, min_cover: int) -> bool:

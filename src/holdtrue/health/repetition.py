@@ -8,6 +8,7 @@ from a loop, and a table, whose cells differ, from both. Needs numpy only; O(n l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,31 +41,35 @@ def without_rules(symbols: NDArray[np.uint32], longest: int = 4) -> NDArray[np.i
 
     Lines of dashes, indentation and dotted leaders repeat one symbol and mean nothing by it.
     """
-    if len(symbols) <= longest:
-        return np.arange(len(symbols))
-    same = np.ones(len(symbols) - longest, dtype=bool)
-    for lag in range(1, longest + 1):
-        same &= symbols[longest:] == symbols[longest - lag : len(symbols) - lag]
-    return np.flatnonzero(np.concatenate([np.ones(longest, dtype=bool), ~same]))
+    cut = np.flatnonzero(symbols[longest:] == symbols[:-longest]) + longest
+    for lag in range(1, longest):
+        cut = cut[symbols[cut] == symbols[cut - lag]]
+    return np.delete(np.arange(len(symbols)), cut)
 
 
 def hashes(symbols: NDArray[np.integer], width: int) -> NDArray[np.uint64]:
-    """A 64-bit hash of every gram: sum of symbol times multiplier^position, computed by doubling."""
-    count = len(symbols) - width + 1
-    if count <= 0:
+    """A 64-bit hash of every gram: the sum of (symbol + 1) times multiplier^(symbols behind it), mixed.
+
+    A gram's sum is the difference of two running sums of symbol times multiplier^-place, at its own place.
+    """
+    if len(symbols) < width:
         return np.empty(0, dtype=np.uint64)
-    power, length = _MULTIPLIER, 1
-    piece = symbols.astype(np.uint64) + np.uint64(1)
-    result, done = np.zeros(count, dtype=np.uint64), 0
-    with np.errstate(over="ignore"):
-        while True:
-            if width & length:
-                result = result * power + piece[done : done + count]
-                done += length
-            if done == width:
-                return (result ^ (result >> np.uint64(31))) * _MULTIPLIER
-            piece = piece[:-length] * power + piece[length:]
-            power, length = power * power, 2 * length
+    up, down = _powers(len(symbols).bit_length())
+    total = np.cumsum((symbols.astype(np.uint64) + np.uint64(1)) * down[: len(symbols)])
+    result = total[width - 1 :].copy()
+    result[1:] -= total[:-width]
+    result *= up[width - 1 : len(symbols)]
+    return np.asarray((result ^ (result >> np.uint64(31))) * _MULTIPLIER)
+
+
+@cache
+def _powers(bits: int) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """The powers 0, 1, 2 ... of the multiplier and of its inverse modulo 2^64, ``2^bits`` of each."""
+    inverse = np.uint64(pow(int(_MULTIPLIER), -1, 1 << 64))
+    factors = np.repeat(np.array([[_MULTIPLIER], [inverse]]), 1 << bits, axis=1)
+    factors[:, 0] = 1
+    up, down = np.cumprod(factors, axis=1)
+    return up, down
 
 
 def copies_before(grams: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -84,6 +89,26 @@ def copies_before(grams: NDArray[np.uint64]) -> NDArray[np.int64]:
     first = np.concatenate([[True], ~repeats])
     result[order] = places - np.maximum.accumulate(np.where(first, places, 0))
     return result
+
+
+def repeats(grams: NDArray[np.uint64]) -> int:
+    """As many grams as have equal ones before them, or some more: those that share one of 16 bins a gram."""
+    bits = len(grams).bit_length() + 4
+    taken = np.zeros(1 << bits, dtype=bool)
+    taken[(grams >> np.uint64(64 - bits)).view(np.int64)] = True
+    return len(grams) - int(np.count_nonzero(taken))
+
+
+def copied(grams: NDArray[np.uint64], times: int) -> NDArray[np.bool_]:
+    """For every gram, whether ``times`` or more equal ones stand before it.
+
+    Equal grams fall into the same bin. There are four bins a gram or more, so that of a text without loops
+    few grams lie in bins of more than ``times``, and only these are sorted.
+    """
+    bins = (grams >> np.uint64(64 - len(grams).bit_length() - 2)).view(np.int64)
+    found = np.bincount(bins)[bins] > times
+    found[found] = copies_before(grams[found]) >= times
+    return found
 
 
 def densest(marked: NDArray[np.bool_], window: int) -> Stretch | None:

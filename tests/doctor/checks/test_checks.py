@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from doctor_rows import END, START, of, run, talks
@@ -56,7 +56,7 @@ ROWS = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, deadline=None)
 @given(
     rows=st.lists(ROWS, min_size=1, max_size=5),
     run_settings=st.sampled_from([None, {"max_length": 9}, {"packing": True}]),

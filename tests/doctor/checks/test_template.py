@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chat_families import CHATML, chat_folder, chatml_folder, finding, put, trl_template
@@ -158,7 +158,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None)
 @given(source=st.one_of(st.lists(PIECES, max_size=9).map("".join), st.text(max_size=40)))
 def test_any_template_gives_a_diagnosis(source: str, byte_tokenizer_once):
     subject = Subject(Path("nowhere"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -76,18 +76,20 @@ class CtrlTokenInBody(Detector):
         )
 
     def _in_text(self, reading: Reading) -> Iterator[Flag]:
-        if not any(mark in reading.text for mark in _HINTS):
+        text = reading.text
+        if ("<" not in text and "[" not in text) or not any(mark in text for mark in _HINTS):
             return
-        places = [place for place in reading.find(CONTROL) if not _is_html(reading.text, place)]
+        struck = ("<s>", "</s>") if "<s>" in text and "</s>" in text else ()  # HTML, or code that holds it
+        places = [place for place in reading.find(CONTROL) if place.group() not in struck]
         if not places:
             return
-        free = [place for place in places if not _is_named(reading, place)]
+        free = list(_unnamed(reading, places))
         counts = Counter(place.group() for place in free or places)
         first = (free or places)[0]
         yield self.flag(
             "fail" if free else "warn",
             f"{_listed(counts)}; the first after "
-            f"{quote(reading.text[max(first.start() - 40, 0) : first.start()])}"
+            f"{quote(text[max(first.start() - 40, 0) : first.start()])}"
             + ("" if free else ", quoted or named in the prompt"),
             span=(first.start(), (free or places)[-1].end()),
             signature=f"control token {counts.most_common(1)[0][0]}",
@@ -99,19 +101,30 @@ def _listed(counts: Counter[str] | dict[str, int]) -> str:
     return ", ".join(f"{token} x {count}" for token, count in counts.items())
 
 
-def _is_html(text: str, place: re.Match[str]) -> bool:
-    """``<s>struck through</s>`` and code that holds it."""
-    return place.group() in ("<s>", "</s>") and "<s>" in text and "</s>" in text
+def _unnamed(reading: Reading, places: Sequence[re.Match[str]]) -> Iterator[re.Match[str]]:
+    """Those not talked about: no word of the prompt, not in quotes, in backticks or in a block of code.
 
-
-def _is_named(reading: Reading, place: re.Match[str]) -> bool:
-    """Whether the token is talked about: in the prompt, in quotes, in backticks or in a block of code."""
-    text, start, end = reading.text, place.start(), place.end()
-    if text[start - 1 : start] in QUOTES and text[end : end + 1] in QUOTES:
-        return True
-    before, _, after = text[text.rfind("\n", 0, start) + 1 :].partition(place.group())
-    inline = before.count("`") % 2 == 1 and "`" in after.partition("\n")[0]
-    block = text.count("```", 0, start) % 2 == 1 and "```" in text[end:] and _EXPLAINED.search(text)
-    if inline or block:
-        return True
-    return place.group() in reading.prompt and not _RENDERED.search(reading.prompt)
+    Reads the text once however many places there are.
+    """
+    text, prompt = reading.text, reading.prompt
+    tokens = {place.group() for place in places}
+    named = set() if _RENDERED.search(prompt) else {token for token in tokens if token in prompt}
+    explained, last_fence = _EXPLAINED.search(text) is not None, text.rfind("```")
+    fences = ticks = at = last_tick = 0
+    line_end, inline = -1, dict[str, bool]()
+    for place in places:
+        token, start, end = place.group(), place.start(), place.end()
+        fences += text.count("```", at, start)
+        if start > line_end:
+            line = text.rfind("\n", max(line_end, 0), start) + 1
+            found = text.find("\n", start)
+            line_end = found if found >= 0 else len(text)
+            last_tick, ticks, inline = text.rfind("`", line, line_end), text.count("`", line, start), {}
+        else:
+            ticks += text.count("`", at, start)
+        at = start
+        quoted = text[start - 1 : start] in QUOTES and text[end : end + 1] in QUOTES
+        block = explained and fences % 2 == 1 and end <= last_fence
+        within = inline.setdefault(token, ticks % 2 == 1 and end <= last_tick)
+        if not (within or quoted or block or token in named):
+            yield place

@@ -10,7 +10,7 @@ import numpy as np
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.detectors.tail_cycle import TailCycle
 from holdtrue.doctor.reading import Grams, Reading, quote
-from holdtrue.health.repetition import densest
+from holdtrue.health.repetition import copied, densest, repeats
 
 
 class NearLoop(Detector):
@@ -45,17 +45,22 @@ class NearLoop(Detector):
             yield from self._of_turn(turn, start)
 
     def _of_turn(self, reading: Reading, offset: int) -> Iterator[Flag]:
-        grams = reading.loose if reading.text else reading.tokens
         window = self.window if reading.text else self.tokens
-        twice = grams.before >= 2
-        if np.count_nonzero(twice) < self.share_of_half * window / 2:
+        least = min(self.share * window, self.share_of_half * window / 2)
+        if len(reading.text or reading.body) < least or any(TailCycle().check(reading)):
+            return
+        grams = reading.loose if reading.text else reading.tokens
+        if repeats(grams.hashes) < least:
+            return
+        twice = copied(grams.hashes, 2)
+        if np.count_nonzero(twice) < least:
             return
         if reading.text:
-            twice = (twice & reading.worded) | (reading.strict.before >= 2)
+            twice = (twice & reading.worded) | copied(reading.strict.hashes, 2)
         full = densest(twice, window)
         half = densest(twice, window // 2)
         enough = (full and full.repeated >= self.share) or (half and half.repeated >= self.share_of_half)
-        if not enough or any(TailCycle().check(reading)):
+        if not enough:
             return
         start = int(grams.at[_begin(grams, window // 8)])
         seen = full or half

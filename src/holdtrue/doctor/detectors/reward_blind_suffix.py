@@ -9,7 +9,8 @@ from typing import ClassVar
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import CONTROL, Reading, quote
 
-_CLOSING = re.compile(r"</(tool_call|answer)>")
+_TAGS = ("tool_call", "answer")
+_CLOSING = re.compile(rf"</({'|'.join(_TAGS)})>")
 
 
 class RewardBlindSuffix(Detector):
@@ -36,10 +37,11 @@ class RewardBlindSuffix(Detector):
         if "</" not in reading.text:
             return
         for start, end in reversed(reading.own):
+            opened = {tag: reading.text.find(f"<{tag}>", start, end) for tag in _TAGS}
             closings = [
                 one
                 for one in _CLOSING.finditer(reading.text, start, end)
-                if f"<{one.group(1)}>" in reading.text[start : one.start()]
+                if 0 <= opened[one.group(1)] < one.start()
                 and reading.text[one.start() - 1 : one.start()] != "`"
             ]
             if not closings:

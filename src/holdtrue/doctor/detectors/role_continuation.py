@@ -65,7 +65,9 @@ def _bare(reading: Reading) -> re.Match[str] | None:
 
 
 def _plain(reading: Reading) -> re.Match[str] | None:
-    found = next(reading.find(_PLAIN), None) if ":" in reading.text or "：" in reading.text else None
+    if not any(role in reading.text for role in ("Human", "USER", "User", "用户")):
+        return None
+    found = next(reading.find(_PLAIN), None)
     if found is None or _ROLE.search(reading.text, 0, found.start()) or _ROLE.search(reading.prompt):
         return None
     rest = reading.text[found.end() : reading.end]

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Grams, Reading, quote
 from holdtrue.health.cycles import Cycle, tail_cycle
+from holdtrue.health.repetition import codes
 
 
 class TailCycle(Detector):
@@ -60,15 +60,13 @@ class TailCycle(Detector):
                 yield self._flag(cycle, f"ids {ids} x {cycle.copies:.1f}", (None, None), tokens)
 
     def _of_text(self, turn: Reading) -> Cycle | None:
-        end = len(turn.symbols)
-        dense = np.count_nonzero(turn.symbols[-self.min_cover :] >= 0x2E80) > min(end, self.min_cover) / 2
+        text, end = turn.text, turn.end
+        tail = text[max(end - self.min_cover, 0) : end]
+        dense = not tail.isascii() and np.count_nonzero(codes(tail) >= 0x2E80) > len(tail) / 2
         cover = self.min_cover // (2 if dense else 1)  # of Chinese and Japanese half as many say as much
-        if end < cover:
-            return None
-        # nearly all healthy texts are told by this: their ends have not been said before
-        at, before = turn.loose.at, turn.loose.before
-        last = int(np.searchsorted(at, end - cover // 2))
-        if len(at) - last >= cover // 4 and not _certain(before[last:], self.slack):
+        # Half of a cycle or more has stood a period before: nearly all healthy texts are told by their ends.
+        said = text[max(end - cover // 2, 0) : max(end - self.slack, 0)]
+        if end < cover or text.find(said, 0, end - self.slack - 1) < 0:
             return None
         return self._cycle(turn.exact, cover)
 
@@ -93,11 +91,9 @@ class TailCycle(Detector):
     def _cycle(self, grams: Grams, min_cover: int) -> Cycle | None:
         """Cycles are looked for among grams, which are far fewer alike than symbols."""
         count, extra = len(grams.hashes), grams.width - 1
-        if not _certain(grams.before[max(count - min_cover // 2, 0) :], self.slack):
-            return None
         found = tail_cycle(
             grams.hashes,
-            max_period=min(self.max_period, count),
+            max_period=self.max_period,
             min_copies=2,
             min_cover=max(min_cover - extra, 2),
             slack=self.slack + extra,
@@ -109,8 +105,3 @@ class TailCycle(Detector):
         near_end = count + extra - end <= self.slack
         needed = self.min_copies - (cycle.period >= min_cover)
         return cycle if near_end and cycle.copies >= needed else None
-
-
-def _certain(before: NDArray[np.int64], slack: int) -> bool:
-    """Whether of the last grams as many have copies as those of a loop have, less what the slack may hide."""
-    return int(np.count_nonzero(before)) > max(len(before) - slack, 0) // 2

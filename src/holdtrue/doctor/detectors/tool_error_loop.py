@@ -45,10 +45,12 @@ class ToolErrorLoop(Detector):
         said = last = None
         for call in _calls(reading):
             error = _error(reading, row[-1], call) if row and row[-1].key == call.key else None
-            alike = error is not None and (last is None or without_numbers(error) == without_numbers(last))
-            row = [*(row if alike else row[-1:] if error is not None else []), call]
+            if error is not None and (last is None or without_numbers(error) == without_numbers(last)):
+                row.append(call)
+            else:
+                row = [call] if error is None else [row[-1], call]
             last = error
-            if len(row) > len(best):
+            if row is best or len(row) > len(best):
                 best, said = row, error
         if len(best) >= 2:
             shown = reading.text[best[0].start : best[0].end].strip()
