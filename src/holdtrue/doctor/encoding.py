@@ -104,7 +104,7 @@ def encode(examples: Iterable[Example], tokenizer: Any) -> Iterator[Encoded]:
 
 
 @of_encoded
-class Rendering:
+class Rendered:
     """How many examples the template renders and refuses, and why it refused the first."""
 
     def __init__(self, subject: Subject) -> None:
@@ -119,9 +119,9 @@ class Rendering:
             self.fault = self.fault or one.fault
 
 
-def rendering(subject: Subject) -> Rendering:
+def readable(subject: Subject) -> Rendered:
     """What became of the examples; raises Missing where the template renders none."""
-    found = subject.counted(Rendering)
+    found = subject.counted(Rendered)
     if not found.examples:
         raise Missing(f"the template renders no example: {found.fault}")
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from holdtrue.doctor.census import Census, TokenCensus
 from holdtrue.doctor.checks import Results, check
-from holdtrue.doctor.encoding import Encoded, rendering
+from holdtrue.doctor.encoding import Encoded, readable
 from holdtrue.doctor.facts import FAMILIES, family
 from holdtrue.doctor.findings import Finding, Severity
 from holdtrue.doctor.rendering import Template
@@ -23,7 +23,7 @@ SOME = 1e-3
 def control_tokens(subject: Subject) -> Results:
     """Census of control tokens: how often, where and after what each stands, how often it follows itself;
     fails where one follows itself, or stands in the text of more than 0.1 % of the targets."""
-    refused = rendering(subject).refused
+    refused = readable(subject).refused
     seen = subject.counted(Census)
     found, examples, tokens = seen.control_tokens(), seen.examples, seen.tokens
     lines = [_sentence(token, examples) for token in found]
@@ -80,7 +80,7 @@ class Attractors:
 @check("X10")
 def attractor_tokens(subject: Subject) -> Results:
     """Rare tokens this family falls into when numerics break, where they stand in targets; warns."""
-    rendering(subject)
+    readable(subject)
     found = subject.counted(Attractors)
     ids = found.texts
     values = {"tokens": {ids[id]: len(at) for id, at in found.holding.items()}}

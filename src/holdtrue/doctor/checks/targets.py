@@ -10,7 +10,7 @@ import numpy as np
 
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.dialect import said
-from holdtrue.doctor.encoding import Encoded, rendering
+from holdtrue.doctor.encoding import Encoded, readable
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.rendering import Unrendered
 from holdtrue.doctor.subject import Missing, Overview, Subject
@@ -57,7 +57,7 @@ class Ends:
 @check("X02")
 def no_end_label(subject: Subject) -> Results:
     """Examples whose target no ending token follows, or whose end the collator masks: fails."""
-    rendering(subject)
+    readable(subject)
     seen = subject.counted(Ends)
     total, without, masked, ends = seen.targets, seen.without, seen.masked, seen.ends
     if not total and not seen.raw:
@@ -150,7 +150,7 @@ class Limits:
 @check("X04")
 def cut_targets(subject: Subject) -> Results:
     """Targets cut by the run's own limit (fails above 1 %), or cut when the data was made (warns)."""
-    rendering(subject)
+    readable(subject)
     seen = subject.counted(Limits)
     total, most, cut, longest = seen.targets, seen.limit, seen.cut, seen.longest
     if not total:
@@ -210,7 +210,7 @@ class Lengths:
 @check("X08")
 def lengths(subject: Subject) -> Results:
     """Lengths of prompts, targets and rejected answers in tokens: 5, 50, 95 % and the longest. A report."""
-    rendering(subject)
+    readable(subject)
     found = subject.counted(Lengths)
     sizes = {"whole": found.whole, "target": found.target, "rejected": found.rejected}
     values = {name: _percentiles(these) for name, these in sizes.items() if these}
