@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +49,23 @@ def matrix(rows: int, width: int = 32, seed: int = 0) -> NDArray[np.float32]:
 def write_json(path: Path, value: Any) -> Path:
     path.write_text(json.dumps(value), encoding="utf-8")
     return path
+
+
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def adapter(path: Path, **values: Any) -> Path:
+    path.mkdir(exist_ok=True)
+    write_json(
+        path / "adapter_config.json", {"peft_type": "LORA", "target_modules": ["q_proj", "v_proj"], **values}
+    )
+    return path
+
+
+def noise(*ids: int) -> Callable[[dict[str, Any]], None]:
+    def change(values: dict[str, Any]) -> None:
+        for name in (EMBEDDING, HEAD):
+            if name in values:
+                values[name][list(ids)] *= 0.01
+
+    return change

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from rich.console import Console
@@ -75,6 +78,45 @@ def test_a_folder_of_nothing_is_skipped_loudly(tmp_path: Path, capsys: pytest.Ca
     out = capsys.readouterr().out
     assert "no tokenizer in the folder" in out
     assert "nothing was checked" in out
+
+
+def test_files_are_streamed_and_what_can_be_read_once_is_held(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder, rows = chatml_folder(tmp_path), "".join(json.dumps(_talk(f"It is {i}.")) + "\n" for i in range(9))
+    broken = rows + '{"messages": [{"ro'
+    whole, packed, pipe = (tmp_path / name for name in ("a.jsonl", "b.jsonl.gz", "c"))
+    whole.write_text(broken)
+    packed.write_bytes(gzip.compress(broken.encode()))
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_text, args=[broken])
+    writer.start()
+    said = []
+    for path in (whole, packed, pipe):
+        assert run(["doctor", "check", str(folder), "--data", str(path), "--json"]) == 0
+        said.append(capsys.readouterr().out.replace(str(path), "DATA"))
+    writer.join()
+    assert json.loads(said[0])["unread"] == {"truncated last line": 1}
+    assert said[0] == said[1] == said[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("empty.jsonl", b"", "no rows"),
+        ("latin.jsonl", b'{"text": "caf\xe9"}\n', "invalid UTF-8 (1 rows"),
+        ("cut.jsonl.gz", gzip.compress(b'{"text": "tea"}\n', mtime=0)[:14], "truncated last line (1 rows"),
+        ("folder", None, "holds no data file"),
+    ],
+)
+def test_data_without_a_row_that_can_be_read_are_one_line(
+    tmp_path: Path, name: str, content: bytes | None, why: str, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / name
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert run(["doctor", "check", str(chatml_folder(tmp_path)), "--data", str(path)]) == 3
+    said = capsys.readouterr()
+    assert not said.out and said.err.count("\n") == 1 and name in said.err and why in said.err
 
 
 def test_people_see_the_worst_first_within_80_columns(tmp_path: Path):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from holdtrue.data.examples import content_of, example_of, read_examples
+from holdtrue.data.examples import ExampleFiles, content_of, example_of, read_examples
 from holdtrue.doctor.subject import Subject
 from holdtrue.doctor.training_settings import by_trl_names
 from holdtrue.errors import DataError
@@ -100,12 +100,25 @@ def test_rows_that_cannot_be_read_are_counted_with_their_places(tmp_path):
     assert report.places["unknown layout"][0].startswith(f"{tmp_path}/a.jsonl:3")
 
 
-def test_nothing_readable_is_an_error_that_says_why(tmp_path):
+@pytest.mark.parametrize("read", [read_examples, ExampleFiles])
+def test_nothing_readable_is_an_error_that_says_why(tmp_path, read):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n')
     with pytest.raises(DataError, match=r"unknown layout \(1 rows, first at .*a.jsonl:1"):
-        read_examples([str(tmp_path / "a.jsonl")])
+        read([str(tmp_path / "a.jsonl")])
     with pytest.raises(DataError, match="does not exist"):
-        read_examples([str(tmp_path / "b.jsonl")])
+        read([str(tmp_path / "b.jsonl")])
+    (tmp_path / "c.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"c\.jsonl: no rows$"):
+        read([str(tmp_path / "c.jsonl")])
+
+
+def test_files_give_their_examples_again_and_again(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": [ASKED, SAID]}) + '\n{"a": 1}\n')
+    paths = [str(tmp_path)]
+    files, (held, report) = ExampleFiles(paths), read_examples(paths)
+    assert len(files) == 2 and list(files) == held == list(files)
+    assert files.report == report and report.unread == 2
 
 
 def test_parquet_gives_what_jsonl_gives(tmp_path):

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
-from typing import Any
+from typing import Any, Protocol
 
 from holdtrue.data import files
 from holdtrue.data.fields import BadRow, dialogue, is_dialogue, show
@@ -155,8 +155,41 @@ def read_examples(paths: Sequence[str]) -> tuple[list[Example], ExampleReport]:
     Raises:
         DataError: a file is not there, or none of the rows can be read.
     """
-    found: list[Example] = []
     report = ExampleReport()
+    return list(_read(paths, report)), report
+
+
+class Examples(Protocol):
+    """Examples that can be counted and gone through again: a list, or files."""
+
+    def __iter__(self) -> Iterator[Example]: ...
+
+    def __len__(self) -> int: ...
+
+
+class ExampleFiles:
+    """The examples of files (or folders of files), read anew each time they are gone through and never held.
+
+    ``report`` says what the rows are, and which cannot be read.
+
+    Raises:
+        DataError: a file is not there, or none of the rows can be read.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = tuple(paths)
+        self.report = ExampleReport()
+        self._count = sum(1 for _ in _read(self._paths, self.report))
+
+    def __iter__(self) -> Iterator[Example]:
+        return _read(self._paths, ExampleReport())
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def _read(paths: Sequence[str], report: ExampleReport) -> Iterator[Example]:
+    """Every example in order, noted in the report; raises DataError at the end where there was none."""
     for resource in files.resources(paths):
         digest = hashlib.sha256()
         for row in files.rows(resource, digest):
@@ -169,16 +202,14 @@ def read_examples(paths: Sequence[str]) -> tuple[list[Example], ExampleReport]:
                 report.note(fault, at)
             else:
                 report.layouts[layout] += 1
-                found.append(example)
+                yield example
         sha256 = None if resource.startswith(files.HUB) else digest.hexdigest()
         report.files.append({"path": resource, "sha256": sha256})
-    if not found:
-        reason, count = (report.faults.most_common(1) or [("no rows", 0)])[0]
-        place = f", first at {report.places[reason][0]}" if count else ""
-        raise DataError(
-            f"no example can be read from {', '.join(map(str, paths))}: {reason} ({count} rows{place})"
-        )
-    return found, report
+    if not report.layouts:
+        why = "no rows"
+        for reason, count in report.faults.most_common(1):
+            why = f"{reason} ({count} rows, first at {report.places[reason][0]})"
+        raise DataError(f"no example can be read from {', '.join(map(str, paths))}: {why}")
 
 
 def example_of(row: Mapping[str, Any], at: str) -> tuple[str, Example]:

@@ -15,7 +15,7 @@ few texts have counts for more, so that twins are found below a template that al
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
 
 import numpy as np
@@ -46,30 +46,50 @@ class _Vocabulary(dict[str, int]):
         return self[word]
 
 
-def near_classes(texts: Sequence[str]) -> list[int]:
+def near_classes(texts: Iterable[str]) -> list[int]:
     """For each text the index of the earliest text it is a near duplicate of (its own if of none)."""
-    vocabulary = _Vocabulary()
-    first_with: dict[int | str, int] = {}
-    classes: list[int] = []
-    distinct: list[int] = []
-    sketches: list[Hashes] = []
-    block: list[tuple[int, ...]] = []
-    held = 0
-    for i, text in enumerate(texts):
-        words = tuple(map(vocabulary.__getitem__, _WORD.findall(text.casefold())))
-        first = first_with.setdefault(hash(words) if words else text.strip(), i)
-        classes.append(first)
+    found = NearDuplicates()
+    for text in texts:
+        found.add(text)
+    return found.classes()
+
+
+class NearDuplicates:
+    """Near duplicates among texts that come one by one; of each text its sketch is kept, 512 bytes."""
+
+    def __init__(self) -> None:
+        self._vocabulary = _Vocabulary()
+        self._first_with: dict[int | str, int] = {}
+        self._classes: list[int] = []
+        self._distinct: list[int] = []
+        self._sketches: list[Hashes] = []
+        self._block: list[tuple[int, ...]] = []
+        self._held = 0
+
+    def add(self, text: str) -> None:
+        """The next text."""
+        i = len(self._classes)
+        words = tuple(map(self._vocabulary.__getitem__, _WORD.findall(text.casefold())))
+        first = self._first_with.setdefault(hash(words) if words else text.strip(), i)
+        self._classes.append(first)
         if first == i and len(words) >= RUN:
-            distinct.append(i)
-            block.append(words)
-            held += len(words)
-        if held > _BLOCK:
-            sketches += _sketches(block)
-            block, held = [], 0
-    sketches += _sketches(block)
-    for later, earlier in _matches(sketches):
-        classes[distinct[later]] = classes[distinct[earlier]]
-    return [classes[first] for first in classes]
+            self._distinct.append(i)
+            self._block.append(words)
+            self._held += len(words)
+        if self._held > _BLOCK:
+            self._sketch()
+
+    def classes(self) -> list[int]:
+        """For each text the index of the earliest text it is a near duplicate of (its own if of none)."""
+        self._sketch()
+        classes = list(self._classes)
+        for later, earlier in _matches(self._sketches):
+            classes[self._distinct[later]] = classes[self._distinct[earlier]]
+        return [classes[first] for first in classes]
+
+    def _sketch(self) -> None:
+        self._sketches += _sketches(self._block)
+        self._block, self._held = [], 0
 
 
 def _sketches(texts: Sequence[tuple[int, ...]]) -> list[Hashes]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from holdtrue.doctor.dialect import Dialect
 from holdtrue.doctor.findings import Finding
-from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.subject import Overview, Subject
 
 FILES = ("config.json", "generation_config.json", "tokenizer_config.json")
 """Files of the model folder that a copy has changed keys of."""
@@ -45,8 +45,7 @@ def fix_command(subject: Subject, remedies: Iterable[str] = ()) -> str:
     words = ["holdtrue", "doctor", "fix", str(subject.folder)]
     if subject.adapter is not None:
         words += ["--adapter", str(subject.adapter)]
-    files = dict.fromkeys(one.at.rpartition(":")[0] or one.at for one in subject.examples or ())
-    for file in files:
+    for file in subject.counted(Overview).files if subject.examples else ():
         words += ["--data", file]
     for name in remedies:
         words += ["--remedy", name]

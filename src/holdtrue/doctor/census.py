@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from holdtrue.doctor.encoding import Encoded
-from holdtrue.doctor.rendering import is_mark
+from holdtrue.doctor.rendering import Template, is_mark
+from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.tallies import SHOWN, of_encoded
 
 START = "(start)"
 TEMPLATE = "template"
@@ -74,33 +75,68 @@ class TokenCensus:
         }
 
 
-def census(
-    encoded: Sequence[Encoded], controls: Mapping[int, str], special: Collection[int], tokenizer: Any
-) -> list[TokenCensus]:
-    """Every control token that occurs, the most frequent first; counted on ids."""
-    wanted = np.array(sorted(controls), np.int32)
-    found: dict[int, TokenCensus] = {}
-    before_ids: dict[int, Counter[int | None]] = defaultdict(Counter)
-    for one in encoded:
+@of_encoded
+class Census:
+    """The control tokens of the examples that the template renders, counted on ids.
+
+    Attributes:
+        examples, tokens: that were counted.
+        targets: id -> how many targets hold it, raw texts aside.
+        foreign: control strings of other chat formats -> the examples that would teach one.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._tokenizer = subject.tokenizer
+        named = Template(self._tokenizer)
+        self._controls, self._special = named.controls, named.special
+        self._wanted = np.array(sorted(self._controls), np.int32)
+        self._own = set(self._controls.values())
+        self._found: dict[int, TokenCensus] = {}
+        self._before: dict[int, Counter[int | None]] = defaultdict(Counter)
+        self.examples = self.tokens = 0
+        self.targets = Counter[int]()
+        self.foreign: dict[str, list[str]] = {}
+
+    def see(self, one: Encoded) -> None:
+        if one.fault is not None:
+            return
         ids = one.ids
-        places = np.flatnonzero(np.isin(ids, wanted))
+        self.examples += 1
+        self.tokens += len(ids)
+        places = np.flatnonzero(np.isin(ids, self._wanted))
         for id in np.unique(ids[places]).tolist():
-            found.setdefault(id, TokenCensus(id, controls[id], id in special)).examples += 1
+            new = TokenCensus(id, self._controls[id], id in self._special)
+            self._found.setdefault(id, new).examples += 1
+            if one.target and one.target.role != "text" and one.target_holds(id):
+                self.targets[id] += 1
         for place in places.tolist():
-            token = found[int(ids[place])]
-            token.count += 1
-            before = int(ids[place - 1]) if place else None
-            before_ids[token.id][before] += 1
-            where = _where(one, place)
-            token.places[where] += 1
-            again = before == token.id
-            token.repeated += again
-            if (again or where != TEMPLATE) and len(token.at) < 3 and one.example.at not in token.at:
-                token.at.append(one.example.at)
-    for id, counts in before_ids.items():
-        for before, times in counts.most_common(5):
-            found[id].before[START if before is None else tokenizer.decode([before])] = times
-    return sorted(found.values(), key=lambda token: (-token.count, token.id))
+            self._note(one, place)
+        said = {mark for text in one.example.learned_texts for mark in FOREIGN.findall(text)}
+        for mark in sorted(said - self._own):
+            self.foreign.setdefault(mark, []).append(one.example.at)
+
+    def _note(self, one: Encoded, place: int) -> None:
+        token = self._found[int(one.ids[place])]
+        token.count += 1
+        before = int(one.ids[place - 1]) if place else None
+        self._before[token.id][before] += 1
+        where = _where(one, place)
+        token.places[where] += 1
+        again = before == token.id
+        token.repeated += again
+        if (again or where != TEMPLATE) and len(token.at) < SHOWN and one.example.at not in token.at:
+            token.at.append(one.example.at)
+
+    def control_tokens(self) -> list[TokenCensus]:
+        """Every control token that occurs, the most frequent first."""
+        for id, counts in self._before.items():
+            self._found[id].before = Counter(
+                {
+                    START if before is None else self._tokenizer.decode([before]): times
+                    for before, times in counts.most_common(5)
+                }
+            )
+        return sorted(self._found.values(), key=lambda token: (-token.count, token.id))
 
 
 def _where(one: Encoded, place: int) -> str:

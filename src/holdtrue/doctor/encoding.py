@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from holdtrue.data.examples import Example, Turn, beside, content_of
 from holdtrue.doctor.reading import CONTROL
 from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.tallies import of_encoded
 
 Ids = NDArray[np.int32]
 BATCH = 64
@@ -41,12 +43,14 @@ class Encoded:
         learned: the spans to be learned; none where there are none, or the template wrote none of them.
         target: from the first to the last token of these; None without.
         fault: why the template refused the example; then there are no tokens.
+        rejected: tokens of the answer that lost (pairs only).
     """
 
     example: Example
     ids: Ids
     spans: tuple[Span, ...] = ()
     fault: str | None = None
+    rejected: int | None = None
 
     @cached_property
     def learned(self) -> tuple[Span, ...]:
@@ -67,10 +71,9 @@ class Encoded:
         return any(bool((self.ids[span.start : span.end] == id).any()) for span in self.learned)
 
 
-def encode(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
-    """Render and encode examples, as training does: special tokens in the text are read as such.
-
-    Without a chat template conversations are their turns, one a line.
+def encode(examples: Iterable[Example], tokenizer: Any) -> Iterator[Encoded]:
+    """Render and encode examples one after the other, as training does: special tokens in the text are read
+    as such. Without a chat template conversations are their turns, one a line.
 
     Raises:
         Missing: the tokenizer cannot say which characters a token stands for.
@@ -82,43 +85,46 @@ def encode(examples: Sequence[Example], tokenizer: Any) -> list[Encoded]:
     ends = {id for id in {*added, *tokenizer.all_special_ids} if id not in added or added[id].special}
     backend.no_truncation()
     backend.no_padding()
-    found: list[Encoded] = []
-    for first in range(0, len(examples), BATCH):
-        batch = examples[first : first + BATCH]
+    rows = iter(examples)
+    while batch := list(islice(rows, BATCH)):
         rendered = [_rendered(one, tokenizer) for one in batch]
-        texts = [text or "" for text, _ in rendered]
-        encodings = backend.encode_batch(texts, add_special_tokens=False)
+        encodings = backend.encode_batch([text or "" for text, _ in rendered], add_special_tokens=False)
+        lost = [content_of(one.rejected[-1]) for one in batch if one.rejected]
+        of_lost = iter(backend.encode_batch(lost, add_special_tokens=False))
         for one, (text, fault), encoding in zip(batch, rendered, encodings, strict=True):
+            rejected = len(next(of_lost)) if one.rejected else None
             if text is None:
-                found.append(Encoded(one, np.empty(0, np.int32), fault=fault))
+                yield Encoded(one, np.empty(0, np.int32), fault=fault)
                 continue
             ids = np.array(encoding.ids, np.int32)
             spans = [Span("text", 0, len(ids))] if one.text is not None else _spans(one, text, encoding)
             if is_rendered(one):
                 spans = [_without_end(span, ids, ends) for span in spans if span.role == "assistant"]
-            found.append(Encoded(one, ids, tuple(spans)))
+            yield Encoded(one, ids, tuple(spans), rejected=rejected)
+
+
+@of_encoded
+class Rendered:
+    """How many examples the template renders and refuses, and why it refused the first."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.examples = self.refused = 0
+        self.fault: str | None = None
+
+    def see(self, one: Encoded) -> None:
+        if one.fault is None:
+            self.examples += 1
+        else:
+            self.refused += 1
+            self.fault = self.fault or one.fault
+
+
+def readable(subject: Subject) -> Rendered:
+    """What became of the examples; raises Missing where the template renders none."""
+    found = subject.counted(Rendered)
+    if not found.examples:
+        raise Missing(f"the template renders no example: {found.fault}")
     return found
-
-
-def examples_of(subject: Subject) -> Sequence[Example]:
-    """The subject's examples; raises Missing where there are none."""
-    if not subject.examples:
-        raise Missing("no data is given")
-    return subject.examples
-
-
-def readable(subject: Subject) -> list[Encoded]:
-    """The encoded examples that the template renders; raises Missing where it renders none."""
-    found = [one for one in subject.encoded if one.fault is None]
-    if not found:
-        raise Missing(f"the template renders no example: {subject.encoded[0].fault}")
-    return found
-
-
-def places(found: Iterable[Encoded | Example]) -> str:
-    """Up to three places: ``"a.jsonl:3, a.jsonl:9, b.jsonl:1 and 4 more"``."""
-    every = [one.example.at if isinstance(one, Encoded) else one.at for one in found]
-    return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
 
 
 def is_rendered(example: Example) -> bool:

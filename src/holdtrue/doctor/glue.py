@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import NamedTuple
 
+from holdtrue.doctor.encoding import Encoded
 from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.tallies import of_encoded
 
 RESULT = "{result}"
 _STOP_STRINGS = ("stop", "stop_strings")
@@ -24,13 +26,23 @@ def own_end(subject: Subject) -> int | None:
     given = {**settings, **(kwargs if isinstance(kwargs, Mapping) else {})}
     if any(value and str(name).rpartition(".")[2] in _STOP_STRINGS for name, value in given.items()):
         return None
-    taught = Counter[int]()
-    for one in subject.encoded if subject.examples else ():
-        if one.target is not None and one.learned[-1].role == "assistant":
-            behind = one.ids[one.target.end :].tolist()
-            taught.update([id for id in behind if id in subject.template.controls][:1])
+    taught = subject.counted(Taught).ends if subject.examples else Counter[int]()
     end = taught.most_common(1)[0][0] if taught else next(iter(subject.template.turn_end), None)
     return end if end in subject.stops else None
+
+
+@of_encoded
+class Taught:
+    """Which control token follows the targets, and how often; raw texts have none."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.ends = Counter[int]()
+        self._controls = subject.template.controls
+
+    def see(self, one: Encoded) -> None:
+        if one.target is not None and one.learned[-1].role == "assistant":
+            behind = one.ids[one.target.end :].tolist()
+            self.ends.update([id for id in behind if id in self._controls][:1])
 
 
 class Nearest(NamedTuple):

@@ -7,24 +7,24 @@ for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar, cast
 
-from holdtrue.data.examples import Example
+from holdtrue.data.examples import Example, Examples
+from holdtrue.doctor import tallies
 from holdtrue.doctor.dialect import Dialect
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
 from holdtrue.doctor.rendering import Template
+from holdtrue.doctor.tokenizer_class import tokenizer_class
 from holdtrue.doctor.weights import Pickled, Weights
 from holdtrue.errors import DataError, ModelError
 
-if TYPE_CHECKING:
-    from holdtrue.doctor.encoding import Encoded
-
+Counted = TypeVar("Counted", bound=tallies.Tally)
 USES = ("tools", "thinking", "multi-turn")
 CALLER, SETTINGS = "--uses", "the settings"
 """Who names a use of the model, where it is not an example of the data."""
@@ -39,7 +39,7 @@ class Subject:
     Attributes:
         folder: of the model; it may hold only a tokenizer.
         adapter: folder of a LoRA adapter trained or to be trained on it.
-        examples: training data, when given.
+        examples: training data, when given; gone through several times, and never copied.
         settings: of the training run, flat, by the names TRL gives them (``learning_rate``, ``beta``).
         asked: uses of the model beyond single turns (``USES``) that the caller names.
         glue: what an environment writes by hand between the text of a tool call and the next answer;
@@ -48,10 +48,13 @@ class Subject:
 
     folder: Path
     adapter: Path | None = None
-    examples: Sequence[Example] | None = None
+    examples: Examples | None = None
     settings: Mapping[str, Any] | None = None
     asked: frozenset[str] = field(default_factory=frozenset)
     glue: str | None = None
+    _taken: dict[type, tallies.Tally | Missing] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @cached_property
     def config(self) -> Mapping[str, Any]:
@@ -69,7 +72,7 @@ class Subject:
         if not any((self.folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
             raise Missing("no tokenizer in the folder")
         try:
-            return self._tokenizer_class().from_pretrained(self.folder, local_files_only=True)
+            return tokenizer_class(self.folder).from_pretrained(self.folder, local_files_only=True)
         except Exception as error:  # of many libraries, and of Rust
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"the tokenizer in {self.folder} cannot be loaded: {lines[0]}") from error
@@ -78,30 +81,6 @@ class Subject:
     def vocabulary(self) -> Mapping[str, int]:
         """Every token's text, as the tokenizer keeps it, and its id; asked for once, as it takes 0.3 s."""
         return dict(self.tokenizer.get_vocab())
-
-    def _tokenizer_class(self) -> Any:
-        """The class that AutoTokenizer would take, told by the folder's files alone where they "
-        "leave no choice:
-        AutoTokenizer imports torch, a second or more. Elsewhere AutoTokenizer itself.
-        """
-        import transformers
-
-        name = model_type = None
-        with suppress(Missing, DataError):
-            given = self.json("tokenizer_config.json")
-            name = None if "auto_map" in given else given.get("tokenizer_class")
-        with suppress(Missing, DataError):
-            model_type = self.config.get("model_type", "")
-        # Of Llama's class AutoTokenizer reads the file first; Fast is the old spelling of the same class.
-        named = str(name or "").removesuffix("Fast")
-        if (
-            named in ("", "LlamaTokenizer", "PreTrainedTokenizer")
-            or not (self.folder / "tokenizer.json").is_file()
-        ):
-            return transformers.AutoTokenizer
-        found = getattr(transformers, named, None)
-        own = f"transformers.models.{model_type}." if model_type is not None else "transformers.models."
-        return found if getattr(found, "__module__", "").startswith(own) else transformers.AutoTokenizer
 
     @cached_property
     def template(self) -> Template:
@@ -167,11 +146,36 @@ class Subject:
         declared = ends.get("generation_config", ends.get("config", frozenset()))
         return ends.get("tokenizer", frozenset()) | declared
 
+    def counted(self, kind: type[Counted]) -> Counted:
+        """What a tally holds after it has seen all the data.
+
+        Raises:
+            Missing: there are no data, or the tally needs what the subject lacks.
+        """
+        if not self.examples:
+            raise Missing("no data is given")
+        if kind not in self._taken:
+            rows: Iterable[Any] = self.examples
+            kinds = tallies.OF_EXAMPLES
+            if kind in tallies.OF_ENCODED:
+                from holdtrue.doctor.encoding import encode
+
+                kinds, rows = tallies.OF_ENCODED, encode(self.examples, self.tokenizer)
+            new = [one for one in kinds if one not in self._taken]
+            self._taken.update(tallies.take(new, self, rows))
+        found = self._taken[kind]
+        if isinstance(found, Missing):
+            raise found
+        return cast(Counted, found)
+
     @cached_property
     def sample(self) -> Sequence[Example]:
         """Up to ``SAMPLE`` conversations of the data, evenly spread; the checks that render use them."""
-        talks = [one for one in self.examples or () if one.messages]
-        return talks[:: max(1, len(talks) // SAMPLE)][:SAMPLE]
+        if not self.examples:
+            return []
+        step = max(1, self.counted(Overview).talks // SAMPLE)
+        talks = (one for one in self.examples if one.messages)
+        return list(islice(talks, 0, step * SAMPLE, step))
 
     @property
     def dialect(self) -> Dialect:
@@ -188,14 +192,8 @@ class Subject:
         variables = settings.get("chat_template_kwargs")
         if isinstance(variables, dict) and variables.get("enable_thinking"):
             found.setdefault("thinking", SETTINGS)
-        for example in self.examples or ():
-            turns = [message for message in example.messages if message.get("role") == "assistant"]
-            if example.tools or any(_is_of_tools(message) for message in example.messages):
-                found.setdefault("tools", example.at)
-            if any("<think>" in str(turn.get("content")) or turn.get("reasoning_content") for turn in turns):
-                found.setdefault("thinking", example.at)
-            if len(turns) > 1:
-                found.setdefault("multi-turn", example.at)
+        for use, at in self.counted(Overview).uses.items() if self.examples else ():
+            found.setdefault(use, at)
         return found
 
     def _ids(self, value: Any, what: str) -> list[int]:
@@ -226,15 +224,6 @@ class Subject:
         names = ("target_modules", "modules_to_save", "trainable_token_indices")
         return {name: settings.get(f"lora_{name}", settings.get(name)) for name in names}
 
-    @cached_property
-    def encoded(self) -> Sequence[Encoded]:
-        """The examples as the model will read them."""
-        from holdtrue.doctor.encoding import encode
-
-        if not self.examples:
-            raise Missing("no data is given")
-        return encode(self.examples, self.tokenizer)
-
     def json(self, name: str) -> Mapping[str, Any]:
         """A JSON object of the folder."""
         path = self.folder / name
@@ -247,6 +236,41 @@ class Subject:
         if not isinstance(value, dict):
             raise DataError(f"{path} holds a {type(value).__name__}, not an object")
         return value
+
+
+@tallies.of_examples
+class Overview:
+    """What the data are of.
+
+    Attributes:
+        files: that hold them, in order.
+        talks: conversations; the other examples are raw texts.
+        system: how many have a system turn; ``system_at`` is the first of them.
+        answered: conversations whose last turn is an answer.
+        uses: uses beyond single turns, each with the first example that has it.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self.files: dict[str, None] = {}
+        self.examples = self.talks = self.answered = self.system = 0
+        self.system_at = ""
+        self.uses: dict[str, str] = {}
+
+    def see(self, one: Example) -> None:
+        self.files[one.at.rpartition(":")[0] or one.at] = None
+        self.examples += 1
+        self.talks += bool(one.messages)
+        turns = [message for message in one.messages if message.get("role") == "assistant"]
+        self.answered += bool(one.messages) and one.messages[-1].get("role") == "assistant"
+        if any(message.get("role") == "system" for message in one.messages):
+            self.system += 1
+            self.system_at = self.system_at or one.at
+        if one.tools or any(map(_is_of_tools, one.messages)):
+            self.uses.setdefault("tools", one.at)
+        if any("<think>" in str(turn.get("content")) or turn.get("reasoning_content") for turn in turns):
+            self.uses.setdefault("thinking", one.at)
+        if len(turns) > 1:
+            self.uses.setdefault("multi-turn", one.at)
 
 
 def _is_of_tools(message: Mapping[str, Any]) -> bool:

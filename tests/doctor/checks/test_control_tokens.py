@@ -1,4 +1,4 @@
-"""X01, X10, X04 and K04 of what answers say beside their content: thoughts and arguments of tool calls."""
+"""X01 and X10; with X04 and K04 of what answers say beside their content: thoughts and arguments of calls."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from chat_families import chat_folder, finding, findings
-from holdtrue.data.examples import Example, beside
+from doctor_rows import END, of, run, talk, talks, worst
+from holdtrue.data.examples import Example, beside, read_examples
 from holdtrue.doctor.encoding import encode
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.remedies.drop_control import DropControl
@@ -123,3 +124,69 @@ def test_calls_of_one_length_are_not_cut(tmp_path: Path):
 )
 def test_odd_calls_are_read_as_far_as_they_go(turn: Any, texts: list[str]):
     assert [text for _, text in beside(turn)] == texts
+
+
+def test_the_census_counts_places_neighbours_and_what_follows_itself(tokenizer):
+    examples = [*talks(8), talk(f"a{START}{START}b", at="data:8"), talk("fine", f"{END}x", at="data:9")]
+    census = of(run(tokenizer(), examples), "X01")[-1]
+    assert census.severity == "ok"
+    start, end = census.values["control_tokens"]
+    # two turns in each of ten examples, and two in one answer
+    assert (start["token"], start["count"], start["written_by_template"], start["in_text"]) == (
+        START,
+        22,
+        20,
+        2,
+    )
+    assert start["follows_itself"] == 1 / 22
+    assert start["before"] == {"(start)": 10, END: 10, "a": 1, START: 1}
+    assert start["places"] == {"template": 20, "assistant inside": 2}
+    assert start["at"] == ["data:8"]
+    assert (end["count"], end["places"]) == (21, {"template": 20, "user first": 1})
+    assert start["share_of_examples"] == 1.0
+    assert start["share_of_tokens"] == 22 / census.values["tokens"]
+
+
+def test_a_control_token_that_follows_itself_fails_and_names_the_rows(tokenizer):
+    diagnosis = run(tokenizer(), [*talks(20), talk(f"yes{START}{START}{START}", at="bad.jsonl:7")])
+    found = next(one for one in of(diagnosis, "X01") if one.values.get("repeated"))
+    assert found.severity == "fail" and "bad.jsonl:7" in found.evidence
+    assert (found.values["id"], found.values["repeated"], found.values["count"]) == (0, 2, 45)
+
+
+def test_a_control_string_in_a_target_fails_in_a_prompt_warns_and_in_raw_text_is_structure(tokenizer):
+    folder = tokenizer()
+    in_target = [
+        one for one in of(run(folder, [*talks(9), talk(f"so {END} ends it")]), "X01") if one.severity != "ok"
+    ]
+    assert [(one.severity, one.values["by_role"]) for one in in_target] == [("fail", {"assistant": 1})]
+    in_prompt = [
+        one
+        for one in of(run(folder, [*talks(9), talk("ok", f"what is {END}?")]), "X01")
+        if one.severity != "ok"
+    ]
+    assert [(one.severity, one.values["by_role"]) for one in in_prompt] == [("warn", {"user": 1})]
+    raw = Example((), "data:1", text=f"{START}user\nhi{END}{START}assistant\nyes{END}")
+    assert [one.severity for one in of(run(folder, [raw]), "X01")] == ["ok"]
+
+
+def test_marks_of_another_template_in_targets_fail(tokenizer):
+    found = worst(run(tokenizer(), [*talks(9), talk("Hot.<|start_header_id|>assistant")]), "X01")
+    assert found.severity == "fail" and found.values["string"] == "<|start_header_id|>"
+
+
+def test_attractor_tokens_in_targets_warn(shared):
+    folder = shared("data/tokenizers/qwen2.5-instruct")
+    found = worst(run(folder, [*talks(5), talk("Hot. addCriterion", at="odd:6")]), "X10")
+    assert found.severity == "warn" and "18724" in found.evidence and "odd:6" in found.evidence
+    assert worst(run(folder, talks(5)), "X10").severity == "ok"
+
+
+def test_a_policy_that_leaks_headers_is_found_by_its_answers(shared):
+    path = shared("data/alpaca_eval_policies/GPO-Llama-3-8B-Instruct-GPM-2B.jsonl.gz")
+    found = worst(run(shared("data/tokenizers/qwen2.5-instruct"), read_examples([str(path)])[0]), "X01")
+    assert (
+        found.severity == "fail"
+        and found.values["string"] == "<|start_header_id|>"
+        and found.values["targets"] == 19
+    )

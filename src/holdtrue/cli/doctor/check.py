@@ -14,6 +14,7 @@ from holdtrue.errors import ModelError, QualityError, SettingsError, unknown
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from holdtrue.data.examples import Examples
     from holdtrue.doctor.findings import Diagnosis, Finding
     from holdtrue.doctor.subject import Subject
 
@@ -91,11 +92,16 @@ def subject(
             )
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"{adapter} holds no adapter_config.json; --adapter takes the folder PEFT writes")
-    examples, values, unread = None, None, {}
+    examples: Examples | None = None
+    values, unread = None, {}
     if data:
-        from holdtrue.data.examples import read_examples
+        from holdtrue.data.examples import ExampleFiles, read_examples
 
-        examples, report = read_examples(data)
+        if any(Path(one).is_fifo() for one in data):  # which can be read only once
+            examples, report = read_examples(data)
+        else:
+            examples = ExampleFiles(data)
+            report = examples.report
         unread = dict(report.faults)
     if settings is not None:
         from holdtrue.doctor.training_settings import read_settings

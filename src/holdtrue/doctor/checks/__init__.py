@@ -1,7 +1,8 @@
 """Static checks: what is wrong with a model folder, its template, settings or data before training starts.
 
 A check is a function of a :class:`~holdtrue.doctor.subject.Subject` marked with :func:`check`; it has no
-settings of its own. Each module of this package holds the checks of one group, by the letter of their ids.
+settings of its own. What it needs of the data it counts with a tally (:mod:`holdtrue.doctor.tallies`), as the
+rows are never held. A module of this package holds checks of one idea; the letter of an id names their group.
 """
 
 from __future__ import annotations

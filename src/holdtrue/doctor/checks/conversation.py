@@ -12,7 +12,8 @@ from holdtrue.doctor.encoding import is_rendered
 from holdtrue.doctor.findings import Finding, Missing
 from holdtrue.doctor.glue import nearest, own_end
 from holdtrue.doctor.rendering import Template, Unrendered, answer, common_prefix
-from holdtrue.doctor.subject import CALLER, SETTINGS, Subject
+from holdtrue.doctor.subject import CALLER, SETTINGS, Overview, Subject
+from holdtrue.doctor.tallies import of_examples
 from holdtrue.doctor.training_settings import is_of_rl
 
 
@@ -147,6 +148,19 @@ _TRL = "huggingface/trl, chat_templates/README.md"
 _THOUGHTS = ", or keep each turn's sampled ids"
 
 
+@of_examples
+class Headed:
+    """Examples with words that hold turn markers, which are not rendered already."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._headers = subject.template.headers
+        self.at: list[str] = []
+
+    def see(self, one: Example) -> None:
+        if not is_rendered(one) and any(h in _words(m) for m in one.messages for h in self._headers):
+            self.at.append(one.at)
+
+
 @check("C06")
 def double_apply(subject: Subject) -> Results:
     """Texts that hold turn markers already; fails when any does, as the template puts them in again. Rows of
@@ -155,18 +169,14 @@ def double_apply(subject: Subject) -> Results:
     if subject.examples is None:
         raise Missing("no data")
     headers = subject.template.headers
-    rows = [
-        one
-        for one in subject.examples
-        if not is_rendered(one) and any(h in _words(m) for m in one.messages for h in headers)
-    ]
-    values = {"markers": list(headers), "examples": [one.at for one in rows]}
+    rows = subject.counted(Headed).at
+    values = {"markers": list(headers), "examples": rows}
     counted = f"{len(rows)} of {len(subject.examples)} examples hold {' or '.join(map(repr, headers))}"
     if rows:
         yield Finding(
             "C06",
             "fail",
-            f"{counted}: {', '.join(one.at for one in rows[:3])}",
+            f"{counted}: {', '.join(rows[:3])}",
             "the template is applied to text that was rendered before: turns within turns",
             "give messages, not rendered text; or two strings, prompt and completion, which are taken as "
             "they stand",
@@ -175,6 +185,20 @@ def double_apply(subject: Subject) -> Results:
         )
     else:
         yield Finding("C06", "ok", counted, values=values)
+
+
+@of_examples
+class Injections:
+    """Examples in which somebody else than the assistant says a control string."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._texts = set(subject.template.controls.values())
+        self.at: list[str] = []
+
+    def see(self, one: Example) -> None:
+        said = [_words(message) for message in one.messages if message.get("role") != "assistant"]
+        if not is_rendered(one) and any(text in words for words in said for text in self._texts):
+            self.at.append(one.at)
 
 
 @check("C07")
@@ -192,18 +216,7 @@ def injection(subject: Subject) -> Results:
         more = len(template.controls_in(with_it)) - len(template.controls_in(without))
     except Unrendered:  # a template that refuses the words cannot be injected into by them
         more = 0
-    texts = set(template.controls.values())
-    rows = [
-        one.at
-        for one in subject.examples or ()
-        if not is_rendered(one)
-        and any(
-            text in _words(message)
-            for message in one.messages
-            if message.get("role") != "assistant"
-            for text in texts
-        )
-    ]
+    rows = subject.counted(Injections).at if subject.examples else []
     values = {"string": probe, "examples": rows}
     counted = (
         "" if subject.examples is None else f"; {len(rows)} of {len(subject.examples)} examples hold one"
@@ -342,10 +355,7 @@ def _parts(subject: Subject) -> dict[str, list[Part]]:
 def _users(subject: Subject, use: str) -> str:
     """Who has a use, for people; "" when nobody has."""
     if use == "system":
-        rows = (
-            one.at for one in subject.examples or () if any(m.get("role") == "system" for m in one.messages)
-        )
-        at = next(rows, None)
+        at = subject.counted(Overview).system_at if subject.examples else ""
         return f"system ({at})" if at else ""
     several = "tools" if use == "multi-turn" and use not in subject.uses else use
     return f"{several} ({subject.uses[several]})" if several in subject.uses else ""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Any
 
 from holdtrue.doctor.checks import Results, check
-from holdtrue.doctor.checks.tokenizer import masks, ranges
+from holdtrue.doctor.checks.vocabulary import masks, ranges
 from holdtrue.doctor.dialect import said
 from holdtrue.doctor.findings import Finding, Missing
 from holdtrue.doctor.rendering import TOOL, Template, Unrendered, plain, thinking, tool_use
-from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.subject import Overview, Subject
 
 _NEUTRAL = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _SAMPLING = ("temperature", "top_p", "top_k", "min_p", *_NEUTRAL)
@@ -137,15 +138,16 @@ def completion_cap(subject: Subject) -> Results:
     if cap is None:
         raise Missing("no max_completion_length in the settings")
     tokenizer = subject.tokenizer
-    texts = [
+    answered = subject.counted(Overview).answered if subject.examples else 0
+    if not answered:
+        raise Missing("no reference answers in data")
+    texts = (
         str(one.messages[-1].get("content") or "")
         for one in subject.examples or ()
         if one.messages and one.messages[-1].get("role") == "assistant"
-    ]
-    if not texts:
-        raise Missing("no reference answers in data")
-    step = max(1, len(texts) // 2000)
-    lengths = sorted(len(ids) for ids in tokenizer(texts[::step], add_special_tokens=False)["input_ids"])
+    )
+    some = list(islice(texts, 0, None, max(1, answered // 2000)))
+    lengths = sorted(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"])
     p95 = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
     cut = sum(length >= cap for length in lengths)
     values = {"cap": cap, "p95": p95, "cut": cut, "answers": len(lengths)}

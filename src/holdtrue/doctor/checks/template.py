@@ -9,7 +9,7 @@ from holdtrue.doctor import facts, rendering
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.rendering import Template, Unrendered, answer, common_prefix, question
-from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.subject import Overview, Subject
 
 
 @check("C01")
@@ -182,12 +182,13 @@ def default_system(subject: Subject) -> Results:
     stated = _lines(with_it.partition(question(0))[0], template)
     silent = [line for line in _lines(without, template) if line not in stated]
     if silent:
-        mixed = {any(m.get("role") == "system" for m in one.messages) for one in subject.examples or ()}
+        data = subject.counted(Overview) if subject.examples else None
+        mixed = data is not None and 0 < data.system < data.examples
         yield Finding(
             "C10",
             "warn",
             f"without a system turn the template writes {' '.join(silent)[:100]!r}"
-            + ("; the data has rows with and without one" if len(mixed) > 1 else ""),
+            + ("; the data has rows with and without one" if mixed else ""),
             "the model is trained with words nobody chose, and without them where a server writes none",
             'begin every row with {"role": "system", "content": ""}, or take the default out of '
             "chat_template.jinja",

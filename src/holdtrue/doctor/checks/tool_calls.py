@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.detectors.tool_error_loop import ToolErrorLoop
-from holdtrue.doctor.encoding import examples_of, places
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.reading import Reading, quote
 from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.tallies import Places, of_examples
 from holdtrue.doctor.tool_calls import failed_runs
 from holdtrue.records import Rollout
 
@@ -20,16 +21,15 @@ FEW = 0.01
 """Share of the examples above which it fails (ours)."""
 
 
-@check("X11")
-def failed_calls_again(subject: Subject) -> Results:
-    """The same tool call with the same arguments, three times or more in a row with the same "
-    "error: warns, and
-    fails above 1 % of the examples. Between turns, and inside an answer that is one text.
-    """
-    examples = examples_of(subject)
-    spans: list[dict[str, Any]] = []
-    held = []
-    for one in examples:
+@of_examples
+class CallsAgain:
+    """Examples in which a failed call is made again and again, and every such stretch."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.held = Places()
+        self.spans: list[dict[str, Any]] = []
+
+    def see(self, one: Example) -> None:
         runs = [run for run in failed_runs(one.messages) if len(run) >= MOST]
         found = [
             {
@@ -41,12 +41,23 @@ def failed_calls_again(subject: Subject) -> Results:
             }
             for run in runs
         ] or _inside(one.target or "", one.at)
-        spans += found
-        held += [one] if found else []
+        self.spans += found
+        if found:
+            self.held.add(one.at)
+
+
+@check("X11")
+def failed_calls_again(subject: Subject) -> Results:
+    """The same tool call with the same arguments, three times or more in a row with the same "
+    "error: warns, and
+    fails above 1 % of the examples. Between turns, and inside an answer that is one text.
+    """
+    seen = subject.counted(CallsAgain)
+    held, spans, total = seen.held, seen.spans, len(subject.examples or ())
     values = {"examples": len(held), "spans": spans}
     if not held:
-        seen = f"no tool call fails {MOST} times in a row in {len(examples)} examples"
-        yield Finding("X11", "ok", seen, values=values)
+        none = f"no tool call fails {MOST} times in a row in {total} examples"
+        yield Finding("X11", "ok", none, values=values)
         return
     worst = max(spans, key=lambda span: int(span["calls"]))
     where = (
@@ -56,10 +67,10 @@ def failed_calls_again(subject: Subject) -> Results:
     )
     yield Finding(
         "X11",
-        "fail" if len(held) > FEW * len(examples) else "warn",
-        f"{len(held)} of {len(examples)} examples make a call again that failed before, {MOST} "
+        "fail" if len(held) > FEW * total else "warn",
+        f"{len(held)} of {total} examples make a call again that failed before, {MOST} "
         f"times or more: "
-        f"{places(held)}; most in {worst['at']}, {where}: {quote(worst['call'])} x {worst['calls']}",
+        f"{held}; most in {worst['at']}, {where}: {quote(worst['call'])} x {worst['calls']}",
         "the model learns to answer an error with the same call, which is a loop",
         "keep one of each (dedupe_failed_calls); delete rows whose answer holds all of it in one text",
         "Visual-Agent/DeepEyes#131; deepseek-ai/DeepSeek-V3#1630",

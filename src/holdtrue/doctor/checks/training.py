@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.checks.targets import Lengths
 from holdtrue.doctor.dialect import ACTOR, said
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.tallies import Distinct, of_examples
 from holdtrue.doctor.training_settings import EARLY_STOP, is_of_rl
 
 DEEPEYES = "Visual-Agent/DeepEyes#131"
@@ -97,6 +100,18 @@ def learning_rate(subject: Subject) -> Results:
     )
 
 
+@of_examples
+class Prompts:
+    """How many different prompts there are, for a run of reinforcement learning."""
+
+    def __init__(self, subject: Subject) -> None:
+        _of_rl(subject)
+        self.different = Distinct()
+
+    def see(self, one: Example) -> None:
+        self.different.add(_prompt(one.messages))
+
+
 @check("K03")
 def many_epochs(subject: Subject) -> Results:
     """More than 5 passes over fewer than 10,000 prompts: warns."""
@@ -104,7 +119,7 @@ def many_epochs(subject: Subject) -> Results:
     epochs = settings.get("num_train_epochs")
     if not isinstance(epochs, int | float) or _float(settings, "max_steps", -1) > 0:
         raise Missing("the settings give no number of epochs")
-    prompts = len({_prompt(one.messages) for one in subject.examples}) if subject.examples else None
+    prompts = len(subject.counted(Prompts).different) if subject.examples else None
     values = {"num_train_epochs": epochs, "prompts": prompts}
     seen = f"{epochs:g} epochs over {prompts if prompts is not None else 'an unknown number of'} prompts"
     if epochs <= EPOCHS or (prompts is not None and prompts >= PROMPTS):
@@ -207,7 +222,7 @@ def _held_by(settings: Mapping[str, Any]) -> list[str]:
 def _cut(subject: Subject, cap: int) -> tuple[float | None, int | None]:
     """Share of the data's answers longer than the cap, and the length that 95 % of them do not exceed."""
     try:
-        lengths = [one.target.end - one.target.start for one in subject.encoded if one.target]
+        lengths = subject.counted(Lengths).target
     except Missing:
         return None, None
     if not lengths:

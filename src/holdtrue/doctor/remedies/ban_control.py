@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from holdtrue.doctor.checks.tokenizer import masks
+from holdtrue.doctor.checks.vocabulary import masks
 from holdtrue.doctor.remedies import Context, DecodingRemedy, listed
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import SettingsError
