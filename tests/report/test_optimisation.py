@@ -262,7 +262,7 @@ def test_every_text_is_escaped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("info", "said"),
     [
-        (None, "The run did not begin"),
+        ({}, "The run did not begin"),
         ({"status": "running"}, "still going on, or was killed"),
         ({"status": "interrupted"}, "was interrupted; continue it with: holdtrue resume"),
         ({"status": "failed", "error": "disk full"}, "failed (disk full); continue it with: holdtrue resume"),
