@@ -73,10 +73,10 @@ def truncation(rows: Rows) -> Iterator[Finding]:
         evidence,
         "Most cut answers loop: they would not end at any limit."
         if looped
-        else "Answers that are cut before they end get no reward, so nothing is learned.",
+        else "Answers are cut before they end: many rewards then see no result, and the end is not learned.",
         "Mend the loops first; they use up any limit."
         if looped
-        else f"Raise the limit (max_completion_length, max_tokens) above what answers need{hint}.",
+        else f"Raise the limit (max_new_tokens, max_completion_length) above what answers need{hint}.",
         "huggingface/trl#5697",
         rate=rate,
         cut=len(cut),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Estimator = Literal["k1", "k2", "k3"]
+ROUNDING = 1e-5
+"""Log-probabilities of drawing and of a full forward agree to this: a ratio below it is rounding."""
 LARGEST_EXPONENT = 20.0
 """Exponents are cut here: e^20 is 5e8, beyond any use, and e^89 is infinite in float32."""
 

@@ -97,7 +97,7 @@ def _figure(lines: Mapping[str, Points], title: str, *, share: bool = False) -> 
         trace = plot.trace(name, smooth, colour)
         data.append(trace | ({"mode": "lines"} if len(smooth) > 20 else {}))
     layout = plot.layout("step", title)
-    layout["showlegend"] = len(data) > 1
+    layout["showlegend"] = len(data) > 1 or share  # which of the shares a single line is
     if share:
         layout["yaxis"] |= {"tickformat": ".0%", "rangemode": "tozero"}
     return {"data": data, "layout": layout}

@@ -189,3 +189,13 @@ def test_overlong_answers_are_punished_softly() -> None:
     assert overlong(lengths, limit=100, cache=20).tolist() == [0, 0, -0.25, -0.5, -1, -1]
     with pytest.raises(ValueError, match="cache is between 1 and the limit of 100 tokens, got 0"):
         overlong(lengths, limit=100, cache=0)
+
+
+@pytest.mark.parametrize("algorithm", [RLOO(kl_coef=0.05), GRPO(kl_in="reward", kl_estimator="k1")])
+def test_a_policy_at_its_reference_with_equal_rewards_has_nothing_to_learn(algorithm: RLOO | GRPO) -> None:
+    """Drawing and a full forward agree to 1e-5: Adam would make full steps of what is below."""
+    rounding = f64([3e-6, -4e-6], [8e-6, NAN])
+    scored = replace(SCORED, rewards=f64([0.5, 0.5])[0], reference_logprobs=OLD + rounding, kl_coef=0.05)
+    assert not algorithm.advantages(scored).any()
+    moved = replace(scored, reference_logprobs=OLD + 1000 * rounding)
+    assert algorithm.advantages(moved).all()

@@ -87,7 +87,9 @@ class Algorithm(Kind):
             return scored.mask * 0.0
         logprobs = given(scored.old_logprobs, "old_logprobs")
         log_ratio = logprobs - given(scored.reference_logprobs, "reference_logprobs")
-        return scored.kl_coef * kl.estimate(log_ratio.where(scored.mask, 0.0), self.kl_estimator)
+        # where nothing else is to be learned, Adam would make full steps of rounding
+        known = scored.mask & (log_ratio.abs() > kl.ROUNDING)
+        return scored.kl_coef * kl.estimate(log_ratio.where(known, 0.0), self.kl_estimator)
 
     def penalised(self, scored: Scored) -> Tensor:
         """(N,) rewards less β·KL of the whole answer where the KL is in the reward."""
