@@ -40,6 +40,14 @@ def test_trl_gets_messages_when_the_prompts_are_messages() -> None:
     assert given(reward, [case.as_chat() for case in CASES]) == [1.0, 2.0]
 
 
+def test_a_function_of_a_policy_optimisation_is_called_as_that_calls_it() -> None:
+    def reward(prompts: Any, texts: Any, completion_ids: Any) -> Any:
+        assert prompts[0] == CASES[0].prompt and list(completion_ids) == [(), ()]
+        return [float(len(text)) for text in texts]
+
+    assert given(reward) == [1.0, 2.0]
+
+
 def test_an_async_function_is_awaited() -> None:
     async def reward(completions: Any, **_: Any) -> Any:
         return [1.0 for _ in completions]

@@ -5,6 +5,7 @@ All become one thing, a :data:`Reward`: cases in, a number for each out. What ca
 
 A function is called by the names of its parameters, and these are understood:
 
+    (prompts, texts, completion_ids) -> [float]             holdtrue's own runs; here ids are not known, so ()
     (prompts, completions, **columns) -> [float]            TRL, GRPOTrainer ``reward_funcs``; may be async
     (data_source, solution_str, ground_truth, extra_info)   verl, ``compute_score``: a float or {"score"}
     (queries, prompts, labels) -> {"rewards": [float]}      OpenRLHF, ``remote_rm_url=file.py``
@@ -199,6 +200,10 @@ def from_function(function: Any) -> Reward:
         one for one in parameters.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
     ]
     needed = [one for one in positional if one.default is one.empty]
+    if "texts" in parameters:
+        return lambda cases: _result(
+            function([c.prompt for c in cases], [flatten(c.answer) for c in cases], [()] * len(cases))
+        )
     if "completions" in parameters:
         return lambda cases: _result(function(**_chosen(name, parameters, _trl(cases))))
     if "solution_str" in parameters:
@@ -212,9 +217,9 @@ def from_function(function: Any) -> Reward:
             _result(function(flatten(case.prompt, roles=True), flatten(case.answer))) for case in cases
         ]
     raise SettingsError(
-        f"{name}({', '.join(parameters)}) is of no known form; known are (prompts, completions, **columns), "
-        "(data_source, solution_str, ground_truth, extra_info), (queries, prompts, labels), "
-        "(prompt, completion) and (text)"
+        f"{name}({', '.join(parameters)}) is of no known form; known are (prompts, texts, completion_ids), "
+        "(prompts, completions, **columns), (data_source, solution_str, ground_truth, extra_info), "
+        "(queries, prompts, labels), (prompt, completion) and (text)"
     )
 
 
