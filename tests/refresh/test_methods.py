@@ -185,6 +185,22 @@ def test_fresh_labels_can_come_from_a_file(make: Make) -> None:
     assert report.counts["pairs without a label"] == 8 - report.labels
 
 
+def test_bought_labels_count_so_many_times_beside_the_pairs_those_of_before_too(make: Make) -> None:
+    known = make().pairs
+    pairs, bought = known[:24], known[24:]
+    heavy = [replace(g, comparisons=(replace(g.comparisons[0], weight=4.0),)) for g in pairs]
+
+    def refreshed(weight: float, pairs: Any) -> Any:
+        context = make(pairs=pairs, bought=bought, pair_log_ratios=None)
+        scorer, report = named({"kind": "fresh_labels", "weight": weight})(context)
+        assert report.comparisons == 24 + 8 + 6
+        return np.concatenate(scorer.score(context.shifted))
+
+    plain = refreshed(1, pairs)
+    np.testing.assert_allclose(refreshed(4, heavy), plain, atol=1e-5)  # all alike: only ratios count
+    assert np.abs(refreshed(4, pairs) - plain).max() > 1e-3
+
+
 def test_junk_that_pays_is_taught_to_lose(make: Make) -> None:
     context = make()
     _, report = named({"kind": "adversarial", "share": 0.1})(context)

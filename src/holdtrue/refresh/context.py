@@ -36,7 +36,8 @@ class RefreshContext:
         settings: ``model`` is what training starts from (the base model; or the last round's reward model, to
             go on from there), ``data`` says how texts are cut, ``loss`` and ``training`` how it is trained.
         current: the reward model in use.
-        pairs: the comparisons it was trained on.
+        pairs: the comparisons the first model was trained on, and ``bought``, those that earlier refreshes
+            had labelled.
         folder: where runs and the new model are written. A refresh that was interrupted goes on from there.
         seed: of the head, the order of the rows and every draw.
         shifted: prompts with K answers each of the current policy.
@@ -53,6 +54,7 @@ class RefreshContext:
     pairs: Sequence[Group]
     folder: Path
     seed: int = 0
+    bought: Sequence[Group] = ()
     shifted: Sequence[Group] = ()
     shifted_log_ratios: Sequence[Floats] | None = None
     pair_log_ratios: Sequence[Floats] | None = None

@@ -265,7 +265,7 @@ class Rounds:
     ) -> RefreshContext:
         settings = self.settings
         splits = read_splits(settings.reward.data, None)
-        pairs = [*splits.train, *self._bought(number, opened.plain_text)]
+        pairs = splits.train
         wanted = "pair log-ratios" in settings.method.needs
         ratios = self._pair_log_ratios(policy, pairs, folder / "pair-log-ratios.json") if wanted else None
         return RefreshContext(
@@ -274,6 +274,7 @@ class Rounds:
             pairs=pairs,
             folder=folder / "refresh",
             seed=self._seed(number),
+            bought=self._bought(number, opened.plain_text),
             shifted=groups,
             shifted_log_ratios=log_ratios(groups),
             pair_log_ratios=ratios,

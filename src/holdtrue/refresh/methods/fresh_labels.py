@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from math import ceil
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +51,8 @@ class FreshLabels(Refresh):
     """What the budget is spent on."""
     members: int = Field(3, gt=1)
     """Models that ``disagreement`` trains to ask."""
+    weight: float = Field(1.0, gt=0)
+    """How many times a bought label counts beside an original pair: few are drowned by many pairs."""
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -78,7 +81,7 @@ class FreshLabels(Refresh):
             raise DataError(f"the labeller gave no label for any of {len(asked)} pairs")
         right, decided = agreement(gaps[chosen], asked)
         low, high = wilson(right, decided)
-        groups = [*context.pairs, *fresh]
+        groups = [*context.pairs, *weighted([*context.bought, *fresh], self.weight)]
         fitted = fit(context, groups)
         counts = Counter(
             {"pairs to choose from": len(pairs), "pairs without a label": len(asked) - len(fresh)}
@@ -164,6 +167,14 @@ def spread(ranked: Iterable[int], pairs: Sequence[Pair], budget: int) -> list[in
         else:
             left.append(index)
     return chosen + left[: budget - len(chosen)]
+
+
+def weighted(groups: Iterable[Group], weight: float) -> list[Group]:
+    """The groups with ``weight`` times the weight of each comparison."""
+    return [
+        replace(g, comparisons=tuple(replace(c, weight=c.weight * weight) for c in g.comparisons))
+        for g in groups
+    ]
 
 
 def slope(gaps: Floats) -> Floats:
