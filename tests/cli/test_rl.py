@@ -342,8 +342,9 @@ def test_going_back_and_the_step_that_was_kept_are_said_at_the_end_and_in_the_ru
     done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", run)
     assert done.code == 0, done.err
     info = RunDir(run).info()["ended"]
-    said = "BAD_REWARD since step 3: back from step 3 to the policy of step 2; learning rate x 0.5, other"
-    assert f"back     {said} prompts and draws (rollback 1 of 1)" in done.out and said in done.err
+    said = "BAD_REWARD since step 3, seen at step 3: the policy is again that of step 2; learning goes on as"
+    said += " step 4 at the learning rate x 0.5, with other prompts and draws (rollback 1 of 1)"
+    assert f"back     {said}\n" in done.out and said in done.err
     assert [(row["step"], row["to"]) for row in info["rollbacks"]] == [(3, 2)] and info["steps"] == 5
     assert info["kept"]["step"] == info["best_step"] and "best held-out score, " in info["kept"]["why"]
     assert f"kept     step {info['best_step']} of 5: best held-out score, " in done.out

@@ -122,7 +122,7 @@ def _lines(value: dict[str, Any]) -> Iterator[str]:
         yield f"parts    {', '.join(parts)}"
     if odd := [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]:
         yield f"counted  {', '.join(odd)}"
-    yield from (f"back     {row['text']}" for row in value["rollbacks"])
+    yield from (f"back     {row['text']}" for row in value["rollbacks"] if row["text"] != value["stopped"])
     if value["stopped"]:
         yield f"stopped  {value['stopped']}"
     if value["stopped_early"]:

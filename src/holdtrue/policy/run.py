@@ -20,6 +20,7 @@ import transformers
 from holdtrue.data.files import resources
 from holdtrue.errors import DataError, SettingsError
 from holdtrue.policy import critic as critics
+from holdtrue.policy import rollback
 from holdtrue.policy.causal import load_policy, load_reference, publish, vocabulary_of
 from holdtrue.policy.checkpoints import State
 from holdtrue.policy.journal import Row
@@ -184,10 +185,16 @@ def _save(job: Optimisation, state: State) -> None:
 
 def _kept(state: State, best: bool) -> dict[str, Any]:
     """Which step's policy was saved, and why."""
+    step = rollback.kept(state)
+    last = "the last step"
+    if state.stopped is not None:
+        last += ", at which the alarm ended the run"
+    if step != state.step:
+        last = "from before the change that ended the run"
     if not best:
-        return {"step": state.step, "why": "the last step"}
+        return {"step": step, "why": last}
     if state.best_step is None or state.best_value is None:
-        return {"step": state.step, "why": "the last step, no best one being at hand"}
+        return {"step": step, "why": f"{last}, no best one being at hand"}
     return {"step": state.best_step, "why": f"best held-out score, {-state.best_value:.4g}"}
 
 

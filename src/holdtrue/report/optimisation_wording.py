@@ -45,7 +45,7 @@ def headline(course: Course) -> str:
     """From where to where the reward went, with an interval over prompts, and how far the policy is from its
     reference."""
     if not course.steps:
-        return "No step is finished."
+        return "No step stands: alarms took all of them back." if course.total else "No step is finished."
     reference = [place for place in course.places if place.step == 0]
     start, end = answers.mean_rewards(reference), answers.mean_rewards(course.last_places)
     count, kl = wording.many(len(course.steps), "step"), course.mean("kl")
@@ -133,7 +133,7 @@ def notes(course: Course) -> Iterator[str]:
     if course.ended.get("stopped_early"):
         yield "The run ended early, as the held-out score no longer rose (training.early_stopping_patience)."
     for row in course.rows:
-        if row["event"] == "rollback":
+        if row["event"] == "rollback" and row["text"] != course.ended.get("stopped"):
             yield f"{row['text']}."
 
 
