@@ -117,7 +117,11 @@ def test_two_processes_stop_together_and_go_on(folder: Path, tmp_path: Path) -> 
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=200)
-    assert process.returncode == 5 and "continue with: holdtrue resume" in stderr
+    assert process.returncode == 5
+    errors = [line for line in stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1 and errors[0].startswith("error: stopped after step "), stderr
+    assert errors[0].count("continue with: holdtrue resume") == 1
+    assert stderr.count("the loop guard cannot act") == 1, stderr
     assert run.info()["status"] == "interrupted" and len(run.metrics()) < 6
     process = holdtrue("resume", str(run.path))
     _, stderr = process.communicate(timeout=200)
