@@ -160,8 +160,11 @@ def model_path(model: str | None) -> str | None:
     """
     from holdtrue.rundir import RunDir, find_model  # not for --help
 
-    is_run = model is not None and RunDir(model).settings_file.is_file()
-    return str(find_model(model)) if model is not None and is_run else model
+    if model is None:
+        return None
+    if not Path(model).exists():  # the look-up may take half a minute to fail
+        sys.stderr.write(f"there is no folder {model} here, so it is looked for on the hub\n")
+    return str(find_model(model)) if RunDir(model).settings_file.is_file() else model
 
 
 def settings_from(

@@ -292,7 +292,7 @@ class Narrator:
 
 def number(value: float | None) -> str:
     """A metric, or that it is not finite."""
-    return "not finite" if value is None else f"{value:.4f}"
+    return "not finite" if value is None else f"{value:z.4f}"
 
 
 def _accuracy(row: dict[str, Any]) -> str:

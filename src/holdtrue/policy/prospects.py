@@ -31,8 +31,9 @@ def endless(samples: Samples, guard: GuardSettings, decoding: Decoding) -> Alarm
     if guard.no_end_reward is None:
         return None
     cut = np.array([finish != "stop" for finish in samples.finish])
-    alike = cut.reshape(-1, samples.group).all(1)
-    if alike.mean() < 0.5:
+    groups = cut.reshape(-1, samples.group)
+    alike = int(groups.min(1).sum())
+    if 2 * alike < len(groups):
         return None
     symptom = SYMPTOMS["truncated"]
     return Alarm(
@@ -43,8 +44,8 @@ def endless(samples: Samples, guard: GuardSettings, decoding: Decoding) -> Alarm
         value=float(cut.mean()),
         calibration=float(cut.mean()),
         cause=symptom.cause,
-        why=f"no answer ends in {alike.sum()} of {len(alike)} groups of the reference, so all of such a group "
-        f"get guard.no_end_reward {guard.no_end_reward:g} and nothing tells them apart",
+        why=f"no answer ends in {alike} of {len(groups)} groups of the reference, so all of such a "
+        f"group get guard.no_end_reward {guard.no_end_reward:g} and nothing tells them apart",
         fix=f"raise decoding.max_new_tokens ({decoding.max_new_tokens}), teach the policy to end first "
         "(holdtrue sft), or leave out guard.no_end_reward",
     )
