@@ -49,8 +49,15 @@ def test_an_experiment_ends_with_the_process_that_began_it_however_that_ended() 
         assert process.communicate(timeout=20) == (None, "")  # the child held stderr open until it ended
 
 
-def test_a_demo_that_is_asked_to_stop_asks_its_experiments(tmp_path: Path) -> None:
+def test_a_demo_that_is_asked_to_stop_asks_its_experiments_and_at_the_second_time_ends_them(
+    tmp_path: Path,
+) -> None:
+    def again() -> bool:
+        raise KeyboardInterrupt
+
     told: list[str] = []
     with pytest.raises(Interrupted):
         demo._both(tmp_path, told.append, lambda: True)
-    assert not told
+    with pytest.raises(KeyboardInterrupt):
+        demo._both(tmp_path, told.append, again)
+    assert not told  # they ended before anything was finished

@@ -103,17 +103,26 @@ def _both(output: Path, tell: Any, stop: running.Stop) -> None:
         threads = [threading.Thread(target=listen, args=pair) for pair in zip(children, said, strict=True)]
         for thread in threads:
             thread.start()
-        asked = False
-        while any(thread.is_alive() for thread in threads):
-            threads[0].join(0.2)
-            threads[-1].join(0.2)
-            if stop() and not asked:
-                asked = True
-                for child in children:
-                    child.terminate()  # a second SIGINT, after the terminal's own, would end it at once
+        try:
+            _wait(threads, children, stop)
+        finally:
+            for child in children:
+                child.stdin.close()  # type: ignore[union-attr]  # ends those that have not ended
     for child, lines in zip(children, said, strict=True):
         if child.returncode and (stop() or child.returncode == Interrupted.exit_code):
             raise Interrupted("stopped")
         if child.returncode:
             last = lines[-1] if lines else ""
             raise ResourceError(f"an experiment of the demo ended with {child.returncode}: {last}")
+
+
+def _wait(threads: list[threading.Thread], children: list[subprocess.Popen[str]], stop: running.Stop) -> None:
+    """Until the children have said their last; asks them to stop, once, when ``stop`` says so."""
+    asked = False
+    while any(thread.is_alive() for thread in threads):
+        for thread in threads:
+            thread.join(0.2)
+        if stop() and not asked:
+            asked = True
+            for child in children:
+                child.terminate()  # a second SIGINT, after the terminal's own, would end it at once
