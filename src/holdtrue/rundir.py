@@ -142,6 +142,11 @@ class RunDir:
         """Rows of ``metrics.jsonl``; a last line cut short by a crash is left out."""
         return list(read_jsonl(self.metrics_file)) if self.metrics_file.exists() else []
 
+    @property
+    def left_out_files(self) -> list[str]:
+        """Names of the files in it that list rows of the data that were left out."""
+        return [file.name for file in (self.rejected_file, self.dropped_file) if file.exists()]
+
 
 def standing(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of steps that the policy at the end of an optimisation has behind it: no later rollback took

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from holdtrue import __version__
-from holdtrue.cli import frame, main
+from holdtrue.cli import frame, main, running
 from holdtrue.errors import (
     DataError,
     HoldtrueError,
@@ -92,6 +92,29 @@ def test_schema_and_lists_need_no_torch() -> None:
         "sys.exit(any(codes) or bool({'torch', 'transformers', 'peft'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("rl {0}/p.jsonl --model {0} --output {0}/o --set trainin.group=4", "did you mean 'training'"),
+        ("rl {0}/p.jsonl --model {0} --reward {0} --output {0}/o", "p.jsonl does not exist"),
+        ("rl {0}/s.yaml --model {0} --reward nowhere --output {0}/o", "nowhere does not exist"),
+        ("rounds {0}/s.yaml --output {0}/o", "unknown setting 'data'"),
+    ],
+)
+def test_a_slip_in_settings_and_paths_is_said_before_anything_slow_is_imported(
+    tmp_path: Any, line: str, said: str
+) -> None:
+    (tmp_path / "there.jsonl").write_text("")
+    (tmp_path / "s.yaml").write_text(f"data: {{prompts: [{tmp_path}/there.jsonl]}}")
+    program = (
+        "import sys; from holdtrue.cli.main import run; code = run(sys.argv[1:]);"
+        "sys.exit(code if 'transformers' not in sys.modules else 99)"
+    )
+    command = [sys.executable, "-c", program, *line.format(tmp_path).split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (2, 3) and said in done.stderr, done.stderr
 
 
 def test_the_installed_command_is_this_one() -> None:
@@ -361,6 +384,20 @@ def test_a_verbs_own_flags_stand_between_file_and_set(tmp_path: Any) -> None:
     flags = {"data.eval": ["it's, b"], "training.processes": None, "training.max_steps": 6}
     made = frame.settings_from([str(file)], flags=flags, overrides=["training.max_steps=7"])
     assert (made.data.eval, made.training.processes, made.training.max_steps) == (["it's, b"], 2, 7)
+
+
+def test_a_model_that_is_no_folder_is_said_to_be_looked_for_on_the_hub_before_that_takes_its_time(
+    tmp_path: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert frame.model_path("nosuch") == "nosuch"
+    assert capsys.readouterr().err == "there is no folder nosuch here, so it is looked for on the hub\n"
+    assert frame.model_path(str(tmp_path)) == str(tmp_path) and frame.model_path(None) is None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("value", "shown"), [(-0.00001, "0.0000"), (-0.1, "-0.1000"), (None, "not finite")])
+def test_a_number_that_rounds_to_nothing_has_no_sign(value: float | None, shown: str) -> None:
+    assert running.number(value) == shown
 
 
 def test_no_settings_file_is_needed() -> None:

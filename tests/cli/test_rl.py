@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import comparing
 import optimising
 import toy
+from holdtrue.report.wording import number
 from holdtrue.reward import members, store
 from holdtrue.reward.card import RewardCard
 from holdtrue.reward.ensemble import Ensemble, Scaled
@@ -76,7 +77,10 @@ def test_a_policy_is_optimised_against_a_reward_model(
     assert not examined.value["unreadable"] and not examined.value["skipped"].get("tail_cycle")
 
     again = holdtrue("resume", run, "--json")  # of a finished run: saved again from its last checkpoint
-    assert again.code == 0 and again.value["steps"] == 2
+    assert again.code == 0 and again.value["steps"] == 2 and f"{run} is finished; what came" in again.err
+    page = (run / "report.html").read_text(encoding="utf-8")
+    for when in ("first", "last"):  # the console's reward is the page's
+        assert number(again.value["reward"][when]) in page.partition("Kept")[0]
     assert list(read_jsonl(run / "rollouts.jsonl")) == drawn
 
 
@@ -127,6 +131,15 @@ def test_an_adapter_is_a_policy_to_go_on_from(holdtrue: Run, folder: Path, tmp_p
         "rl", *given, *lora, "--model", tmp_path / "first", "--output", tmp_path / "third", "--json"
     )
     assert refused.code == 2 and "set policy.lora.merge=true" in refused.error["message"]
+
+
+def test_a_critic_of_a_reward_that_is_no_model_says_why_it_starts_from_the_policy(
+    holdtrue: Run, folder: Path, tmp_path: Path
+) -> None:
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT]
+    given += ["--set", "algorithm=ppo", "--output", tmp_path / "run"]
+    done = holdtrue("rl", folder / "prompts.jsonl", *given)
+    assert f"critic   from policy (reward {folder}/mine.py:share is no model), " in done.err, done.err
 
 
 def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
@@ -186,7 +199,7 @@ def test_settings_functions_and_adapters_work_together(holdtrue: Run, folder: Pa
         (["--reward", "nowhere"], "nowhere does not exist"),
         (["--reward", "nowhere.py:f"], "there is no such file"),
         (["--model", "nowhere/at/all"], "nowhere/at/all"),
-        (["--set", "decoding.max_new_tokens=500"], "no usable prompt in"),
+        (["--set", "decoding.max_new_tokens=500"], "max_new_tokens 500 leaves no room for a prompt: the"),
         (
             ["--set", "shaping.overlong_cache=7"],
             "overlong_cache 7 is above decoding.max_new_tokens, which is 6",
@@ -294,6 +307,41 @@ def test_a_policy_without_an_end_token_is_refused(holdtrue: Run, folder: Path, t
     assert done.code == 3 and "declares no end token" in done.error["message"]
 
 
+def test_rows_without_a_prompt_are_listed_with_their_lines(
+    holdtrue: Run, folder: Path, tmp_path: Path
+) -> None:
+    rows = ['{"prompt": "tell about rain ?"}', "{", '{"prompt": "tell about bees ?"}']
+    rows += [json.dumps({"prompt": "tell " * 130})]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    run = tmp_path / "run"
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT, "--output", run]
+    for command in (["rl", tmp_path / "rows.jsonl", *given], ["resume", run]):  # each time, listed once
+        done = holdtrue(*command)
+        assert done.code == 0 and "(see rejected.jsonl, dropped.jsonl)" in done.err, done.err
+        listed = [next(read_jsonl(run / f"{name}.jsonl")) for name in ("rejected", "dropped")]
+        assert [row["line"] for row in listed] == [2, 4]
+        assert len(list(read_jsonl(run / "rejected.jsonl"))) == 1
+    assert "rejected.jsonl and dropped.jsonl" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("what", ["policy.safetensors", "state.json", "MANIFEST.json", "all"])
+def test_a_broken_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(
+    holdtrue: Run, folder: Path, tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = tmp_path / "run"
+    given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT, "--output", run]
+    assert holdtrue("rl", folder / "prompts.jsonl", *given).code == 0
+    drawn = (run / "rollouts.jsonl").read_bytes()
+    older, newest = sorted((run / "checkpoints").iterdir())
+    (newest / ("MANIFEST.json" if what == "all" else what)).write_text("x")
+    if what == "all":
+        (older / "policy.safetensors").unlink()
+    done = holdtrue("resume", run)
+    assert done.code == 0 and f"{newest} is broken and was passed over" in caplog.text
+    assert ("is whole, so the run begins anew" in caplog.text) == (what == "all")
+    assert (run / "rollouts.jsonl").read_bytes() == drawn
+
+
 def test_prompts_that_changed_are_not_trained_on(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_bytes((folder / "prompts.jsonl").read_bytes())
@@ -313,6 +361,32 @@ def test_the_best_policy_is_not_looked_for_without_a_held_out_prompt(
     given += ["--set", "training.load_best_model_at_end=true", "--set", "data.eval_fraction=0.5"]
     done = holdtrue("rl", tmp_path / "one.jsonl", *given, "--output", tmp_path / "run", "--json")
     assert done.code == 3 and "data.eval_fraction 0.5 gives none beside the 1 trained on" in str(done.error)
+
+
+def test_with_all_rollbacks_used_up_the_last_healthy_policy_is_saved_and_that_is_said(
+    holdtrue: Run, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(
+        "calls = iter(range(100))\n"
+        "def always(prompts, texts, completion_ids):\n"
+        "    shares = [list(ids).count(6) / len(ids) for ids in completion_ids]\n"
+        "    return [None, *shares[1:]] if next(calls) >= 1 else shares\n",  # the calibration is call 0
+        encoding="utf-8",
+    )
+    given = ["--model", folder / "policy", "--reward", f"{tmp_path}/failing.py:always", *SHORT]
+    given += ["--set", "guard.on_alarm=rollback", "--set", "guard.max_rollbacks=1"]
+    run = tmp_path / "run"
+    done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", run)
+    said = "BAD_REWARD since step 2, seen at step 2: the policy is again the one it began with; training ends"
+    said += " here, as all rollbacks are used up (guard.max_rollbacks 1)"
+    assert done.code == 0 and f"stopped  {said}\n" in done.out and f"back     {said}" in done.err, done.err
+    assert "kept     step 0 of 2: from before the change that ended the run\n" in done.out
+    ended = RunDir(run).info()["ended"]
+    assert ended["stopped"] == said and ended["kept"]["step"] == 0
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert page.count(f"The run ended at an alarm: {said}.") == 1 and "alarms took all of them back" in page
+    before, after = (AutoModelForCausalLM.from_pretrained(one) for one in (folder / "policy", run / "model"))
+    assert torch.equal(before.lm_head.weight, after.lm_head.weight)
 
 
 def test_going_back_and_the_step_that_was_kept_are_said_at_the_end_and_in_the_run(
@@ -342,8 +416,9 @@ def test_going_back_and_the_step_that_was_kept_are_said_at_the_end_and_in_the_ru
     done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", run)
     assert done.code == 0, done.err
     info = RunDir(run).info()["ended"]
-    said = "BAD_REWARD since step 3: back from step 3 to the policy of step 2; learning rate x 0.5, other"
-    assert f"back     {said} prompts and draws (rollback 1 of 1)" in done.out and said in done.err
+    said = "BAD_REWARD since step 3, seen at step 3: the policy is again that of step 2; learning goes on as"
+    said += " step 4 at the learning rate x 0.5, with other prompts and draws (rollback 1 of 1)"
+    assert f"back     {said}\n" in done.out and said in done.err
     assert [(row["step"], row["to"]) for row in info["rollbacks"]] == [(3, 2)] and info["steps"] == 5
     assert info["kept"]["step"] == info["best_step"] and "best held-out score, " in info["kept"]["why"]
     assert f"kept     step {info['best_step']} of 5: best held-out score, " in done.out

@@ -159,33 +159,31 @@ def other_tokens(toy_run: Path, to: Path) -> Path:
 
 
 def test_a_reward_model_with_other_tokens_is_no_start_and_that_is_said(
-    folder: Path, toy_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, toy_run: Path, tmp_path: Path
 ) -> None:
     model = other_tokens(toy_run, tmp_path / "other")
     critic, _ = built(folder, str(model))
     assert critic.start == "policy" and not critic.gives_reward
-    assert f"the critic starts from the policy, as reward {model} has other ids for 2 of" in caplog.text
+    assert critic.why.startswith(f"reward {model} has other ids for 2 of")
     with pytest.raises(
         ModelError, match=r"critic.path .*other ids for 2 of the policy's 29 tokens \('kind'\)"
     ):
         built(folder, critic={"path": str(model)})
 
 
-def test_a_reward_model_that_takes_less_than_is_written_is_no_start(
-    folder: Path, toy_run: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_reward_model_that_takes_less_than_is_written_is_no_start(folder: Path, toy_run: Path) -> None:
     assert built(folder, str(toy_run), longest=128)[0].gives_reward
-    assert built(folder, str(toy_run), longest=129)[0].start == "policy"
-    assert "takes 128 tokens; prompts and answers have up to 129" in caplog.text
+    critic = built(folder, str(toy_run), longest=129)[0]
+    assert critic.start == "policy"
+    assert critic.why.endswith("takes 128 tokens; prompts and answers have up to 129")
 
 
-def test_a_reward_model_without_rows_for_all_ids_is_no_start(
-    toy_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_reward_model_without_rows_for_all_ids_is_no_start(toy_run: Path, tmp_path: Path) -> None:
     wide = optimising.write(tmp_path)
     toy.write_model(wide / "policy", vocab_size=32)
-    assert built(wide, str(toy_run))[0].start == "policy"
-    assert "has embeddings for 29 ids; the policy may write 32" in caplog.text
+    critic = built(wide, str(toy_run))[0]
+    assert critic.start == "policy"
+    assert critic.why.endswith("has embeddings for 29 ids; the policy may write 32")
 
 
 def test_an_encoder_is_no_start(folder: Path, tmp_path: Path) -> None:
@@ -194,17 +192,17 @@ def test_an_encoder_is_no_start(folder: Path, tmp_path: Path) -> None:
         built(folder, critic={"path": str(path)})
 
 
-def test_an_ensemble_is_no_start_and_that_is_said(
-    folder: Path, toy_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_ensemble_is_no_start_and_that_is_said(folder: Path, toy_run: Path, tmp_path: Path) -> None:
     class Mean:
         def score(self, groups: Any) -> Any:
             return [np.zeros(len(group.answers)) for group in groups]
 
     made = optimising.settings(folder, algorithm="ppo", rewards=[{"model": str(toy_run)}])
     model, tokenizer = load_policy(made.policy, made.seed)
-    assert build(made, model, tokenizer, ScorerJudge(Mean()), 20).start == "policy"  # type: ignore[arg-type]
-    assert f"as reward {toy_run} is made of several models" in caplog.text
+    critic = build(made, model, tokenizer, ScorerJudge(Mean()), 20)  # type: ignore[arg-type]
+    assert (critic.start, critic.why) == ("policy", f"reward {toy_run} is made of several models")
+    of_function = build(made, model, tokenizer, FunctionJudge(optimising.kindness, "kindness"), 20)
+    assert of_function.facts()["why"] == f"reward {toy_run} is no model"  # by the name in the settings
 
 
 def test_a_path_that_is_not_there_is_said(folder: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 import optimising
+from holdtrue.policy import entry
 from holdtrue.policy import run as runs
 from holdtrue.policy.settings import RLSettings, build
 from holdtrue.rundir import RunDir, read_jsonl
@@ -68,9 +69,9 @@ def holdtrue(*arguments: str) -> subprocess.Popen[str]:
 
 
 def test_two_processes_draw_judge_and_learn_what_one_does(folder: Path, tmp_path: Path) -> None:
-    alone = runs.start(settings(folder), tmp_path / "alone")
+    alone = entry.start(settings(folder), tmp_path / "alone")
     runs.optimise(alone)
-    both = runs.start(settings(folder, processes=2), tmp_path / "both")
+    both = entry.start(settings(folder, processes=2), tmp_path / "both")
     process = holdtrue("resume", str(both.path), "--json")
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
@@ -96,12 +97,12 @@ def test_two_processes_go_back_together(folder: Path, tmp_path: Path) -> None:
         values = settings(folder, "once", processes=processes, save_steps=2, save_total_limit=1).dump()
         values["data"]["eval_fraction"] = 0  # evaluations would be counted as calls
         values["guard"]["on_alarm"], values["seed"] = "rollback", 1
-        started.append(runs.start(build(values), tmp_path / str(processes)))
+        started.append(entry.start(build(values), tmp_path / str(processes)))
     alone, both = started
     runs.optimise(alone)
     process = holdtrue("resume", str(both.path))
     _, stderr = process.communicate(timeout=300)
-    assert process.returncode == 0 and stderr.count("back from step 3 to the policy of step 2") == 1, stderr
+    assert process.returncode == 0 and stderr.count("the policy is again that of step 2;") == 1, stderr
     ended = both.info()["ended"]
     assert [row["to"] for row in ended["rollbacks"]] == [2] and ended["steps"] == 5
     drawn = [[row["completion_ids"] for row in read_jsonl(run.path / "rollouts.jsonl")] for run in started]
@@ -109,7 +110,7 @@ def test_two_processes_go_back_together(folder: Path, tmp_path: Path) -> None:
 
 
 def test_two_processes_stop_together_and_go_on(folder: Path, tmp_path: Path) -> None:
-    run = runs.start(settings(folder, "slow", processes=2), tmp_path / "run")
+    run = entry.start(settings(folder, "slow", processes=2), tmp_path / "run")
     process = holdtrue("resume", str(run.path))
     deadline = time.monotonic() + 200
     while not run.metrics_file.is_file() and process.poll() is None:
@@ -117,7 +118,11 @@ def test_two_processes_stop_together_and_go_on(folder: Path, tmp_path: Path) -> 
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=200)
-    assert process.returncode == 5 and "continue with: holdtrue resume" in stderr
+    assert process.returncode == 5
+    errors = [line for line in stderr.splitlines() if "error: " in line]
+    assert len(errors) == 1 and errors[0].startswith("error: stopped after step "), stderr
+    assert errors[0].count("continue with: holdtrue resume") == 1
+    assert stderr.count("the loop guard cannot act") == 1, stderr
     assert run.info()["status"] == "interrupted" and len(run.metrics()) < 6
     process = holdtrue("resume", str(run.path))
     _, stderr = process.communicate(timeout=200)
@@ -128,7 +133,7 @@ def test_two_processes_stop_together_and_go_on(folder: Path, tmp_path: Path) -> 
 def test_a_reward_that_fails_in_one_of_two_processes_is_what_the_run_says(
     folder: Path, tmp_path: Path
 ) -> None:
-    run = runs.start(settings(folder, "broken", processes=2), tmp_path / "run")
+    run = entry.start(settings(folder, "broken", processes=2), tmp_path / "run")
     process = holdtrue("resume", str(run.path))
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 3

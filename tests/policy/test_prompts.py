@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import toy
-from holdtrue.errors import DataError
+from holdtrue.errors import DataError, SettingsError
 from holdtrue.policy.prompts import encode, read_prompts, read_splits
 from holdtrue.policy.settings import PromptSettings
 from holdtrue.records import Message
@@ -67,6 +67,10 @@ def test_prompts_that_leave_no_room_are_left_out_and_counted(tokenizer: Any, tmp
         "empty prompt": 1,
         "longer than 28 tokens, the context less decoding.max_new_tokens": 1,
     }
+    (dropped,) = read.dropped
+    assert (dropped["file"], dropped["line"]) == (file, 2) and dropped["reason"].startswith("longer than 28")
+    with pytest.raises(SettingsError, match=r"max_new_tokens 40 leaves no room .* context has 40 tokens"):
+        read_prompts(PromptSettings(prompts=[file]), tokenizer, 40, 40)
     only = write(tmp_path / "long.jsonl", long)
     with pytest.raises(DataError, match=r"no usable prompt in .*: 1 longer than 28 tokens"):
         read_prompts(PromptSettings(prompts=[only]), tokenizer, 40, 12)

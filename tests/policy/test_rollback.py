@@ -13,10 +13,10 @@ import torch
 
 import optimising
 from holdtrue.errors import Interrupted
-from holdtrue.policy.rollback import bests, havens
+from holdtrue.policy.rollback import bests, havens, kept
 from holdtrue.policy.settings import RLSettings
 from holdtrue.policy.trainer import PolicyTrainer
-from holdtrue.rundir import RunDir, read_jsonl
+from holdtrue.rundir import RunDir, read_jsonl, standing
 from holdtrue.training import checkpoint
 
 
@@ -132,16 +132,36 @@ def test_an_alarm_before_the_first_checkpoint_takes_the_policy_back_to_the_begin
     trainer = optimising.trainer(settings(folder, {"save_steps": 4}), run, Failing(1, 3), tell=look)
     first = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     state = trainer.train()
-    assert [(row["step"], row["to"]) for row in state.rollbacks] == [(1, 0), (3, 1)]
+    assert [(row["step"], row["to"]) for row in state.rollbacks] == [(1, 0), (3, 0)]
     assert all(same(one["parameters"], first) for one in found)  # the checkpoint of step 1 is the beginning
     assert found[0]["moments"] == [{}] * len(first) and (state.step, state.learnt) == (11, 8)
 
 
-def test_after_so_many_rollbacks_the_next_grave_alarm_ends_the_run(folder: Path, run: RunDir) -> None:
-    made = settings(folder, max_rollbacks=2)
-    state = optimising.trainer(made, run, Failing(3, 5, 7)).train()
-    assert len(state.rollbacks) == 2 and state.step == 7
-    assert state.stopped == "BAD_REWARD at step 7 (last healthy step: 6, rollbacks: 2)"
+@pytest.mark.parametrize(("third", "to"), [(7, 6), (6, 4)])
+def test_after_so_many_rollbacks_the_next_grave_alarm_ends_the_run_with_the_last_healthy_policy(
+    folder: Path, run: RunDir, third: int, to: int
+) -> None:
+    def look(row: dict[str, Any]) -> None:
+        if row["event"] == "train":
+            seen[row["step"]] = state_of(trainer)
+
+    seen: dict[int, dict[str, Any]] = {}
+    trainer = optimising.trainer(settings(folder, max_rollbacks=2), run, Failing(3, 5, third), tell=look)
+    state = trainer.train()
+    # checkpoints are of 0, 2 and 4, of 3 and 5 as the policies of 2 and 4, and of 6 where it stands
+    assert [(row["step"], row["to"]) for row in state.rollbacks] == [(3, 2), (5, 4), (third, to)]
+    assert same(state_of(trainer)["parameters"], seen[to]["parameters"]) and state.step == third
+    policy = f"BAD_REWARD since step {third}, seen at step {third}: the policy is again that of step {to}"
+    ended = "training ends here, as all rollbacks are used up (guard.max_rollbacks 2)"
+    assert state.stopped == f"{policy}; {ended}" == run.metrics()[-1]["text"]
+    assert kept(state) == to and {row["step"] for row in standing(run.metrics())} == {1, 2, 4, to}
+    again = optimising.trainer(settings(folder, max_rollbacks=2), run, Failing())
+    assert kept(again.train()) == to and same(state_of(again), state_of(trainer))
+
+
+def test_where_rollbacks_are_not_asked_for_the_alarm_says_since_when(folder: Path, run: RunDir) -> None:
+    state = optimising.trainer(settings(folder, on_alarm="stop"), run, Failing(3)).train()
+    assert state.stopped == "BAD_REWARD since step 3, seen at step 3" and kept(state) == state.step == 3
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_without_any_the_run_ends(
@@ -239,8 +259,8 @@ def test_the_best_step_before_a_rollback_is_still_the_best_after_it(folder: Path
     state = trainer.train()
     assert [(row["step"], row["to"]) for row in state.rollbacks] == [(5, 3)]
     assert state.best_step == 2 and state.bests == [2]
-    kept = checkpoint.read(checkpoint.folder_of(run, 2))[0]["policy"]
-    assert all(torch.equal(p, kept[name]) for name, p in trainer.parameters.items())
+    best = checkpoint.read(checkpoint.folder_of(run, 2))[0]["policy"]
+    assert all(torch.equal(p, best[name]) for name, p in trainer.parameters.items())
 
 
 def test_the_bests_that_are_kept_are_the_last_and_those_of_the_havens() -> None:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from holdtrue.errors import DataError
 from holdtrue.records import Message
 from holdtrue.report import answers
 from holdtrue.report.answers import Place
@@ -24,25 +21,29 @@ def test_an_answer_is_read_again_from_its_place(tmp_path: Path) -> None:
     append_jsonl(
         file, [{"step": 3, "prompt": chat, "answer": "b", "reward": None, "reward_parts": {"x": 1.0}}]
     )
-    first, second = answers.find(file)
+    (first, second), broken = answers.find(file)
+    assert not broken
     assert (first.line, first.offset, first.step, first.reward) == (1, 0, 0, 1.5)
     assert (second.line, second.step, second.reward) == (2, 3, None)
     (found,) = answers.read(file, [second])
     assert (found.prompt, found.answer, found.step) == ((Message("user", "Wie heißt du?"),), "b", 3)
 
 
-def test_a_run_without_answers_has_no_places_and_a_broken_line_is_named(tmp_path: Path) -> None:
+def test_a_run_without_answers_has_no_places_and_broken_lines_are_numbered(tmp_path: Path) -> None:
     file = tmp_path / "rollouts.jsonl"
-    assert answers.find(file) == []
-    file.write_text('{"step": 0\n')
-    with pytest.raises(DataError, match=r"rollouts\.jsonl, line 1 is not valid JSON"):
-        answers.find(file)
+    assert answers.find(file) == ([], [])
+    whole = b'{"step": %d, "prompt": "p", "answer": "a"}\n'
+    file.write_bytes(b'{"step": 0\n' + whole % 1 + b"\xff\x00\n[1]\n" + whole % 2)
+    places, broken = answers.find(file)
+    assert [(place.line, place.step) for place in places] == [(2, 1), (5, 2)] and broken == [1, 3, 4]
+    assert [rollout.step for rollout in answers.read(file, places)] == [1, 2]
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "rollouts.jsonl"
     file.write_text('{"step": 0, "prompt": "p", "answer": "a"}\n{"step": 1, "pro')
-    assert [place.step for place in answers.find(file)] == [0]
+    places, broken = answers.find(file)
+    assert [place.step for place in places] == [0] and not broken
 
 
 def test_steps_are_sampled_evenly_from_the_first_to_the_last_up_to_a_thousand_answers() -> None:

@@ -223,6 +223,26 @@ def test_charts_are_those_there_are_numbers_for(tmp_path: Path) -> None:
     assert {"value_loss", "kl_coef", "learning_rate"} <= set(found)
 
 
+def test_a_broken_line_of_the_answers_is_counted_and_the_page_made_of_the_others(tmp_path: Path) -> None:
+    made = Written(tmp_path / "run", [train(1)], ROLLOUTS, info=ended(1))
+    whole = made.html
+    file = tmp_path / "run" / "rollouts.jsonl"
+    file.write_bytes(b"{broken\n" + file.read_bytes())
+    page = made.html
+    assert "rollouts.jsonl: 1 line could not be read and is left out (line 1)." in page
+    assert "could not be read" not in whole
+    headline = whole.partition("<h1>")[2].partition("</h1>")[0]
+    assert headline and headline in page
+
+
+def test_a_run_that_failed_at_its_start_is_to_be_started_again_not_resumed(tmp_path: Path) -> None:
+    info = {"status": "failed", "error": "no prompts"}
+    page = Written(tmp_path / "run", [], info=info).html
+    assert "The run failed at its start (no prompts); mend that and start it again." in page
+    assert "holdtrue resume" not in page
+    assert "holdtrue resume" in Written(tmp_path / "later", [train(1)], ROLLOUTS, info=info).html
+
+
 def test_a_long_run_has_a_small_page_with_means_of_neighbours(tmp_path: Path) -> None:
     rows = [train(step) for step in range(1, 5001)]
     alarms = [alarm(step) for step in range(10, 2000, 10)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from holdtrue import job
-from holdtrue.cli import frame, running
+from holdtrue.cli import frame, main, running
 from holdtrue.errors import Interrupted, ResourceError
 from holdtrue.rundir import RunDir
 
@@ -44,10 +46,13 @@ def command(
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with running.stoppable() as stop, Progress(*columns, console=frame.console(stderr=True)) as progress:
         task = progress.add_task("reward model", total=_PARTS + 1)
-        if run.info().get("status") != "finished":
-            job.train(run, stop=stop)
-        progress.update(task, advance=1, description="two experiments side by side")
-        _both(output, lambda line: progress.update(task, advance=1, description=line))
+        try:
+            if run.info().get("status") != "finished":
+                job.train(run, stop=stop)
+            progress.update(task, advance=1, description="two experiments side by side")
+            _both(output, lambda line: progress.update(task, advance=1, description=line), stop)
+        except Interrupted:  # of a part, whose own word names that part alone
+            raise Interrupted(f"stopped; continue with: holdtrue demo --output {output}") from None
         progress.update(task, completed=_PARTS + 1, description="done")
     page = write_story(output)
     value: dict[str, Any] = {
@@ -58,9 +63,22 @@ def command(
     return frame.Result(value, f"story    {page}\nreport   {value['report']}\nmodel    {value['model']}")
 
 
-def _both(output: Path, tell: Any) -> None:
-    """Both experiments, each in a process of its own."""
-    command = [sys.executable, "-m", "holdtrue", "goldworld", "--seeds", "1", "--processes", "1"]
+def experiment(arguments: Sequence[str]) -> int:
+    """Run a command line in a process that ends when the one that holds its stdin has, however that ended."""
+
+    def end_with_parent() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(Interrupted.exit_code)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    return main.run(arguments)
+
+
+def _both(output: Path, tell: Any, stop: running.Stop) -> None:
+    """Both experiments, each in a process of its own; they are asked to stop when ``stop`` says so."""
+    program = "import sys; from holdtrue.cli.demo import experiment; sys.exit(experiment(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "goldworld", "--seeds", "1", "--processes", "1"]
     said: list[list[str]] = [[] for _ in _WORLDS]
 
     def listen(child: Any, lines: list[str]) -> None:
@@ -74,6 +92,7 @@ def _both(output: Path, tell: Any) -> None:
             stack.enter_context(
                 subprocess.Popen(
                     [*command, *options, "--output", str(output / name)],
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -84,11 +103,26 @@ def _both(output: Path, tell: Any) -> None:
         threads = [threading.Thread(target=listen, args=pair) for pair in zip(children, said, strict=True)]
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            _wait(threads, children, stop)
+        finally:
+            for child in children:
+                child.stdin.close()  # type: ignore[union-attr]  # ends those that have not ended
     for child, lines in zip(children, said, strict=True):
-        if child.returncode == Interrupted.exit_code:
-            raise Interrupted(f"stopped; continue with: holdtrue demo --output {output}")
+        if child.returncode and (stop() or child.returncode == Interrupted.exit_code):
+            raise Interrupted("stopped")
         if child.returncode:
             last = lines[-1] if lines else ""
             raise ResourceError(f"an experiment of the demo ended with {child.returncode}: {last}")
+
+
+def _wait(threads: list[threading.Thread], children: list[subprocess.Popen[str]], stop: running.Stop) -> None:
+    """Until the children have said their last; asks them to stop, once, when ``stop`` says so."""
+    asked = False
+    while any(thread.is_alive() for thread in threads):
+        for thread in threads:
+            thread.join(0.2)
+        if stop() and not asked:
+            asked = True
+            for child in children:
+                child.terminate()  # a second SIGINT, after the terminal's own, would end it at once

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from holdtrue.settings import Settings
 
 EXIT_BUG, EXIT_USAGE, EXIT_PIPE = 1, 2, 141
+STOP_FILE = "HOLDTRUE_STOP_FILE"
+"""Environment variable that names the file whose existence asks a run's processes to stop."""
 
 Model = Annotated[
     str | None,
@@ -158,8 +160,11 @@ def model_path(model: str | None) -> str | None:
     """
     from holdtrue.rundir import RunDir, find_model  # not for --help
 
-    is_run = model is not None and RunDir(model).settings_file.is_file()
-    return str(find_model(model)) if model is not None and is_run else model
+    if model is None:
+        return None
+    if not Path(model).exists():  # the look-up may take half a minute to fail
+        sys.stderr.write(f"there is no folder {model} here, so it is looked for on the hub\n")
+    return str(find_model(model)) if RunDir(model).settings_file.is_file() else model
 
 
 def settings_from(
@@ -239,6 +244,11 @@ def asks_for(flag: str, arguments: Sequence[str]) -> bool:
     return flag in given and "--help" not in given
 
 
+def silent() -> bool:
+    """Whether another process says what came out: the first of several, or the one that started them."""
+    return int(os.environ.get("RANK", "0")) > 0 or STOP_FILE in os.environ
+
+
 def fail(error: BaseException, as_json: bool = False, debug: bool = False) -> int:
     """Say what ended a command and return its exit code: the one place where errors become codes."""
     if isinstance(error, (PipeClosed, BrokenPipeError)):
@@ -250,7 +260,8 @@ def fail(error: BaseException, as_json: bool = False, debug: bool = False) -> in
     kind, message, code = _explain(error)
     if debug:
         traceback.print_exception(error, file=sys.stderr)
-    print(f"error: {message}", file=sys.stderr)
+    if not (isinstance(error, Interrupted) and silent()):
+        sys.stderr.write(f"error: {message}\n")  # at once: processes side by side have one terminal
     if as_json:
         failure = {"type": kind, "message": message, "exit_code": code}
         print(json.dumps({"error": failure}))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -159,6 +160,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     # threads that spin for one another were 150 times slower beside two busy processes, and no
     # faster where none do; read when torch is loaded
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    if int(os.environ.get("RANK", "0")) > 0:
+        logging.getLogger("holdtrue").setLevel(logging.ERROR)  # the first of several processes warns
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     as_json = frame.asks_for("--json", arguments)
     stdout = sys.stdout

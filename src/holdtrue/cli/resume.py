@@ -17,6 +17,10 @@ def command(
     and saved again from its last checkpoint.
     """
     found = RunDir.open(run)
+    if found.info().get("status") == "finished":
+        frame.console(stderr=True).print(
+            f"{run} is finished; what came of it is made again from its last checkpoint"
+        )
     if found.settings().get("task") == "rl":
         return rl.carry(found, trust_remote_code)
     if found.settings().get("task") == "rounds":

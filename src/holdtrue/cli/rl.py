@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ import typer
 from holdtrue import settings as plain
 from holdtrue.cli import frame, report, running
 from holdtrue.errors import SettingsError
-from holdtrue.rundir import RunDir, standing
+from holdtrue.rundir import RunDir
 
 _MEASURES = ("reward", "kl", "length", "entropy")
 _COUNTS = ("skipped", "unusable", "nan_rewards", "guarded", "alarms")
@@ -67,10 +68,10 @@ def command(
         raise SettingsError("policy optimisation needs a policy: --model PATH of a causal LM")
     if output is None:
         raise SettingsError("say where the run goes: --output RUN")
-    from holdtrue.policy import run
+    from holdtrue.policy import entry
     from holdtrue.policy.settings import build
 
-    return carry(run.start(build(values), output), trust_remote_code)
+    return carry(entry.start(build(values), output), trust_remote_code)
 
 
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
@@ -91,22 +92,26 @@ def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
 
 
 def _outcome(run: RunDir) -> dict[str, Any]:
-    """How the run ended, and its measures in the first and the last tenth of its steps."""
-    info, rows = run.info(), run.metrics()
-    ended = info["ended"]
-    steps = [row for row in standing(rows) if row["event"] == "train"]
-    tenth = max(1, len(steps) // 10)
-    ends = {"first": steps[:tenth], "last": steps[-tenth:]}
+    """How the run ended, and its measures: ``first`` over the first tenth of the steps (of the reward before
+    them, as on the page), ``last`` over the last tenth up to the policy that was kept."""
+    from holdtrue.report.optimisation_course import Course
+
+    course = Course(run)
+    steps, ended = course.steps, course.ended
+    ends = {"first": steps[: max(1, len(steps) // 10)], "last": course.window}
     value: dict[str, Any] = {"run": str(run.path), "model": str(run.model), **ended}
     for name in _MEASURES:
         value[name] = {when: _mean(part, name) for when, part in ends.items()}
+    value["reward"] = {
+        when: fmean(known) if known else None for when, known in zip(ends, course.rewards, strict=True)
+    }
     value["reward_parts"] = {
         name: {when: _mean([row["reward_parts"] for row in part], name) for when, part in ends.items()}
-        for name in steps[-1]["reward_parts"]
+        for name in (steps[-1]["reward_parts"] if steps else ())
     }
-    evaluated = [row for row in rows if row["event"] == "eval" and row["step"] == ended["kept"]["step"]]
+    evaluated = [row for row in course.evaluations if row["step"] == ended["kept"]["step"]]
     value["evaluation"] = evaluated[-1] if evaluated else None
-    if info.get("critic"):
+    if course.info.get("critic"):
         value["explained_variance"] = {when: _mean(part, "explained_variance") for when, part in ends.items()}
     return value
 
@@ -122,7 +127,7 @@ def _lines(value: dict[str, Any]) -> Iterator[str]:
         yield f"parts    {', '.join(parts)}"
     if odd := [f"{value[name]:,} {name.replace('_', ' ')}" for name in _COUNTS if value[name]]:
         yield f"counted  {', '.join(odd)}"
-    yield from (f"back     {row['text']}" for row in value["rollbacks"])
+    yield from (f"back     {row['text']}" for row in value["rollbacks"] if row["text"] != value["stopped"])
     if value["stopped"]:
         yield f"stopped  {value['stopped']}"
     if value["stopped_early"]:
@@ -169,13 +174,14 @@ class Narrator:
     def _prepared(self, info: dict[str, Any]) -> None:
         policy, data = info["policy"], info["data"]
         part = "" if policy["trainable"] == policy["parameters"] else f" ({policy['trainable']:,} trained)"
-        lost = ", ".join(f"{count:,} {reason}" for reason, count in data["left_out"].items())
+        lost = ", ".join(f"{count:,} {reason}" for reason, count in data["left_out"].items()) or "nothing"
+        if files := info["left_out_files"]:
+            lost += f" (see {', '.join(files)})"
         self.console.print(
             f"policy   {policy['architecture']}, {policy['parameters']:,} parameters{part}, "
             f"{policy['device']}"
         )
         if critic := info.get("critic"):
-            self.console.print(f"critic   from {critic['start']}, {critic['parameters']:,} parameters")
-        self.console.print(
-            f"prompts  {data['prompts']:,}, held out {data['held_out']:,}; left out: {lost or 'nothing'}"
-        )
+            why = f" ({critic['why']})" if critic["why"] else ""
+            self.console.print(f"critic   from {critic['start']}{why}, {critic['parameters']:,} parameters")
+        self.console.print(f"prompts  {data['prompts']:,}, held out {data['held_out']:,}; left out: {lost}")

@@ -35,10 +35,12 @@ def command(
     values = plain.read(settings)
     for override in overrides or ():
         plain.put(values, *plain.parse_override(override))
-    from holdtrue.rounds import run
     from holdtrue.rounds.settings import build
 
-    return carry(run.start(build(values), output), trust_remote_code)
+    made = build(values)  # before the import that loads everything: a slip is said at once
+    from holdtrue.rounds import run
+
+    return carry(run.start(made, output), trust_remote_code)
 
 
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result:

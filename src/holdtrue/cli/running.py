@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Stop = Callable[[], bool]
-_STOP_FILE = "HOLDTRUE_STOP_FILE"
-"""Environment variable that names the file whose existence asks a run's processes to stop."""
 
 
 def carry(run: RunDir, trust_remote_code: bool) -> frame.Result | None:
@@ -58,7 +56,7 @@ def carried(run: RunDir, processes: int, trust_remote_code: bool, train: Callabl
     else:
         with stoppable() as stop:
             train(stop)
-    return not silent()
+    return not frame.silent()
 
 
 def policy_result(run: RunDir) -> frame.Result:
@@ -125,7 +123,7 @@ def under_torchrun() -> bool:
 def stoppable() -> Iterator[Stop]:
     """A question that turns true once Ctrl-C or SIGTERM came; a second Ctrl-C ends the process at once."""
     asked = False
-    file = os.environ.get(_STOP_FILE)
+    file = os.environ.get(frame.STOP_FILE)
 
     def ask(number: int, where: FrameType | None) -> None:
         nonlocal asked
@@ -154,11 +152,6 @@ def _announce_stop() -> None:
     os.write(2, b"stopping after this step (again to stop at once) ...\n")
 
 
-def silent() -> bool:
-    """Whether another process says what came out: the first of several, or the one that started them."""
-    return int(os.environ.get("RANK", "0")) > 0 or _STOP_FILE in os.environ
-
-
 def launch(run: RunDir, processes: int, trust_remote_code: bool) -> None:
     """Carry the run in several processes.
 
@@ -169,7 +162,7 @@ def launch(run: RunDir, processes: int, trust_remote_code: bool) -> None:
     command += ["--trust-remote-code"] if trust_remote_code else []
     stop_file = run.path / ".stop"
     threads = max(1, (os.cpu_count() or 1) // processes)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, _STOP_FILE: str(stop_file)}
+    environment = {"OMP_NUM_THREADS": str(threads), **os.environ, frame.STOP_FILE: str(stop_file)}
     with run.claim(), disk_errors(run.path):  # let go of again, for the first of the processes
         stop_file.unlink(missing_ok=True)
         run.update_info(status="running", exit_code=None, error=None)
@@ -299,7 +292,7 @@ class Narrator:
 
 def number(value: float | None) -> str:
     """A metric, or that it is not finite."""
-    return "not finite" if value is None else f"{value:.4f}"
+    return "not finite" if value is None else f"{value:z.4f}"
 
 
 def _accuracy(row: dict[str, Any]) -> str:

@@ -144,7 +144,9 @@ class Reader:
                                     quarantine = stack.enter_context(
                                         open(self._rejected, "a", encoding="utf-8")
                                     )
-                                quarantine.write(_rejection(path, raw, fault))
+                                quarantine.write(
+                                    json.dumps(rejection(path, raw, fault), ensure_ascii=False) + "\n"
+                                )
                                 quarantine.flush()
                         continue
                     report.kept += 1
@@ -203,11 +205,12 @@ class Reader:
             examples.append({"at": f"{path}:{raw.line}", "detail": fault.detail})
 
 
-def _rejection(path: str, raw: files.RawRow, fault: BadRow) -> str:
+def rejection(path: str, raw: files.RawRow, fault: BadRow) -> dict[str, Any]:
+    """A row of ``rejected.jsonl``: where a row stands that cannot be used, and why."""
     text = raw.text
     if raw.value is not None:
         text = json.dumps(raw.value, ensure_ascii=False)[:200]
-    row = {
+    return {
         "file": path,
         "line": raw.line,
         "offset": raw.offset,
@@ -215,4 +218,3 @@ def _rejection(path: str, raw: files.RawRow, fault: BadRow) -> str:
         "detail": fault.detail,
         "text": text,
     }
-    return json.dumps(row, ensure_ascii=False) + "\n"

@@ -44,7 +44,7 @@ def workplace(
             that ``may_change``, or another process is at work in it.
     """
     file = folder / name
-    if not file.is_file() and folder.exists() and (not folder.is_dir() or {*os.listdir(folder)} - {".lock"}):
+    if not file.is_file() and folder.exists() and (not folder.is_dir() or any(_foreign(folder, name))):
         raise SettingsError(f"{folder} already exists and holds no {name}; choose another --output")
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +56,11 @@ def workplace(
         with disk_errors(file):
             write_text(file, yaml.safe_dump(dict(wanted), sort_keys=False, allow_unicode=True))
         yield
+
+
+def _foreign(folder: Path, name: str) -> Iterator[str]:
+    """What a folder holds beside that which one killed at its very start has left."""
+    return (one for one in os.listdir(folder) if one != ".lock" and not one.startswith(f".{name}."))
 
 
 def open_or_start(path: Path, settings: Settings) -> RunDir:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from holdtrue.policy.rewards import RewardStack
 from holdtrue.rundir import RunDir
 from holdtrue.training import checkpoint, sinks
 from holdtrue.training.distributed import World
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -140,6 +143,8 @@ def resume(run: RunDir, changing: Changing, files: Iterable[Path], world: World,
     """
     found = checkpoint.newest(run)
     if found is None:
+        if any(run.checkpoints.glob("step-*")) and world.main:
+            _log.warning(f"no checkpoint in {run.checkpoints} is whole, so the run begins anew")
         return False
     load(found[1], changing)
     state = changing.state

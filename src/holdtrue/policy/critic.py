@@ -9,7 +9,6 @@ other model its head is 0, and advantages are those of the rewards alone until i
 
 from __future__ import annotations
 
-import logging
 from copy import deepcopy
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from holdtrue.errors import ModelError
-from holdtrue.policy.judges import ScorerJudge
+from holdtrue.policy.judges import ComparerJudge, ScorerJudge
 from holdtrue.policy.rewards import Judge, RewardStack
 from holdtrue.policy.samples import PaddedSamples
 from holdtrue.policy.settings import RLSettings
@@ -33,8 +32,6 @@ from holdtrue.rundir import find_model
 from holdtrue.settings import LoraSettings, ModelSettings
 from holdtrue.tokens.conversation import model_max_length
 
-_log = logging.getLogger(__name__)
-
 
 class Critic(nn.Module):
     """A decoder without its language head, and a linear head in float32.
@@ -42,7 +39,7 @@ class Critic(nn.Module):
     Args:
         backbone: gives states (N, T, D).
         head: makes a value of a state.
-        start: what it starts from, for people to read.
+        start: what it starts from, and ``why`` from nothing better, for people to read.
         gives_reward: whether the head is the first reward's, still on that model's own scale.
         lora: train adapters, drawn from the ``seed``, instead of every weight; the head is trained in full.
     """
@@ -53,6 +50,7 @@ class Critic(nn.Module):
         head: nn.Linear,
         start: str,
         *,
+        why: str = "",
         gives_reward: bool = False,
         lora: LoraSettings | None = None,
         seed: int = 0,
@@ -63,7 +61,7 @@ class Critic(nn.Module):
             with quiet_loading():
                 backbone = adapters.with_new(backbone, lora, seed, task="FEATURE_EXTRACTION")
         self.backbone, self.head = backbone, head.to(next(backbone.parameters()).device)
-        self.start, self.gives_reward = start, gives_reward
+        self.start, self.why, self.gives_reward = start, why, gives_reward
         self.eval()  # without dropout, as the policy
 
     def forward(self, padded: PaddedSamples) -> Tensor:
@@ -98,7 +96,12 @@ class Critic(nn.Module):
         """Its part of ``run.json``."""
         parts = list(self.parameters())
         trained = sum(p.numel() for p in parts if p.requires_grad)
-        return {"start": self.start, "parameters": sum(p.numel() for p in parts), "trainable": trained}
+        return {
+            "start": self.start,
+            "why": self.why,
+            "parameters": sum(p.numel() for p in parts),
+            "trainable": trained,
+        }
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:
@@ -135,27 +138,29 @@ def build(
         if why := _unfit(loaded, policy, tokenizer, longest):
             raise ModelError(f"critic.path {path} {why}; a decoder with the policy's tokens is needed")
         return _of_model(loaded.model, path, keep_head=False, **options)
+    name, why = settings.rewards[0].name, "is no model"
     if isinstance(judge, ScorerJudge):
-        name = settings.rewards[0].name
         if not isinstance(judge.scorer, RewardScorer):
             why = "is made of several models"
         else:
             loaded = judge.scorer.loaded
-            why = _unfit(loaded, policy, tokenizer, longest)
-            if why is None:
+            unfit = _unfit(loaded, policy, tokenizer, longest)
+            if unfit is None:
                 kept = isinstance(loaded.model.kind, Scalar | TokenValues)
                 return _of_model(loaded.model, name, keep_head=kept, **options)
-        _log.warning(f"the critic starts from the policy, as reward {name} {why}")
-    return of_policy(policy, **options)
+            why = unfit
+    elif isinstance(judge, ComparerJudge):
+        why = "compares answers"
+    return of_policy(policy, why=f"reward {name} {why}", **options)
 
 
-def of_policy(policy: Any, lora: LoraSettings | None = None, seed: int = 0) -> Critic:
+def of_policy(policy: Any, lora: LoraSettings | None = None, seed: int = 0, why: str = "") -> Critic:
     """A critic that starts from a causal LM, without the adapters it trains, and knows nothing yet."""
     causal = deepcopy(policy)
     causal = causal.unload() if hasattr(causal, "peft_config") else causal
     share_prompts(causal)
     width = causal.get_output_embeddings().weight.shape[1]
-    return Critic(causal.base_model, _head(width), "policy", lora=lora, seed=seed)
+    return Critic(causal.base_model, _head(width), "policy", why=why, lora=lora, seed=seed)
 
 
 def _of_model(model: RewardModel, start: str, *, keep_head: bool, **options: Any) -> Critic:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +14,13 @@ import numpy as np
 from holdtrue.data import files, formats
 from holdtrue.data.fields import BadRow
 from holdtrue.data.formats import with_prompt
+from holdtrue.data.reader import rejection
 from holdtrue.data.splits import split_by_prompt
-from holdtrue.errors import DataError
+from holdtrue.errors import DataError, SettingsError
 from holdtrue.policy.samples import Ids
 from holdtrue.policy.settings import PromptSettings
-from holdtrue.records import Group, Messages, flatten
+from holdtrue.records import Group, Messages, Source, flatten
+from holdtrue.rundir import append_jsonl, disk_errors
 from holdtrue.tokens.conversation import Encoder
 
 
@@ -43,12 +46,14 @@ class Read:
     Attributes:
         files: path -> SHA-256.
         left_out: reason -> rows.
+        dropped: file, line and reason of those that were read and cannot be answered.
     """
 
     train: Prompts
     held_out: Prompts
     files: dict[str, str]
     left_out: dict[str, int]
+    dropped: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:
         """Its part of ``run.json``."""
@@ -60,31 +65,46 @@ class Read:
         }
 
 
-def read_prompts(settings: PromptSettings, tokenizer: Any, context: int | None, new_tokens: int) -> Read:
-    """All prompts that fit into the policy's context beside their answer.
+def read_prompts(
+    settings: PromptSettings,
+    tokenizer: Any,
+    context: int | None,
+    new_tokens: int,
+    rejected: Path | None = None,
+) -> Read:
+    """All prompts that fit into the policy's context beside their answer; ``rejected`` as in
+    :func:`read_splits`.
 
     Raises:
+        SettingsError: an answer of ``new_tokens`` leaves no room for any prompt.
         DataError: a file cannot be read, or none of its rows can be used.
     """
-    left_out: Counter[str] = Counter()
-    train, held_out, hashes = read_splits(settings, left_out)
-    encoder = Encoder(tokenizer, max_length=2**31)
     room = None if context is None else context - new_tokens
-    encoded = [_encoded(groups, encoder, room, left_out) for groups in (train, held_out)]
+    if room is not None and room < 1:
+        raise SettingsError(
+            f"decoding.max_new_tokens {new_tokens} leaves no room for a prompt: the policy's context has "
+            f"{context} tokens"
+        )
+    left_out: Counter[str] = Counter()
+    train, held_out, hashes = read_splits(settings, left_out, rejected)
+    encoder = Encoder(tokenizer, max_length=2**31)
+    dropped: list[dict[str, Any]] = []
+    encoded = [_encoded(groups, encoder, room, dropped) for groups in (train, held_out)]
+    left_out.update(row["reason"] for row in dropped)
     if not len(encoded[0]):
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common(3))
         raise DataError(f"no usable prompt in {', '.join(settings.prompts)}: {reasons or 'no rows'}")
     judged = encoded[1].take(range(min(len(encoded[1]), settings.eval_prompts)))
-    return Read(encoded[0], judged, hashes, dict(left_out))
+    return Read(encoded[0], judged, hashes, dict(left_out), dropped)
 
 
 def read_splits(
-    settings: PromptSettings, left_out: Counter[str]
+    settings: PromptSettings, left_out: Counter[str], rejected: Path | None = None
 ) -> tuple[list[Group], list[Group], dict[str, str]]:
     """Prompts that are trained on, those held out, as groups without answers, and the files' SHA-256.
 
     ``meta`` of a group are the other columns of its row. ``left_out`` counts the rows that cannot be read, by
-    reason.
+    reason; ``rejected`` is a file that they are appended to with their lines.
 
     Raises:
         DataError: a file cannot be read.
@@ -97,9 +117,13 @@ def read_splits(
             try:
                 if row.fault is not None or row.value is None:
                     raise row.fault or BadRow("empty row")
-                found.append(_prompt(row.value, settings.plain_text))
+                group = _prompt(row.value, settings.plain_text)
+                found.append(replace(group, source=Source(resource, row.line, row.offset)))
             except BadRow as fault:
                 left_out[fault.reason] += 1
+                if rejected is not None:
+                    with disk_errors(rejected):
+                        append_jsonl(rejected, [rejection(resource, row, fault)])
         hashes[resource] = digest.hexdigest()
     return (*(split_by_prompt(found, settings.eval_fraction) if found else ([], [])), hashes)
 
@@ -113,17 +137,21 @@ def _prompt(row: Mapping[str, Any], plain_text: Literal["chat", "raw"]) -> Group
     return Group(prompt, (), meta={name: value for name, value in row.items() if name not in read})
 
 
-def _encoded(groups: Sequence[Group], encoder: Encoder, room: int | None, left_out: Counter[str]) -> Prompts:
+def _encoded(
+    groups: Sequence[Group], encoder: Encoder, room: int | None, dropped: list[dict[str, Any]]
+) -> Prompts:
     result = Prompts()
     for group in groups:
         ids = encode(group.prompt, encoder)
-        if not len(ids):
-            left_out["without a token"] += 1
-        elif room is not None and len(ids) > room:
-            left_out[f"longer than {room} tokens, the context less decoding.max_new_tokens"] += 1
-        else:
+        if len(ids) and (room is None or len(ids) <= room):
             result.texts.append(group.prompt)
             result.ids.append(ids)
+            continue
+        long = f"longer than {room} tokens, the context less decoding.max_new_tokens"
+        reason = long if len(ids) else "without a token"
+        assert group.source is not None
+        detail = f"{len(ids)} tokens" if len(ids) else ""
+        dropped.append({**asdict(group.source), "reason": reason, "detail": detail})
     return result
 
 

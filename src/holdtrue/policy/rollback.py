@@ -9,7 +9,8 @@ alarmed began, at the latest to the beginning (a checkpoint of step 0). What is 
   batches from another state being harmless (arXiv 2204.02311, section 5.1).
 
 Neither paper is about rewards that are exploited: that comes again, later and slower. So a run goes back at
-most ``guard.max_rollbacks`` times.
+most ``guard.max_rollbacks`` times. At the next grave alarm it goes back all the same, and ends there: what is
+saved is the last policy that was well.
 
 Steps are numbered on, so every row of a run's files has a step of its own, and a step its own draws. Those
 that were taken back stay in the files; the row of the rollback says which they are
@@ -24,7 +25,7 @@ from typing import Any
 
 from holdtrue.health.advice import Alarm
 from holdtrue.policy import checkpoints
-from holdtrue.policy.checkpoints import Changing
+from holdtrue.policy.checkpoints import Changing, State
 from holdtrue.policy.settings import GuardSettings
 from holdtrue.rundir import RunDir
 from holdtrue.training import checkpoint
@@ -62,48 +63,57 @@ def respond(run: RunDir, changing: Changing, alarm: Alarm, guard: GuardSettings)
     """
     if guard.on_alarm == "warn":
         return None
-    why = ""
+    seen = f"{alarm.cause} since step {changing.monitor.onset_step}, seen at step {alarm.step}"
+    row = None
     if guard.on_alarm == "rollback":
-        count = len(changing.state.rollbacks)
-        why = f", rollbacks: {count}"
-        if count < guard.max_rollbacks:
-            row = go_back(run, changing, alarm, guard.max_rollbacks)
-            if row is not None:
-                return row
-            why += ", no checkpoint from before is whole"
-    healthy = changing.monitor.healthy_step
-    changing.state.stopped = f"{alarm.cause} at step {alarm.step} (last healthy step: {healthy}{why})"
-    return None
+        row = go_back(run, changing, alarm, seen, guard.max_rollbacks)
+        if row is None:
+            seen += ", and no checkpoint from before is whole"
+    if row is None:
+        changing.state.stopped = seen
+    return row
 
 
-def go_back(run: RunDir, changing: Changing, alarm: Alarm, most: int) -> dict[str, Any] | None:
+def kept(state: State) -> int:
+    """The step whose policy stands after the last one: its own, or where an alarm at it took it back to."""
+    last = state.rollbacks[-1] if state.rollbacks else None
+    return int(last["to"]) if last is not None and last["step"] == state.step else state.step
+
+
+def go_back(run: RunDir, changing: Changing, alarm: Alarm, seen: str, most: int) -> dict[str, Any] | None:
     """Put back what changes as it was before the first change that stands alarmed; what happened since stays
-    counted.
+    counted. After ``most`` times the run is ``stopped`` as well.
+
+    Args:
+        seen: which change it is, in words.
 
     Returns:
         The row of the rollback; None where no checkpoint from before is whole.
     """
     now, onset = changing.state, changing.monitor.onset_step
     assert onset is not None  # that of the alarm at the latest
-    kept = [step for step in now.havens if step < onset]
-    found = next((one for step in reversed(kept) if (one := checkpoint.newest(run, at=step))), None)
+    before = [step for step in now.havens if step < onset]
+    found = next((one for step in reversed(before) if (one := checkpoint.newest(run, at=step))), None)
     if found is None:
         return None
-    to, folder = found
+    at, folder = found
     checkpoints.load(folder, changing)
     then = changing.state
-    number = len(now.rollbacks) + 1
-    row = {
-        "event": "rollback",
-        "step": alarm.step,
-        "to": to,
-        "onset": onset,
-        "cause": alarm.cause,
-        "text": f"{alarm.cause} since step {onset}: back from step {alarm.step} to the policy of step {to}; "
-        f"learning rate x {FACTOR**number:g}, other prompts and draws (rollback {number} of {most})",
-    }
+    to, number = kept(then), len(now.rollbacks) + 1
+    policy = f"that of step {to}" if to else "the one it began with"
+    back = f"{seen}: the policy is again {policy}"
+    if number > most:
+        back += f"; training ends here, as all rollbacks are used up (guard.max_rollbacks {most})"
+    else:
+        back += (
+            f"; learning goes on as step {alarm.step + 1} at the learning rate x {FACTOR**number:g}, with "
+            f"other prompts and draws (rollback {number} of {most})"
+        )
+    row = {"event": "rollback", "step": alarm.step, "to": to, "onset": onset, "cause": alarm.cause}
+    row["text"] = back
     changing.state = replace(
         now,
+        stopped=back if number > most else None,
         learnt=then.learnt,
         updates=then.updates,
         best_step=then.best_step,
@@ -111,6 +121,6 @@ def go_back(run: RunDir, changing: Changing, alarm: Alarm, most: int) -> dict[st
         bests=then.bests,
         stale=then.stale,
         rollbacks=[*now.rollbacks, row],
-        havens=[step for step in kept if step <= to],
+        havens=[step for step in before if step <= at],
     )
     return row

@@ -1,6 +1,7 @@
 """A policy optimisation, end to end: settings to a run directory with an optimised policy.
 
 settings.yaml, run.json     as of every run
+rejected.jsonl              rows that gave no prompt, dropped.jsonl those whose prompt is too long
 metrics.jsonl               a row for each step, each evaluation and each rollback
 rollouts.jsonl              every answer with its reward, as ``holdtrue doctor rollouts`` reads it
 findings.jsonl              alarms of the monitor
@@ -11,15 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from holdtrue.data.files import resources
-from holdtrue.errors import DataError, SettingsError
+from holdtrue.errors import DataError
 from holdtrue.policy import critic as critics
+from holdtrue.policy import rollback
 from holdtrue.policy.causal import load_policy, load_reference, publish, vocabulary_of
 from holdtrue.policy.checkpoints import State
 from holdtrue.policy.journal import Row
@@ -29,47 +29,10 @@ from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.settings import RLSettings, build
 from holdtrue.policy.shared import SharedSampler
 from holdtrue.policy.trainer import Optimisation, PolicyTrainer
-from holdtrue.reward.folders import compares
-from holdtrue.rundir import RunDir, disk_errors, find_model, now
+from holdtrue.rundir import RunDir, disk_errors, now, write_jsonl
 from holdtrue.tokens.conversation import model_max_length
 from holdtrue.training import attempt, distributed
 from holdtrue.training.distributed import World
-
-
-def start(settings: RLSettings, output: str | Path) -> RunDir:
-    """A new run directory for these settings.
-
-    Raises:
-        SettingsError: prompts or a reward are missing, or the directory is in use.
-        DataError, ModelError: a file that is named does not exist; then nothing is written.
-    """
-    if not settings.data.prompts:
-        raise SettingsError("policy optimisation needs prompts: holdtrue rl SETTINGS.yaml prompts.jsonl")
-    if not settings.rewards:
-        raise SettingsError(
-            "policy optimisation needs a reward: --reward PATH of a model, or file.py:function"
-        )
-    require_files(settings)
-    return RunDir.create(output, anchored(settings))
-
-
-def require_files(settings: RLSettings) -> None:
-    """Refuse paths of prompts and rewards that do not exist or cannot be used, without loading anything.
-
-    Raises:
-        DataError, ModelError, SettingsError: says which.
-    """
-    resources(settings.data.prompts)
-    for one in settings.rewards:
-        if one.model is not None:
-            if compares(find_model(one.model)) and settings.training.group < 2:
-                raise SettingsError(
-                    f"reward {one.model} compares the answers of a group: training.group is 2 or more with it"
-                )
-        elif not Path(str(one.function).rpartition(":")[0]).is_file():
-            raise SettingsError(f"reward function {one.function}: there is no such file")
-    if settings.critic.path is not None:
-        find_model(settings.critic.path)
 
 
 def optimise(
@@ -112,7 +75,14 @@ def _set_up(
     reference = load_reference(settings.policy, tokenizer, device, trust)
     vocabulary = vocabulary_of(policy, tokenizer, settings.policy.path)
     context, longest = model_max_length(policy.config, tokenizer), settings.decoding.max_new_tokens
-    prompts = read_prompts(settings.data, tokenizer, context, longest)
+    if world.main:
+        run.rejected_file.unlink(missing_ok=True)
+        run.dropped_file.unlink(missing_ok=True)
+    rejected = run.rejected_file if world.main else None
+    prompts = read_prompts(settings.data, tokenizer, context, longest, rejected)
+    if world.main and prompts.dropped:
+        with disk_errors(run.dropped_file):
+            write_jsonl(run.dropped_file, prompts.dropped)
     _refuse_changed(run, prompts)
     critic = None
     if "values" in settings.algorithm.needs:
@@ -142,7 +112,7 @@ def _set_up(
             },
             critic=critic and critic.facts() | {"learning_rate": settings.critic.rate(rate)},
         )
-        tell({"event": "prepared", **run.info()})
+        tell({"event": "prepared", "left_out_files": run.left_out_files, **run.info()})
     return Optimisation(
         policy=policy,
         tokenizer=tokenizer,
@@ -184,10 +154,16 @@ def _save(job: Optimisation, state: State) -> None:
 
 def _kept(state: State, best: bool) -> dict[str, Any]:
     """Which step's policy was saved, and why."""
+    step = rollback.kept(state)
+    last = "the last step"
+    if state.stopped is not None:
+        last += ", at which the alarm ended the run"
+    if step != state.step:
+        last = "from before the change that ended the run"
     if not best:
-        return {"step": state.step, "why": "the last step"}
+        return {"step": step, "why": last}
     if state.best_step is None or state.best_value is None:
-        return {"step": state.step, "why": "the last step, no best one being at hand"}
+        return {"step": step, "why": f"{last}, no best one being at hand"}
     return {"step": state.best_step, "why": f"best held-out score, {-state.best_value:.4g}"}
 
 
@@ -201,26 +177,3 @@ def _refuse_changed(run: RunDir, prompts: Read) -> None:
     for path in before.keys() | prompts.files.keys():
         if before.get(path) != prompts.files.get(path):
             raise DataError(f"{path} changed since this run began; start a new run to train on it")
-
-
-def anchored(settings: RLSettings) -> dict[str, Any]:
-    """The settings with whole paths, so that a run can be resumed from anywhere."""
-
-    def anchor(path: str | None) -> str | None:
-        return str(Path(path).absolute()) if path and Path(path).exists() else path
-
-    values = settings.dump()
-    values["data"]["prompts"] = [anchor(path) for path in values["data"]["prompts"]]
-    for key in ("path", "reference"):
-        path = values["policy"][key]
-        if path and RunDir(path).settings_file.is_file():
-            values["policy"][key] = str(find_model(path))
-    values["critic"]["path"] = anchor(values["critic"]["path"])
-    for key in ("path", "reference", "chat_template_path"):
-        values["policy"][key] = anchor(values["policy"][key])
-    for one in values["rewards"]:
-        one["model"] = anchor(one["model"])
-        if one["function"] is not None:
-            file, _, name = one["function"].rpartition(":")
-            one["function"] = f"{Path(file).absolute()}:{name}"
-    return values

@@ -109,7 +109,8 @@ class GuardSettings(Section):
     the policy back to the last checkpoint from before the change began and goes on at half the learning rate,
     with other prompts and draws. The checkpoints it may need are kept."""
     max_rollbacks: int = Field(3, gt=0)
-    """Rollbacks of a run; the next grave alarm stops it."""
+    """Rollbacks after which a run goes on. The next grave alarm takes the policy back once more and ends the
+    run, so what is saved is the last policy that was well."""
     calibration: int = Field(128, ge=2)
     """Answers of the reference that whitening and the monitor are calibrated on; the monitor needs 64."""
 

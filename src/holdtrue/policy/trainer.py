@@ -28,7 +28,7 @@ from holdtrue.health.advice import Alarm
 from holdtrue.health.batch import Batch
 from holdtrue.health.monitor import ENOUGH, Monitor
 from holdtrue.health.vocabulary import Vocabulary
-from holdtrue.policy import checkpoints, journal, kl, rollback
+from holdtrue.policy import checkpoints, journal, kl, prospects, rollback
 from holdtrue.policy.algorithms import Algorithm
 from holdtrue.policy.checkpoints import State
 from holdtrue.policy.critic import Critic, explained_variance
@@ -260,6 +260,10 @@ class PolicyTrainer:
         prompts = job.prompts.take([i % len(job.prompts) for i in range(count)])
         samples = self._sample(prompts, training.group, 0, policy=job.reference)
         rollouts = samples.rollouts(prompts.texts, job.tokenizer, step=0, policy="reference")
+        if blind := prospects.blind_guard(job.settings.decoding):
+            _log.warning(blind)
+        if alarm := prospects.endless(samples, job.settings.guard, job.settings.decoding):
+            self._tell([alarm])
         raw = job.rewards.fit(rollouts, training.group).tolist()
         if job.critic is not None:
             job.critic.take_scale(job.rewards)

@@ -47,7 +47,7 @@ def _contents(sources: Sources) -> dict[str, Any]:
         "benchmarks": (evaluation or {}).get("benchmarks", []),
         "tiles": _tiles(sources, results[0]["result"] if results else None),
         "left_out": sources.left_out,
-        "left_out_files": [file.name for file in sources.left_out_files],
+        "left_out_files": sources.left_out_files,
         "counted": bool(sources.info.get("data")),
         "settings": list(flatten(sources.settings)),
         "facts": list(facts(sources)),

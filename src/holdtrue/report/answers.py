@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from holdtrue.records import Message, Messages, Rollout
-from holdtrue.rundir import read_jsonl
 
 EXAMINED = 1000
 """Answers a detector looks at, in at most :data:`STEPS` steps: a doctor reads some hundred a second."""
@@ -36,24 +35,34 @@ class Place:
     reward: float | None
 
 
-def find(file: Path) -> list[Place]:
-    """The place of every answer, in the order of the file; none where there is no file yet.
-
-    Raises:
-        DataError: a line is not JSON.
-    """
+def find(file: Path) -> tuple[list[Place], list[int]]:
+    """The place of every answer, in the order of the file, and the lines that are no JSON object; none where
+    there is no file yet. A last line without its newline is still being written."""
     if not file.is_file():
-        return []
-    places, prompts, offset = [], dict[str, str](), 0
+        return [], []
+    places, broken, prompts, offset = [], list[int](), dict[str, str](), 0
     with open(file, "rb") as lines:
-        for number, (line, row) in enumerate(zip(lines, read_jsonl(file), strict=False), start=1):
-            prompt = json.dumps(row["prompt"])
-            reward = row.get("reward")
-            known = reward is not None and isfinite(reward)
-            prompt = prompts.setdefault(prompt, prompt)  # one copy of each
-            places.append(Place(number, offset, row["step"], prompt, reward if known else None))
+        for number, line in enumerate(lines, start=1):
+            row = _object(line)
+            if row is not None:
+                prompt = json.dumps(row["prompt"])
+                reward = row.get("reward")
+                known = reward is not None and isfinite(reward)
+                prompt = prompts.setdefault(prompt, prompt)  # one copy of each
+                places.append(Place(number, offset, row["step"], prompt, reward if known else None))
+            elif line.endswith(b"\n"):
+                broken.append(number)
             offset += len(line)
-    return places
+    return places, broken
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object of a whole line; None of any other."""
+    try:
+        row = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def read(file: Path, places: Iterable[Place]) -> list[Rollout]:

@@ -25,7 +25,7 @@ def write_finetuning_report(run: RunDir) -> Path:
         "headline": headline(sources),
         "notes": list(notes(sources)),
         "left_out": sources.left_out,
-        "left_out_files": [file.name for file in sources.left_out_files],
+        "left_out_files": sources.left_out_files,
         "counted": bool(sources.info.get("data")),
         "facts": list(facts(sources)),
         "settings": list(flatten(sources.settings)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from holdtrue.rundir import RunDir, disk_errors, write_text
 
 Examine = Callable[[Sequence[Rollout]], Mapping[str, Any]]
 """What :meth:`holdtrue.doctor.rollouts.Examination.as_json` gives for some answers."""
+_log = logging.getLogger(__name__)
 _SHOWN = 4
 """Prompts whose answers are shown from step to step, and answers with the highest rewards."""
 
@@ -35,7 +37,9 @@ def write_optimisation_report(run: RunDir, examine: Examine) -> Path:
     """
     file = run.path / "rollouts.jsonl"
     try:
-        course = Course(run, answers.find(file))
+        course = Course(run)
+        if course.broken:
+            _log.warning(said.broken(course))
         chosen = {"by_step": answers.sample(course.places), "last": answers.sample(course.last_places)}
         by_step, last = (examine(answers.read(file, places)) if places else {} for places in chosen.values())
         examined = said.Examined(by_step, last)
@@ -64,6 +68,7 @@ def _contents(course: Course, examined: said.Examined, sampled: int) -> dict[str
         "tiles": list(said.tiles(course, examined)),
         "counts": list(said.counts(course)),
         "left_out": (course.info.get("data") or {}).get("left_out") or {},
+        "left_out_files": RunDir(course.path).left_out_files,
         "events": course.events,
         "sampled": sampled,
         "facts": list(by_key({key: value for key, value in info.items() if value is not None})),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 
+from holdtrue.report import answers
 from holdtrue.report.answers import Place
 from holdtrue.report.optimisation_figures import points
 from holdtrue.rundir import RunDir, read_jsonl, standing
@@ -20,7 +21,7 @@ class Course:
 
     Attributes:
         rows, findings: of ``metrics.jsonl`` and ``findings.jsonl``.
-        places: of all answers.
+        places, broken: of all answers, and lines of ``rollouts.jsonl`` that are none.
         ended: how the run ended, empty before it has.
         total: steps that were carried out.
         steps, evaluations: rows that stand, in order.
@@ -30,9 +31,10 @@ class Course:
         events: what happened, see :func:`timeline`.
     """
 
-    def __init__(self, run: RunDir, places: list[Place]) -> None:
+    def __init__(self, run: RunDir) -> None:
         findings = run.path / "findings.jsonl"
-        self.path, self.places = run.path, places
+        self.path = run.path
+        self.places, self.broken = answers.find(run.path / "rollouts.jsonl")
         self.info, self.settings, self.rows = run.info(), run.settings(), run.metrics()
         self.findings = list(read_jsonl(findings)) if findings.is_file() else []
         self.ended: Row = self.info.get("ended") or {}
@@ -57,6 +59,13 @@ class Course:
     def held_out(self) -> Row | None:
         """The evaluation of the policy that was kept, or the last one before it."""
         return next((row for row in reversed(self.evaluations) if row["step"] <= (self.kept or 0)), None)
+
+    @property
+    def rewards(self) -> tuple[list[float], list[float]]:
+        """The mean reward of the answers to each prompt: of the reference before the first step, and over the
+        window."""
+        reference = [place for place in self.places if place.step == 0]
+        return answers.mean_rewards(reference), answers.mean_rewards(self.last_places)
 
     @property
     def standing_places(self) -> list[Place]:

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from holdtrue.intervals import student
-from holdtrue.report import answers, wording
+from holdtrue.report import wording
 from holdtrue.report.optimisation_course import Course, Row
 from holdtrue.report.optimisation_figures import interval
 
@@ -45,9 +45,8 @@ def headline(course: Course) -> str:
     """From where to where the reward went, with an interval over prompts, and how far the policy is from its
     reference."""
     if not course.steps:
-        return "No step is finished."
-    reference = [place for place in course.places if place.step == 0]
-    start, end = answers.mean_rewards(reference), answers.mean_rewards(course.last_places)
+        return "No step stands: alarms took all of them back." if course.total else "No step is finished."
+    start, end = course.rewards
     count, kl = wording.many(len(course.steps), "step"), course.mean("kl")
     drift = "" if kl is None else f"; the policy is {wording.number(kl)} nats from its reference"
     if not start or not end:
@@ -123,18 +122,31 @@ def notes(course: Course) -> Iterator[str]:
     status, path = course.info.get("status"), course.path
     if status == "running":
         yield "The run is still going on, or was killed: this page shows what there is so far."
+    elif status == "failed" and not course.places:
+        yield f"The run failed at its start ({course.info.get('error')}); mend that and start it again."
     elif status in ("interrupted", "failed"):
         how = "was interrupted" if status == "interrupted" else f"failed ({course.info.get('error')})"
         yield f"The run {how}; continue it with: holdtrue resume {path}"
     elif status != "finished":
         yield "The run did not begin: there is no word of it in run.json."
+    if course.broken:
+        yield f"{broken(course)}."
     if course.ended.get("stopped"):
         yield f"The run ended at an alarm: {course.ended['stopped']}."
     if course.ended.get("stopped_early"):
         yield "The run ended early, as the held-out score no longer rose (training.early_stopping_patience)."
     for row in course.rows:
-        if row["event"] == "rollback":
+        if row["event"] == "rollback" and row["text"] != course.ended.get("stopped"):
             yield f"{row['text']}."
+
+
+def broken(course: Course) -> str:
+    """How many lines of the answers could not be read, and which."""
+    lines = [f"{line:,}" for line in course.broken[:5]] + ["..."] * (len(course.broken) > 5)
+    return (
+        f"{course.path / 'rollouts.jsonl'}: {wording.many(len(course.broken), 'line')} could not be read and "
+        f"is left out (line {', '.join(lines)})"
+    )
 
 
 def advice(course: Course, examined: Examined) -> Iterator[str]:

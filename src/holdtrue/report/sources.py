@@ -42,7 +42,7 @@ class Sources:
     metrics: list[dict[str, Any]]
     evaluation: dict[str, Any] | None
     left_out: list[LeftOut]
-    left_out_files: list[Path]
+    left_out_files: list[str]
 
 
 def read_sources(run: RunDir) -> Sources:
@@ -59,7 +59,7 @@ def read_sources(run: RunDir) -> Sources:
         metrics=run.metrics(),
         evaluation=read_object(run.evaluation_file) if run.evaluation_file.exists() else None,
         left_out=_left_out(run, info.get("data") or {}),
-        left_out_files=[file for file in (run.rejected_file, run.dropped_file) if file.exists()],
+        left_out_files=run.left_out_files,
     )
 
 

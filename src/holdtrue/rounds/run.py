@@ -26,7 +26,7 @@ from holdtrue import job
 from holdtrue.data.splits import read_splits
 from holdtrue.doctor.sources import read_rollouts
 from holdtrue.errors import Interrupted, SettingsError
-from holdtrue.policy import journal
+from holdtrue.policy import entry, journal
 from holdtrue.policy import run as optimisation
 from holdtrue.policy.prompts import Prompts
 from holdtrue.policy.settings import RewardSettings, RLSettings
@@ -60,10 +60,10 @@ def start(settings: RoundsSettings, output: str | Path, *, labelled: bool = Fals
     if needs_labels and not settings.labels.budget:
         raise SettingsError(f"refresh {settings.method.name()} buys labels: set labels.budget to 1 or more")
     job.require_files(settings.reward)
-    optimisation.require_files(settings.rl)
+    entry.require_files(settings.rl)
     values = settings.dump()
     values["reward"] = job.anchored(settings.reward)
-    values["rl"] = optimisation.anchored(settings.rl)
+    values["rl"] = entry.anchored(settings.rl)
     if settings.stop.held_out:
         values["stop"]["held_out"] = str(find_model(settings.stop.held_out).absolute())
     if settings.labels.function:
@@ -223,7 +223,7 @@ class Rounds:
         if run.info().get("status") != "finished":
             self.tell({"event": "part", "round": number, "part": "policy optimisation"})
             self._pause()
-            run = begun(run.path, lambda: optimisation.start(self._rl(number, place), run.path))
+            run = begun(run.path, lambda: entry.start(self._rl(number, place), run.path))
             optimisation.optimise(run, tell=self.tell, stop=self.stop, trust_remote_code=self.trust)
             shutil.rmtree(run.checkpoints, ignore_errors=True)
         return str(run.model)

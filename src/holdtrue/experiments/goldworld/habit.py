@@ -203,6 +203,7 @@ def _optimised(
     stop: Callable[[], bool],
 ) -> str:
     """The policy an arm's optimisation ends with."""
+    from holdtrue.policy import entry
     from holdtrue.policy import run as optimisation
 
     run = RunDir(place)
@@ -213,7 +214,7 @@ def _optimised(
         elif remedy.get("reward") == "veto":
             changes["rewards"] = [{"function": f"{(folder / 'rewards.py').absolute()}:veto"}]
         made = _rl(settings, folder, seed, start, changes)
-        run = begun(place, lambda: optimisation.start(made, place))
+        run = begun(place, lambda: entry.start(made, place))
         optimisation.optimise(run, stop=stop)
     return str(run.model)
 

@@ -54,7 +54,7 @@ def rounds(settings: GoldworldSettings, world: Path, seed: int, arm: str | None)
             "policy": {"path": policy},
             "data": {"prompts": [str(world / "prompts.jsonl")]},
             "algorithm": {"kind": "rloo", "kl_coef": 0.02},
-            "decoding": {"max_new_tokens": 48},
+            "decoding": {"max_new_tokens": 48, "loop": None},
             "guard": {"on_hit": "none"},
             "training": {
                 "max_steps": 6,
