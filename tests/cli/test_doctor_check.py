@@ -129,7 +129,7 @@ def test_people_see_the_worst_first_within_80_columns(tmp_path: Path):
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("  seen add_generation_prompt changes nothing; answers are trained after")
     assert any(line.startswith("ok      ") and "T01" in line for line in lines)
-    assert any(line.startswith("skipped ") and line.endswith("no data") for line in lines)
+    assert any(line.startswith("skipped ") and line.endswith("no data is given") for line in lines)
     assert "unread  3 rows of the data: broken message" in lines
     assert lines[-1].startswith("verdict fail: 1 fail")
 
