@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ROOM = 1 << 30
 """Bytes kept free beside the weights, for torch, the tokenizer and the activations of ``LONGEST`` tokens."""
 LONGEST = 2_048
-"""Tokens that are read at a time."""
+"""Tokens that are read at a time, at most."""
 _MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
@@ -108,6 +108,13 @@ class Forward:
         with torch.inference_mode():
             logits = self.model(torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
         return np.asarray(torch.log_softmax(logits, -1).numpy())
+
+
+def longest(subject: Subject) -> int:
+    """Tokens that can be read: ``LONGEST``, or as many as the model has positions."""
+    config = subject.config
+    positions = config.get("max_position_embeddings", config.get("n_positions"))
+    return min(LONGEST, positions) if isinstance(positions, int) else LONGEST
 
 
 def adapter_weights(subject: Subject) -> Weights | None:

@@ -61,7 +61,7 @@ def lens(folder: Path, **more: Any) -> Finding:
 
 def test_it_is_made_only_where_it_is_asked_for(saying):
     skipped = {one.id: one.why for one in examine(Subject(saying({}))).skipped}
-    assert skipped["W06"] == "it loads and runs the model, which --forward asks for"
+    assert skipped["W06"] == "no --forward given, which loads and runs the model"
 
 
 def test_the_rank_and_probability_of_the_end_are_those_of_the_model(saying):
@@ -182,10 +182,13 @@ def test_tool_calls_are_judged_where_the_template_has_them_and_fail_where_they_a
     assert [(one.severity, len(one.values["prompts"])) for one in found] == [("fail", 7), ("fail", 2)]
 
 
-def test_rows_that_are_too_long_are_counted(saying):
-    found = lens(saying({END: 9.0}), examples=[talk("a" * 3000), *talks(2)])
+@pytest.mark.parametrize(("positions", "characters"), [(4096, 3000), (512, 600)])
+def test_rows_that_are_too_long_for_us_or_for_the_model_are_counted(base_model, positions, characters):
+    folder = base_model(model_type="gpt2", n_positions=positions)
+    found = lens(folder, examples=[talk("a" * characters), *talks(2)])
     assert found.values["left_out"] == 1 and len(found.values["prompts"]) == 4 + 2
-    assert "rows left out, not rendered or above 2,048 tokens: 1" in found.evidence
+    most = min(positions, 2048)
+    assert f"rows left out, not rendered or above {most:,} tokens: 1" in found.evidence
 
 
 @pytest.mark.parametrize(
@@ -198,6 +201,7 @@ def test_rows_that_are_too_long_are_counted(saying):
     ],
 )
 def test_a_tool_call_is_read_up_to_its_closing_in_every_familys_template(tmp_path, family, end):
+    write_json(tmp_path / "config.json", {})
     subject = Subject(chat_folder(tmp_path, family))
     ((at, ids),) = _calls(subject).texts
     assert at == "built in call" and subject.tokenizer.decode(ids).endswith(end)

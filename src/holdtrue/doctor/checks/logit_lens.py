@@ -15,7 +15,7 @@ from holdtrue.data.examples import Example, Turn, content_of
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.encoding import Encoded, encode
 from holdtrue.doctor.findings import Finding
-from holdtrue.doctor.forward import LONGEST, Forward
+from holdtrue.doctor.forward import Forward, longest
 from holdtrue.doctor.reading import quote
 from holdtrue.doctor.rendering import Template, is_mark
 from holdtrue.doctor.subject import SAMPLE, Missing, Subject
@@ -86,7 +86,7 @@ def logit_lens(subject: Subject) -> Results:
     too where the likeliest of all is a control token at which nothing stops.
     """
     if not subject.forward:
-        raise Missing("it loads and runs the model, which --forward asks for")
+        raise Missing("no --forward given, which loads and runs the model")
     if not subject.stops:
         raise Missing("no end of an answer is declared (eos_token_id)")
     situations = {ANSWERS: _answers(subject), CALLS: _calls(subject)}
@@ -153,10 +153,10 @@ def _finished(subject: Subject, built_in: Sequence[Example], rows: Iterable[Exam
     ends = set(subject.stops)
     if subject.tokenizer.chat_template:
         ends |= set(subject.template.turn_end)
-    texts, left_out = [], 0
+    texts, left_out, most = [], 0, longest(subject)
     for some in (built_in, rows):
         cut = [(one.example.at, _cut(subject, one, ends)) for one in encode(some, subject.tokenizer)]
-        whole = [(at, ids) for at, ids in cut if 0 < len(ids) <= LONGEST]
+        whole = [(at, ids) for at, ids in cut if 0 < len(ids) <= most]
         texts += whole[:: max(1, len(whole) // ROWS)][:ROWS]
         left_out += len(cut) - len(whole) if some is rows else 0
     return Finished(texts, left_out)
@@ -183,7 +183,7 @@ def _next(subject: Subject, forward: Forward, at: str, ids: list[int]) -> Next:
 
 
 def _judged(subject: Subject, what: str, seen: Sequence[Next], values: dict[str, Any]) -> Finding:
-    if broken := [one.at for one in seen if not np.isfinite(one.logprobs).all()]:
+    if broken := [one.at for one in seen if np.isnan(one.logprobs).any()]:
         return Finding(
             "W06",
             "fail",
@@ -263,8 +263,8 @@ def _evidence(subject: Subject, what: str, values: Mapping[str, Any]) -> str:
     tokens = worst["next"][: TOP if what == CALLS else 5]
     parts = [
         f"{Template(subject.tokenizer).show(values['ends'])} behind {what}: rank "
-        f"{'; '.join(ranks)}; median {median:g} (at most {MOST_RANK}), mean p {values['p_end']:.2g}",
-        f"least in {worst['at']}, where {quote(worst['tail'])} goes on with "
+        f"{'; '.join(ranks)}; median {median:g} (fails above {MOST_RANK}), mean p {values['p_end']:.2g}",
+        f"least likely in {worst['at']}, where {quote(worst['tail'])} goes on with "
         + ", ".join(f"{one['token']} {one['p']:.2g}" for one in tokens),
     ]
     if values["controls"]:
@@ -273,7 +273,9 @@ def _evidence(subject: Subject, what: str, values: Mapping[str, Any]) -> str:
             f"of other control tokens {first['token']} comes first, median rank {first['median_rank']:,g}"
         )
     if values["left_out"]:
-        parts.append(f"rows left out, not rendered or above {LONGEST:,} tokens: {values['left_out']}")
+        parts.append(
+            f"rows left out, not rendered or above {longest(subject):,} tokens: {values['left_out']}"
+        )
     if subject.adapter is not None and not values["adapted"]:
         parts.append("without the adapter, which has no weights yet")
     return "; ".join(parts)
@@ -294,4 +296,4 @@ def _advice(subject: Subject, what: str, instead: int | None) -> tuple[str, str]
         return "the turn goes on behind the call, with text that no tool reads", f"{_LEARN}; {_STOP}"
     if not _should_answer(subject):
         return "a base model (no chat template) that has not learned to end an answer", _LEARN
-    return "no sampler draws the end, so answers run to the length limit, in loops or other turns", _LEARN
+    return "the end is hardly ever drawn: answers run to the length limit, in loops or other turns", _LEARN
