@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 
@@ -129,9 +130,50 @@ def test_people_see_the_worst_first_within_80_columns(tmp_path: Path):
     assert max(map(len, lines)) <= 80
     assert lines[1].startswith("  seen add_generation_prompt changes nothing; answers are trained after")
     assert any(line.startswith("ok      ") and "T01" in line for line in lines)
-    assert any(line.startswith("skipped ") and line.endswith("no data") for line in lines)
+    at = next(i for i, line in enumerate(lines) if line.startswith("skipped C06, X01, X02"))
+    assert lines[at + 1] == "        given"  # below the ids, not below the word
     assert "unread  3 rows of the data: broken message" in lines
     assert lines[-1].startswith("verdict fail: 1 fail")
+
+
+def test_forward_says_what_it_takes_runs_the_model_and_shows_what_it_saw(
+    base_model: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+):
+    folder = base_model()
+    assert run(["doctor", "check", str(folder), "--json"]) == 0
+    value = json.loads(capsys.readouterr().out)
+    assert any(one["id"] == "W06" and "--forward" in one["why"] for one in value["skipped"])
+    assert run(["doctor", "check", str(folder), "--forward", "--json"]) == 4
+    said = capsys.readouterr()
+    assert said.err.startswith("--forward: the weights take 0.1 MB as float32, ")
+    (found,) = [one for one in json.loads(said.out)["findings"] if one["id"] == "W06"]
+    assert {"rank", "p_end", "next", "tail", "at"} == set(found["values"]["prompts"][0])
+    assert run(["doctor", "check", str(folder), "--forward"]) == 4
+    assert "fail W06 logit lens" in capsys.readouterr().out
+
+
+def test_forward_is_refused_in_one_line_where_the_memory_is_too_small(
+    base_model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    folder = base_model()
+    (tmp_path / "meminfo").write_text("MemAvailable: 1000 kB\n")
+    monkeypatch.setattr("holdtrue.doctor.forward._MEMORY", tmp_path / "meminfo")
+    capsys.readouterr()
+    assert run(["doctor", "check", str(folder), "--forward"]) == 6
+    said = capsys.readouterr()
+    assert not said.out and said.err.count("\n") == 1
+    assert "--forward needs 1.1 GB of memory: the weights take 0.1 MB as float32, 1.0 MB are" in said.err
+
+
+def test_forward_of_a_folder_without_weights_is_skipped_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert run(["doctor", "check", str(chatml_folder(tmp_path)), "--forward"]) == 0
+    said = capsys.readouterr()
+    assert not said.err and "W06: no config.json" in " ".join(said.out.split())
 
 
 def test_data_with_control_tokens_are_clean_after_the_command_that_check_prints(

@@ -104,8 +104,8 @@ CAUSES = (
         "Agree on the end tokens (T01), keep them in the loss (T02, C05, X02), and stop on all of them.",
         rows="role_continuation ctrl_token_in_body eos_in_think",
         signals="SEVERAL_ENDS",
-        static="T01 T02 C01 C05 X02 X04 W01 W02 W03",
-        needs="role_continuation SEVERAL_ENDS T01 T02 C05 X02 W01 W02",
+        static="T01 T02 C01 C05 X02 X04 W01 W02 W03 W06",
+        needs="role_continuation SEVERAL_ENDS T01 T02 C05 X02 W01 W02 W06",
     ),
     _cause(
         "loops_taught_or_unpunished",

@@ -44,6 +44,7 @@ class Subject:
         asked: uses of the model beyond single turns (``USES``) that the caller names.
         glue: what an environment writes by hand between the text of a tool call and the next answer;
             ``{result}`` stands for what the tool gave.
+        forward: whether the model itself may be loaded and run (W06), which takes memory and torch.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Subject:
     settings: Mapping[str, Any] | None = None
     asked: frozenset[str] = field(default_factory=frozenset)
     glue: str | None = None
+    forward: bool = False
     _taken: dict[type, tallies.Tally | Missing] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -181,6 +183,13 @@ class Subject:
     def dialect(self) -> Dialect:
         """How the program that trains spells its settings; TRL's way where nothing says it."""
         return getattr(self.settings, "dialect", Dialect())
+
+    @property
+    def run_settings(self) -> Mapping[str, Any]:
+        """The settings; a check that cannot do without them asks for them here."""
+        if self.settings is None:
+            raise Missing("no settings are given")
+        return self.settings
 
     @cached_property
     def uses(self) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from holdtrue.doctor.findings import Diagnosis, Finding
     from holdtrue.doctor.subject import Subject
 
-REPORTS = ("X01", "X08")
+REPORTS = ("W06", "X01", "X08")
 """Checks that answer questions: shown in full also where nothing is wrong."""
 STYLES = {"fail": "bold red", "warn": "yellow", "ok": "green"}
 
@@ -50,6 +51,12 @@ def command(
             help="What an environment writes between a tool call and the next answer, around {result}.",
         ),
     ] = None,
+    forward: Annotated[
+        bool,
+        typer.Option(
+            "--forward", help="Run the model too, on the CPU: does it end answers (W06)? Loads all weights."
+        ),
+    ] = False,
 ) -> frame.Result:
     """Examine a model folder, its template, settings and data before training.
 
@@ -57,7 +64,9 @@ def command(
     weighs depends on use: tools, thoughts and several turns count when the data, the settings or --uses have
     them. Exit code 4 when anything fails.
     """
-    one, unread = subject(model, adapter, data or [], settings, asked(uses), glue)
+    one, unread = subject(model, adapter, data or [], settings, asked(uses), glue, forward)
+    if forward:
+        announce(one)
     diagnosis = examine(one)
     code = QualityError.exit_code if diagnosis.verdict == "fail" else 0
     return frame.Result({**diagnosis.as_json(), "unread": unread}, render(diagnosis, unread), code)
@@ -77,6 +86,7 @@ def subject(
     settings: Path | None,
     uses: frozenset[str],
     glue: str | None = None,
+    forward: bool = False,
 ) -> tuple[Subject, dict[str, int]]:
     """What is examined; with it how many rows of the data could not be read, by reason.
 
@@ -107,7 +117,20 @@ def subject(
         from holdtrue.doctor.training_settings import read_settings
 
         values = read_settings(settings)
-    return Subject(model, adapter, examples, values, uses, glue), unread
+    return Subject(model, adapter, examples, values, uses, glue, forward), unread
+
+
+def announce(one: Subject) -> None:
+    """Say what loading the model takes before anything else is done; nothing where W06 will be skipped.
+
+    Raises:
+        ResourceError: the machine has not that much memory.
+    """
+    from holdtrue.doctor.findings import Missing
+    from holdtrue.doctor.forward import Need
+
+    with suppress(Missing):
+        frame.console(stderr=True).print(f"--forward: {Need.of(one)}")
 
 
 def asked(uses: str) -> frozenset[str]:
@@ -129,22 +152,23 @@ def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
     """The worst first, each with its reason and fix; reports; what is well in one line; what was skipped."""
     from rich.console import Group
     from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     parts: list[Any] = []
     for one in diagnosis.findings:
         if one.severity != "ok" or one.id in REPORTS:
             parts += [_heading(one), Padding(_body(one), (0, 0, 1, 2), expand=False)]
+    lists = Table.grid(padding=(0, 1))  # which wraps the ids of long lists below one another
     fine = list(dict.fromkeys(one.id for one in diagnosis.findings if one.severity == "ok"))
     if fine:
-        parts.append(Text.assemble(("ok      ", STYLES["ok"]), ", ".join(fine)))
+        lists.add_row(Text("ok", STYLES["ok"]), Text(", ".join(fine)))
     reasons: dict[str, list[str]] = {}
     for skipped in diagnosis.skipped:
         reasons.setdefault(skipped.why, []).append(skipped.id)
-    parts += [
-        Text.assemble(("skipped ", "bold"), ", ".join(ids), (f": {why}", "dim"))
-        for why, ids in reasons.items()
-    ]
+    for why, ids in reasons.items():
+        lists.add_row(Text("skipped", "bold"), Text.assemble(", ".join(ids), (f": {why}", "dim")))
+    parts.append(lists)
     parts += [
         Text(f"unread  {count} rows of the data: {why}", style="yellow") for why, count in unread.items()
     ]

@@ -167,7 +167,7 @@ def double_apply(subject: Subject) -> Results:
     two strings, prompt and answer, whose prompt is rendered are taken as they stand, and fine.
     """
     if subject.examples is None:
-        raise Missing("no data")
+        raise Missing("no data is given")
     headers = subject.template.headers
     rows = subject.counted(Headed).at
     values = {"markers": list(headers), "examples": rows}

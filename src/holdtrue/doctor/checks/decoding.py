@@ -49,9 +49,7 @@ def rollout_penalties(subject: Subject) -> Results:
     """Penalties change the distribution that is drawn from and not the one that is trained; warns when a run
     draws with any.
     """
-    if subject.settings is None:
-        raise Missing("no settings of a training run")
-    asked = {name: value for name, value in _given(subject.settings).items() if name in _NEUTRAL}
+    asked = {name: value for name, value in _given(subject.run_settings).items() if name in _NEUTRAL}
     wrong = {name: value for name, value in asked.items() if _number(value) not in (None, _NEUTRAL[name])}
     if wrong:
         own = subject.dialect
@@ -134,7 +132,7 @@ def unbanned_controls(subject: Subject) -> Results:
 @check("D05")
 def completion_cap(subject: Subject) -> Results:
     """The longest completion against the reference answers' lengths; warns when it cuts one in twenty."""
-    cap, own = _number((subject.settings or {}).get("max_completion_length")), subject.dialect
+    cap, own = _number(subject.run_settings.get("max_completion_length")), subject.dialect
     if cap is None:
         raise Missing("no max_completion_length in the settings")
     tokenizer = subject.tokenizer
@@ -171,7 +169,7 @@ def completion_cap(subject: Subject) -> Results:
 @check("D06")
 def stale_cache(subject: Subject) -> Results:
     """A prefix cache that outlives the weights it was made with."""
-    given = subject.settings or {}
+    given = subject.run_settings
     names = [name for name in ("enable_prefix_caching", "vllm_enable_prefix_caching") if name in given]
     if not names:
         raise Missing("the settings do not name enable_prefix_caching")
@@ -193,7 +191,7 @@ def stale_cache(subject: Subject) -> Results:
 @check("D07")
 def logprobs_mode(subject: Subject) -> Results:
     """The engine's log-probabilities: raw ones ignore temperature, top-p and penalties."""
-    given = subject.settings or {}
+    given = subject.run_settings
     name = next((one for one in ("logprobs_mode", "vllm_logprobs_mode") if one in given), None)
     if name is None:
         raise Missing("the settings name no logprobs_mode")

@@ -10,7 +10,7 @@ from typing import Any
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.dialect import KEYS, Engine, trl_name
 from holdtrue.doctor.findings import Finding
-from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.subject import Subject
 from holdtrue.doctor.training_settings import EARLY_STOP, OF_RL, VERL_KL
 
 ALIKE = 0.85
@@ -23,9 +23,7 @@ SEVERAL = ("epsilon",)
 def names(subject: Subject) -> Results:
     """Settings whose names are nearly those of others, keys of one meaning with two values, and verl's
     weights of the KL without their switch: warns, as all of these set nothing."""
-    if subject.settings is None:
-        raise Missing("no settings are given")
-    written = getattr(subject.settings, "written", None) or subject.settings
+    written = getattr(subject.run_settings, "written", None) or subject.run_settings
     near = dict(_slips(written, _known(subject.dialect.engine)))
     clashes = list(_clashes(written))
     if near:

@@ -197,11 +197,9 @@ def token_mean(subject: Subject) -> Results:
 
 
 def _of_rl(subject: Subject) -> Mapping[str, Any]:
-    if subject.settings is None:
-        raise Missing("no settings are given")
-    if not is_of_rl(subject.settings):
+    if not is_of_rl(subject.run_settings):
         raise Missing("the settings are not of reinforcement learning")
-    return subject.settings
+    return subject.run_settings
 
 
 def _held_by(settings: Mapping[str, Any]) -> list[str]:
