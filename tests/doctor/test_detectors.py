@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import time
 import weakref
@@ -123,6 +124,18 @@ def test_a_counter_does_not_hide_a_loop():
     assert flag.severity == "fail"
     assert abs((flag.start or 0) - len(PROSE)) <= 64
     assert found("tail_cycle", PROSE + "\n" + steps) == []
+
+
+@pytest.mark.parametrize("before", [0, 1_390, 1_600, 4_400, 20_000])
+def test_a_near_loop_begins_where_it_begins_however_late(before):
+    draw = random.Random(before)
+    calm = "".join(draw.choice("abcdefghij klmnop") for _ in range(before))
+    steps = "".join(
+        f"Step {i}: look at valve {i * i} and go on to the next of the valves.\n" for i in range(60)
+    )
+    flag = only("near_loop", calm + steps)
+    # of the 80 % of 200 grams that must come back, up to 20 % stand before the loop
+    assert before - 40 <= (flag.start or 0) <= before + 64
 
 
 def test_code_that_stands_there_twice_is_no_loop():
