@@ -56,7 +56,9 @@ def truncation(rows: Rows) -> Iterator[Finding]:
     loops = sum(any(flag.detector in ("tail_cycle", "near_loop") for flag in row.flags) for row in cut)
     lengths = [len(row.rollout.completion_ids or ()) or len(row.rollout.text) for row in cut]
     unit = "tokens" if any(row.rollout.completion_ids for row in cut) else "characters"
-    evidence = f"{len(cut)} of {len(known)} answers were cut ({rate:.0%}, interval {low:.0%} to {high:.0%})"
+    evidence = (
+        f"{len(cut):,} of {len(known):,} answers were cut ({rate:.0%}, interval {low:.0%} to {high:.0%})"
+    )
     if cut:
         evidence += f", at {max(lengths):,} {unit}; {loops} of them loop"
     meant = [row.rollout.meta.get("reference") for row in rows]
@@ -82,6 +84,7 @@ def truncation(rows: Rows) -> Iterator[Finding]:
         cut=len(cut),
         known=len(known),
         loops=loops,
+        limit=max(lengths) if cut and unit == "tokens" else None,
     )
 
 
