@@ -193,3 +193,22 @@ def test_remedies_are_wrapped_between_words_and_never_cut(tmp_path, capsys):
     said = " ".join(console.file.getvalue().split())
     for one in value["remedies"]:
         assert (one["refused"] or one["evidence"]) in said
+
+
+def test_void_turns_say_what_to_do_and_calls_without_schemas_that_they_were_not_checked(tmp_path, capsys):
+    call = '<tool_call>{"name": "zom", "arguments": {}}</tool_call>'
+    rows = [{"prompt": f"{i}?", "completion": f"{call} <answer>{i}</answer>"} for i in range(6)]
+    file = write(tmp_path / "a.jsonl", *rows, {"prompt": "?", "completion": CALM})
+    assert run(["doctor", "rollouts", file]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("warn (VOID_TURNS): 0 of 7")
+    assert "1 of 7 rollouts have a turn with neither a tool call nor an answer, as row 6" in said
+    assert "Leave rollouts with a void turn out of the update" in said
+    assert "note: 6 answers call tools, and their rows have no tools" in said
+    tools = [{"name": "zoom", "parameters": {}}]
+    assert (
+        run(["doctor", "rollouts", write(tmp_path / "a.jsonl", *(row | {"tools": tools} for row in rows))])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert said.startswith("warn (invalid_call): 0 of 6") and "their rows have no tools" not in said

@@ -104,6 +104,8 @@ def command(
 
 def notes(rollouts: Sequence[Any], known: bool) -> list[str]:
     """What could not be checked for lack of columns or a tokenizer."""
+    from holdtrue.doctor.tool_calls import declared
+
     with_ids = sum(rollout.completion_ids is not None for rollout in rollouts)
     result = []
     if not with_ids:
@@ -120,6 +122,12 @@ def notes(rollouts: Sequence[Any], known: bool) -> list[str]:
         result.append("No finish reasons: truncation could not be told from loops.")
     if not any(rollout.reward is not None for rollout in rollouts):
         result.append("No rewards: whether they see the junk could not be told.")
+    calling = sum("<tool_call>" in rollout.text and not declared(rollout.meta) for rollout in rollouts)
+    if calling:
+        result.append(
+            f"{calling:,} answers call tools, and their rows have no tools: whether names and arguments are "
+            "those that were declared could not be told."
+        )
     if not any(rollout.trained_logprobs for rollout in rollouts):
         result.append("No log-probabilities of both engine and trainer: their gap could not be measured.")
     return result
@@ -166,9 +174,11 @@ def render(value: dict[str, Any], page: Path | None) -> RenderableType:
     for headers, cells in _tables(value):
         if cells:
             parts += ["", frame.table(headers, cells)]
+    told = [line for cause in value["causes"] for line in cause["evidence"]]
     for one in value["signals"]:
         if one["severity"] != "ok" or one["id"] == "ATTRIBUTION":
-            why = f". {one['why']}" if one["id"] == "ATTRIBUTION" else ""
+            alone = not any(line.startswith(one["id"]) for line in told)  # no cause says what to do
+            why = f". {one['why']} {one['fix']}".rstrip() if alone else ""
             parts.append(Text(f"\n{one['severity']} {one['id']}: {one['evidence']}{why}", style="yellow"))
     for place, cause in enumerate(value["causes"], start=1):
         parts += [Text(f"\n{place}. {cause['what']}", style="bold"), _indented(3, cause["fix"])]
