@@ -34,6 +34,8 @@ _SCRIPTS = {
     ),
 }
 """Letters of each script, and words for who writes it, as they begin."""
+_BLOCKS = re.compile("[\u0370-\u1fff\u3041-\ud7a3]")
+"""Where all of them lie: most texts that are not ASCII have curly quotes alone, and are told by this."""
 _TOGETHER = {"Han": "Kana", "Kana": "Han"}
 """Scripts of one language."""
 _ASKED = re.compile(
@@ -75,7 +77,7 @@ class ScriptSwitch(Detector):
 
     def check(self, reading: Reading) -> Iterator[Flag]:
         """The script with the most letters, from its first one on."""
-        if reading.text.isascii() or _ASKED.search(reading.prompt):
+        if reading.text.isascii() or not _BLOCKS.search(reading.text) or _ASKED.search(reading.prompt):
             return
         meta = reading.rollout.meta
         asked = "\n".join([reading.prompt, *(str(meta[name]) for name in _REFERENCES if meta.get(name))])
