@@ -92,11 +92,13 @@ class ScriptSwitch(Detector):
         said = _QUOTED.sub(lambda match: " " * len(match.group()), own)
         runs: dict[str, list[re.Match[str]]] = defaultdict(list)
         for run in letters.finditer(said):
-            runs[str(run.lastgroup)].append(run)
+            runs[_script(run.group()[0])].append(run)
         sizes = {name: sum(len(run.group()) for run in found) for name, found in runs.items()}
         most = max(sizes, key=lambda name: sizes[name], default="")
+        if not most or sizes[most] < self.least:
+            return
         total = sum(map(str.isalpha, said))
-        if most and sizes[most] >= max(self.least, self.share * total):
+        if sizes[most] >= self.share * total:
             start, end = runs[most][0].start(), runs[most][-1].end()
             yield self.flag(
                 "warn",
@@ -118,5 +120,10 @@ def _is_asked(script: str, text: str) -> bool:
 
 @cache
 def _letters(scripts: frozenset[str]) -> re.Pattern[str]:
-    """Runs of letters of some scripts, each a group of that name; of none, what never matches."""
-    return re.compile("|".join(f"(?P<{name}>[{_SCRIPTS[name][0]}]+)" for name in sorted(scripts)) or "(?!)")
+    """Runs of letters of some scripts; of none, what never matches."""
+    return re.compile(f"[{''.join(_SCRIPTS[name][0] for name in sorted(scripts))}]+" if scripts else "(?!)")
+
+
+@cache
+def _script(letter: str) -> str:
+    return next(name for name in _SCRIPTS if _letters(frozenset({name})).match(letter))
