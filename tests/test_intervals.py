@@ -1,6 +1,6 @@
 import pytest
 
-from holdtrue.intervals import normal, student, t_quantile, wilson
+from holdtrue.intervals import normal, pooled, student, t_quantile, wilson
 
 
 def test_the_interval_of_a_half_of_a_hundred() -> None:
@@ -12,6 +12,21 @@ def test_no_successes_leave_room_above_zero() -> None:
     # low 0, high z²/(n + z²) = 3.841459 / 13.841459
     assert wilson(0, 10) == pytest.approx((0.0, 0.277533), abs=1e-6)
     assert wilson(10, 10) == pytest.approx((0.722467, 1.0), abs=1e-6)
+
+
+def test_neighbouring_shares_are_taken_together_and_none_is_lost() -> None:
+    shares = {str(step): {"count": step, "rows": 10} for step in range(7)}
+    found = pooled(shares, 3)
+    # 7 in 3 parts: 0 to 1, 2 to 4, 5 to 6
+    assert {name: (one["count"], one["rows"]) for name, one in found.items()} == {
+        "0–1": (1, 20),
+        "2–4": (9, 30),
+        "5–6": (11, 20),
+    }
+    assert found["0–1"]["rate"] == 0.05
+    assert found["0–1"]["interval"] == pytest.approx(wilson(1, 20))
+    assert list(pooled(shares, 7)) == list(shares)
+    assert pooled({}, 3) == {}
 
 
 def test_nothing_counted_says_nothing() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import NormalDist, fmean, pstdev, stdev
+from typing import Any
 
 
 def wilson(successes: float, count: float, confidence: float = 0.95) -> tuple[float, float]:
@@ -22,6 +24,28 @@ def wilson(successes: float, count: float, confidence: float = 0.95) -> tuple[fl
     half = z * (p * (1 - p) / count + spread / (4 * count)) ** 0.5
     middle = p + spread / 2
     return max(0.0, (middle - half) / (1 + spread)), min(1.0, (middle + half) / (1 + spread))
+
+
+def pooled(shares: Mapping[str, Mapping[str, Any]], most: int) -> dict[str, dict[str, Any]]:
+    """Shares in their order, neighbours put together until there are ``most`` or fewer.
+
+    Args:
+        shares: name -> ``{"count", "rows"}``.
+
+    Returns:
+        ``"first–last"`` (or the name, of one alone) -> the sums, ``rate``, and Wilson's ``interval``.
+    """
+    names = list(shares)
+    ends = [round(len(names) * part / most) for part in range(most + 1)] if len(names) > most else None
+    parts = pairwise(ends) if ends else pairwise(range(len(names) + 1))
+    result = {}
+    for start, end in parts:
+        own = names[start:end]
+        count, rows = (sum(shares[name][key] for name in own) for key in ("count", "rows"))
+        label = own[0] if len(own) == 1 else f"{own[0]}–{own[-1]}"
+        rate = count / rows if rows else 0.0
+        result[label] = {"count": count, "rows": rows, "rate": rate, "interval": [*wilson(count, rows)]}
+    return result
 
 
 def normal(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:

@@ -207,3 +207,9 @@ def test_data_with_control_tokens_are_clean_after_the_command_that_check_prints(
     assert result["done"]["X01"].startswith("data.jsonl: ")
     left = (tmp_path / "model-fixed" / "data.jsonl").read_text().splitlines()
     assert len(left) == len(rows) - 2
+
+
+def test_lines_in_a_file_end_where_their_text_ends(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(["doctor", "check", str(chatml_folder(tmp_path / "a"))]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5 and lines == [line.rstrip() for line in lines]

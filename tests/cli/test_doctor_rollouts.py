@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from holdtrue.cli.doctor.rollouts import render
 from holdtrue.cli.main import run
 
 CALM = "The lake lies between two hills, and in spring the meadows around it are yellow with flowers."
@@ -114,3 +117,98 @@ def test_unreadable_rows_are_said_and_keep_their_index(tmp_path, capsys):
     value = json.loads(capsys.readouterr().out)
     assert [row["index"] for row in value["rows"]] == [0, 2]
     assert sum(one["rows"] for one in value["unreadable"].values()) == 1
+
+
+def own_run(folder: Path, tokenizer: Any) -> Path:
+    """A run of holdtrue rl whose 20 answers were cut at 30 tokens, one of them with a control token in it."""
+    run = folder / "run"
+    tokenizer.save_pretrained(run / "model")
+    (run / "settings.yaml").write_text(
+        "task: rl\npolicy: {path: gone}\nalgorithm: {kind: rloo, kl_coef: 0.05}\n"
+    )
+    (run / "run.json").write_text('{"holdtrue": "0.1.0"}')
+    ids = tokenizer(CALM[:30], add_special_tokens=False)["input_ids"]
+    answers = [ids] * 19 + [[*ids[:10], tokenizer.convert_tokens_to_ids("<|im_start|>"), *ids[11:]]]
+    rows = [
+        {"prompt": f"{i}?", "answer": CALM[:30], "completion_ids": one, "finish": "length", "step": i}
+        for i, one in enumerate(answers)
+    ]
+    write(run / "rollouts.jsonl", *rows)
+    return run
+
+
+def test_the_headline_names_what_fails(tmp_path, capsys):
+    rows = [{"prompt": f"{i}?", "completion": CALM, "finish_reason": "length"} for i in range(5)]
+    file = write(tmp_path / "a.jsonl", *rows)
+    page = tmp_path / "page.html"
+    assert run(["doctor", "rollouts", file, "-o", str(page)]) == 4
+    assert capsys.readouterr().out.startswith("fail (TRUNCATION): 0 of 5 answers are degenerate")
+    assert "TRUNCATION: fail. 0 of 5 answers are degenerate" in page.read_text()
+    assert run(["doctor", "rollouts", rollouts(tmp_path)]) == 4
+    assert capsys.readouterr().out.startswith("fail (tail_cycle): 1 of 2 answers are degenerate")
+
+
+@pytest.mark.parametrize("given", ["", "rollouts.jsonl"])
+def test_a_run_of_holdtrue_brings_its_tokenizer_and_its_settings(tmp_path, capsys, byte_tokenizer, given):
+    own = own_run(tmp_path, byte_tokenizer())
+    assert run(["doctor", "rollouts", str(own / given), "--json"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    assert value["tokenizer"] == str(own / "model")
+    assert [row["verdict"] for row in value["rows"]] == ["ok"] * 19 + ["fail"]
+    how = {one["remedy"]: one["how"] for one in value["remedies"]}
+    assert how["longer_limit"] == {"holdtrue rl": {"decoding.max_new_tokens": 60}}  # twice the 30 there were
+    assert how["ban_control"] == {"holdtrue rl": {"decoding.control": "ban"}}
+    assert not any({"trl", "verl", "vllm", "sglang"} & set(one) for one in how.values())
+
+
+def test_files_of_another_engine_are_not_a_run_of_holdtrue(tmp_path, capsys, byte_tokenizer):
+    own = own_run(tmp_path, byte_tokenizer())
+    (own / "settings.yaml").unlink()
+    assert run(["doctor", "rollouts", str(own), "--json"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    assert value["tokenizer"] is None and "no --tokenizer was given" in value["notes"][0]
+    assert {"trl", "verl"} <= set(next(o["how"] for o in value["remedies"] if o["remedy"] == "longer_limit"))
+
+
+def test_many_steps_are_ten_rows_and_none_where_nothing_fails(tmp_path, capsys):
+    rows = [{"prompt": f"{i}?", "completion": CALM + " na" * 80 * (i == 7), "step": i} for i in range(40)]
+    assert run(["doctor", "rollouts", write(tmp_path / "a.jsonl", *rows)]) == 4
+    lines = capsys.readouterr().out.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("step"))
+    table = [line.split() for line in lines[at + 2 : lines.index("", at)]]
+    assert [row[0] for row in table] == [f"{i}–{i + 3}" for i in range(0, 40, 4)]
+    assert table[1][:3] == ["4–7", "4", "1"] and table[1][-2:] == ["tail_cycle", "(1)"]
+    assert any("x 80" in line and "x 80.0" not in line for line in lines)
+    healthy = [{"prompt": f"{i}?", "completion": CALM, "step": i} for i in range(40)]
+    assert run(["doctor", "rollouts", write(tmp_path / "a.jsonl", *healthy)]) == 0
+    assert not any(line.startswith("step") for line in capsys.readouterr().out.splitlines())
+
+
+def test_remedies_are_wrapped_between_words_and_never_cut(tmp_path, capsys):
+    file = rollouts(tmp_path)
+    assert run(["doctor", "rollouts", file, "--json"]) == 4
+    value = json.loads(capsys.readouterr().out)
+    console = Console(width=60, file=io.StringIO())
+    console.print(render(value, None))
+    said = " ".join(console.file.getvalue().split())
+    for one in value["remedies"]:
+        assert (one["refused"] or one["evidence"]) in said
+
+
+def test_void_turns_say_what_to_do_and_calls_without_schemas_that_they_were_not_checked(tmp_path, capsys):
+    call = '<tool_call>{"name": "zom", "arguments": {}}</tool_call>'
+    rows = [{"prompt": f"{i}?", "completion": f"{call} <answer>{i}</answer>"} for i in range(6)]
+    file = write(tmp_path / "a.jsonl", *rows, {"prompt": "?", "completion": CALM})
+    assert run(["doctor", "rollouts", file]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("warn (VOID_TURNS): 0 of 7")
+    assert "1 of 7 rollouts have a turn with neither a tool call nor an answer, as row 6" in said
+    assert "Leave rollouts with a void turn out of the update" in said
+    assert "note: 6 answers call tools, and their rows have no tools" in said
+    tools = [{"name": "zoom", "parameters": {}}]
+    assert (
+        run(["doctor", "rollouts", write(tmp_path / "a.jsonl", *(row | {"tools": tools} for row in rows))])
+        == 0
+    )
+    said = capsys.readouterr().out
+    assert said.startswith("warn (invalid_call): 0 of 6") and "their rows have no tools" not in said

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import random
 import re
 import time
 import weakref
@@ -123,6 +125,18 @@ def test_a_counter_does_not_hide_a_loop():
     assert flag.severity == "fail"
     assert abs((flag.start or 0) - len(PROSE)) <= 64
     assert found("tail_cycle", PROSE + "\n" + steps) == []
+
+
+@pytest.mark.parametrize("before", [0, 1_390, 1_600, 4_400, 20_000])
+def test_a_near_loop_begins_where_it_begins_however_late(before):
+    draw = random.Random(before)
+    calm = "".join(draw.choice("abcdefghij klmnop") for _ in range(before))
+    steps = "".join(
+        f"Step {i}: look at valve {i * i} and go on to the next of the valves.\n" for i in range(60)
+    )
+    flag = only("near_loop", calm + steps)
+    # of the 80 % of 200 grams that must come back, up to 20 % stand before the loop
+    assert before - 40 <= (flag.start or 0) <= before + 64
 
 
 def test_code_that_stands_there_twice_is_no_loop():
@@ -468,3 +482,114 @@ def test_a_prompt_that_is_given_rendered_names_no_control_tokens():
     prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     text = "Hello.<|im_end|>\n<|im_start|>user\nok thanks"
     assert [flag.severity for flag in found("ctrl_token_in_body", text, prompt=prompt)] == ["fail"]
+
+
+CHINESE = "说明目标在中间部分的右侧，将边界更新为下一个位置。"
+
+
+def test_an_answer_that_goes_over_to_another_script_is_said():
+    flag = only("script_switch", f"{PROSE} {CHINESE} {PROSE}")
+    # 25 characters less a comma and a full stop; PROSE has 156 letters, twice
+    assert (flag.severity, flag.values["script"]) == ("warn", "Han")
+    assert flag.start == len(PROSE) + 1 and flag.end == len(PROSE) + len(CHINESE)
+    assert flag.evidence.startswith("23 letters of Han (7%)")
+    assert only("script_switch", f"{PROSE} Это предложение по-русски.").values["script"] == "Cyrillic"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("湖在哪里？", CHINESE),
+        ("", CHINESE),
+        ("1 + 1 = ?", CHINESE),
+        ("湖在哪里？", f"{CHINESE} The lake is called Willow Lake, wie man sagt."),
+        ("Translate it to the tongue of Beijing.", CHINESE),
+        (
+            "How do I say good morning in Japan?",
+            f"{PROSE} おはようございます、ありがとう、元気です。",
+        ),
+        ("翻译成俄语：湖", "Озеро лежит между двумя холмами."),
+        ("What is tea called?", f"{PROSE} It is “{CHINESE}”, ({CHINESE}) or `{CHINESE}`."),
+        ("What is tea called?", f"{PROSE} ```\nprint('{CHINESE}')\n```"),
+        ("What is tea called?", f"{PROSE} It is called 茶, or чай."),
+        ("What is π?", "So α + β ≥ γ, ∑ δ² = ε — and 𝒙 ∈ ℝ. 🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉"),
+        ("Shrug.", "¯\\_(ツ)_/¯ " * 3 + "║═══║ ｆｕｌｌ ｗｉｄｔｈ"),
+    ],
+)
+def test_words_that_are_asked_for_or_mentioned_are_no_switch(prompt, text):
+    assert found("script_switch", text, prompt=prompt) == []
+
+
+def test_the_script_of_the_reference_is_asked_for():
+    assert found("script_switch", CHINESE, meta={"reference": "湖"}) == []
+    assert only("script_switch", CHINESE, meta={"reference": "lake"}).start == 0
+
+
+def test_what_a_tool_says_is_no_switch_of_the_policy():
+    turns = (Message("assistant", "Let me look."), Message("tool", CHINESE), Message("assistant", PROSE))
+    assert found("script_switch", turns) == []
+
+
+ZOOM = {
+    "name": "zoom",
+    "parameters": {"properties": {"box": {"type": "array"}, "by": {}}, "required": ["box"]},
+}
+
+
+def calling(call: str) -> str:
+    return f"Let me look. <tool_call>{call}</tool_call>"
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        ('{"name": "zoom", "arguments": {"box": [1, 2]}', "call is no JSON"),
+        ("zoom in there", "call is no JSON"),
+        ('["zoom"]', "call is no JSON"),
+        ('{"name": "zoom", "arguments": "{box"}', "call is no JSON"),
+        ('{"arguments": {"box": []}}', "call without a name or arguments"),
+        ('{"name": "zoom", "arguments": [1]}', "call without a name or arguments"),
+        ('{"name": "zom", "arguments": {"box": []}}', "undeclared tool"),
+        ('{"name": "zoom", "arguments": {"by": 2}}', "missing argument"),
+        ('{"name": "zoom", "arguments": {"box": [], "size": 2}}', "undeclared argument"),
+    ],
+)
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"tools": [ZOOM]},
+        {"tools": json.dumps([{"type": "function", "function": ZOOM}])},
+        {"request": {"body": {"tools": [{"name": "zoom", "input_schema": ZOOM["parameters"]}]}}},
+    ],
+)
+def test_a_call_that_no_tool_can_take(call, kind, columns):
+    text = calling(call)
+    flag = only("invalid_call", text, meta=columns)
+    assert (flag.severity, flag.signature) == ("warn", kind)
+    assert text[flag.start : flag.end] == call
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        '{"name": "zoom", "arguments": {"box": [1], "by": 2}}',
+        '{"name": "zoom", "arguments": "{\\"box\\": [1]}"}',
+        "\n<function=zoom>\n<parameter=box>[1]</parameter>\n</function>\n",  # Qwen3-Coder
+        "zoom\n<arg_key>box</arg_key>\n<arg_value>[1]</arg_value>",  # GLM-4.5
+    ],
+)
+def test_a_call_that_is_right_or_of_another_format_is_left_alone(call):
+    assert found("invalid_call", calling(call), meta={"tools": [ZOOM]}) == []
+
+
+def test_what_a_schema_leaves_open_may_be_given():
+    free = {"name": "zoom", "parameters": {**ZOOM["parameters"], "additionalProperties": True}}
+    call = calling('{"name": "zoom", "arguments": {"box": [], "size": 2}}')
+    assert found("invalid_call", call, meta={"tools": [free]}) == []
+    assert found("invalid_call", call, meta={"tools": [{"name": "zoom"}]}) == []
+
+
+def test_without_schemas_a_call_must_only_be_one():
+    assert found("invalid_call", calling('{"name": "zom", "arguments": {}}')) == []
+    flag = only("invalid_call", calling('{"name": "zom"}') + calling("{zoom}"))
+    assert flag.evidence.startswith("1 of 2 calls")

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdtrue.cli.list import kind_rows
 from holdtrue.doctor.causes import CAUSES, rank
 from holdtrue.doctor.prescription import context_of, every_remedy, prescribe
-from holdtrue.doctor.remedies import FAMILY, GRADES, Context, Remedy
+from holdtrue.doctor.remedies import FAMILY, GRADES, OWN, Context, Remedy
+from holdtrue.doctor.remedies.kl import Kl
+from holdtrue.doctor.remedies.longer_limit import LongerLimit
+from holdtrue.doctor.remedies.overlong import Overlong
 from holdtrue.doctor.rollouts import examine
 from holdtrue.doctor.vocabulary import Vocabulary
+from holdtrue.policy.settings import build
 from holdtrue.records import Rollout
+from holdtrue.settings import put
 
 PAGE = Path(__file__).parents[2] / "docs" / "remedies.md"
 KNOWN = {cause.id for cause in CAUSES}
@@ -96,3 +102,28 @@ def test_the_page_of_remedies_says_what_the_classes_say():
         for row in sorted(kind_rows(FAMILY), key=lambda row: (row["grade"], row["where"], row["kind"]))
     ]
     assert rows == expected
+
+
+@pytest.mark.parametrize("remedy", every_remedy(), ids=lambda one: one.name())
+def test_holdtrues_own_runs_take_the_settings_they_are_told(remedy: Remedy):
+    how = remedy.how(VOCABULARY, OWN)
+    assert how and set(how) <= {OWN, "command", "python"}
+    values: dict[str, Any] = {"policy": {"path": "model"}, "rewards": [{"function": "a.py:f"}]}
+    for name, value in how.get(OWN, {}).items():
+        put(values, name, value)
+    build(values)  # refuses what it does not know
+
+
+def test_a_remedy_is_fitted_to_what_is_known_unless_it_was_set():
+    place = Context(limit=64, kl=0.05)
+    assert LongerLimit().fitted(place) == LongerLimit(limit=128)
+    assert LongerLimit(limit=70).fitted(place) == LongerLimit(limit=70)
+    assert Overlong().fitted(place) == Overlong(limit=64, cache=12)  # a fifth
+    assert Overlong(limit=80, cache=8).fitted(place) == Overlong(limit=80, cache=8)
+    assert Kl().fitted(place) == Kl(beta=0.1)
+    assert Kl(beta=0.3).fitted(place) == Kl(beta=0.3)
+    assert [one().fitted(Context()) for one in (LongerLimit, Overlong, Kl)] == [
+        LongerLimit(),
+        Overlong(),
+        Kl(),
+    ]

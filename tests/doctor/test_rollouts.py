@@ -17,7 +17,7 @@ from holdtrue.doctor.rollouts import Examination, examine
 from holdtrue.doctor.sources import read_rollouts
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import DataError
-from holdtrue.records import Rollout
+from holdtrue.records import Message, Rollout
 
 WORDS = ["harbour", "garden", "winter", "letter", "orchard", "mirror", "station", "compass", "island", "lamp"]
 
@@ -183,6 +183,37 @@ def test_turns_that_stay_open():
     found = examine([Rollout("?", "", completion_ids=ids, loss_mask=mask)] * 3, known)
     signal = next(signal for signal in found.signals if signal.id == "TURN_ENDS")
     assert (signal.severity, signal.values["shares"]) == ("warn", {"0": 0.0, "1": 1.0})
+
+
+def turns(*said: str) -> tuple[Message, ...]:
+    """Turns of the policy, each but the last answered by a tool."""
+    pairs = [(Message("assistant", one), Message("tool", "ok")) for one in said]
+    return tuple(turn for pair in pairs for turn in pair)[:-1]
+
+
+def void(rows: list[Rollout]) -> list[tuple[str, list[int]]]:
+    return [(one.severity, one.values["rows"]) for one in examine(rows).signals if one.id == "VOID_TURNS"]
+
+
+def test_a_turn_with_neither_a_call_nor_an_answer_is_void():
+    agents = [Rollout(f"{i}?", turns(prose(i), call("1"), prose(i))[2:]) for i in range(8)]
+    assert void(agents) == [("ok", [])]
+    assert void([*agents, Rollout("?", turns(prose(1), call("1"), "4"))]) == [("warn", [8])]
+    assert void([*agents, Rollout("?", turns(call("1"), " "))]) == [("warn", [8])]
+    cut = Rollout("?", turns(call("1"), " "), finish="length")  # the limit's fault, which TRUNCATION tells
+    assert void([*agents, cut]) == [("ok", [])]
+
+
+def test_where_answers_have_tags_the_last_turn_must_have_them():
+    agents = [Rollout(f"{i}?", f"{prose(i)} <answer>{i}</answer>") for i in range(8)]
+    found = void([*agents, Rollout("?", prose(9)), Rollout("?", r"So \boxed{4}."), Rollout("?", call("1"))])
+    assert found == [("warn", [8])]
+
+
+def test_no_turn_of_plain_chat_is_void():
+    rows = [Rollout(f"{i}?", prose(i)) for i in range(20)]
+    assert void(rows) == void([*rows, *(Rollout("?", call("1")) for _ in range(6))]) == []
+    assert void([Rollout("?", call("1"))] * 4) == []  # too few to tell
 
 
 def test_answers_that_are_all_the_same_are_a_collapsed_group():

@@ -13,6 +13,7 @@ from holdtrue.health.repetition import (
     copies_before,
     densest,
     hashes,
+    is_among,
     repeats,
     without_digits,
     without_rules,
@@ -37,16 +38,23 @@ def test_copies_before_counts_the_equal_grams_before_a_place(values, width):
 
 
 @given(symbols, st.integers(1, 9), st.integers(1, 4))
-def test_copied_grams_are_those_with_as_many_copies_before(values, width, times):
+def test_copies_are_counted_where_there_are_as_many(values, width, times):
     grams = hashes(np.array(values, dtype=np.uint32), width)
-    assert copied(grams, times).tolist() == (copies_before(grams) >= times).tolist()
+    before = copies_before(grams).tolist()
+    assert copied(grams, times).tolist() == [count if count >= times else 0 for count in before]
 
 
 def test_grams_of_one_bin_that_differ_are_no_copies():
     # the highest bits choose the bin; these five differ in the lower ones, which are kept to be sorted
     grams = np.array([5 << 40, 6 << 40, 5 << 40, 7 << 40, 5 << 40], dtype=np.uint64)
-    assert copied(grams, 1).tolist() == [False, False, True, False, True]
-    assert copied(grams, 2).tolist() == [False, False, False, False, True]
+    assert copied(grams, 1).tolist() == [0, 0, 1, 0, 2]
+    assert copied(grams, 2).tolist() == [0, 0, 0, 0, 2]
+
+
+@given(st.lists(st.integers(0, 9), max_size=20), st.lists(st.integers(0, 9), max_size=9))
+def test_grams_are_looked_up_among_others(values, members):
+    found = is_among(np.array(values, dtype=np.uint64), np.array(sorted(members), dtype=np.uint64))
+    assert found.tolist() == [value in members for value in values]
 
 
 @given(symbols, st.integers(1, 9))

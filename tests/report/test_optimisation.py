@@ -13,6 +13,7 @@ from holdtrue.doctor import rollouts as doctor
 from holdtrue.errors import DataError
 from holdtrue.records import Rollout
 from holdtrue.report.optimisation import write_optimisation_report
+from holdtrue.report.optimisation_figures import draw
 from holdtrue.rundir import RunDir, append_jsonl, write_json
 
 EVIL = "<script>alert(1)</script></script>"
@@ -201,6 +202,17 @@ def test_what_became_of_the_answers_is_counted(tmp_path: Path) -> None:
     ):
         cells = f'<tr><th>{what}</th><td class="number">{count}</td><td class="number">{share}</td></tr>'
         assert cells in page
+
+
+def test_few_answers_without_a_fault_do_not_look_like_many_faults() -> None:
+    rates = {str(step): {"count": 0, "rows": 10, "rate": 0.0, "interval": [0, 0.278]} for step in range(41)}
+    figure = draw([train(n) for n in range(1, 41)], [], None, rates)["degenerate"]
+    (line,) = figure["data"]
+    assert line["customdata"] == ["0", *(f"{i}–{i + 4}" for i in range(1, 41, 5))]
+    assert line["x"] == [0, *range(3, 41, 5)]
+    # Wilson's upper end of 0 in 50 is z² / (50 + z²) = 3.8415 / 53.8415
+    assert line["error_y"]["array"][1:] == pytest.approx([0.0713] * 8, abs=1e-4)
+    assert figure["layout"]["yaxis"]["range"][1] == pytest.approx(1.05 * 0.278, rel=1e-2)
 
 
 def test_charts_are_those_there_are_numbers_for(tmp_path: Path) -> None:

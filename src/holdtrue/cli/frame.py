@@ -100,8 +100,13 @@ def show(result: Result, as_json: bool) -> int:
         print(json.dumps(result.value, allow_nan=False))
     elif isinstance(result.text, str):
         print(result.text)
-    else:
+    elif sys.stdout.isatty():
         console().print(result.text)
+    else:  # rich fills cells with spaces up to the widest one
+        screen = console()
+        with screen.capture() as captured:
+            screen.print(result.text)
+        print("\n".join(line.rstrip() for line in captured.get().splitlines()))
     return result.exit_code
 
 

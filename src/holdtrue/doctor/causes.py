@@ -120,7 +120,7 @@ CAUSES = (
     _cause(
         "limit_too_short",
         "The length limit cuts answers that would have ended.",
-        "Raise max_completion_length; mask cut answers instead of punishing them.",
+        "Raise the limit on new tokens; mask cut answers instead of punishing them.",
         signals="TRUNCATION",
         static="D05 X04 R07",
         needs="TRUNCATION",

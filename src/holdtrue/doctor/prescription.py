@@ -8,7 +8,7 @@ from typing import Any
 
 from holdtrue import kinds
 from holdtrue.doctor.findings import Finding
-from holdtrue.doctor.remedies import FAMILY, Context, Remedy, Stage
+from holdtrue.doctor.remedies import FAMILY, OWN, Context, Remedy, Stage
 from holdtrue.doctor.rollouts import DEGENERATE, Examination
 from holdtrue.doctor.vocabulary import Vocabulary
 
@@ -56,10 +56,11 @@ def prescribe(
     """
     ranked = [str(one["cause"]) if isinstance(one, Mapping) else one for one in causes]
     found = []
-    for remedy in every_remedy() if remedies is None else remedies:
+    for one in every_remedy() if remedies is None else remedies:
+        remedy = one.fitted(context)
         mended = tuple(cause for cause in ranked if cause in remedy.mends)
         if mended:
-            how = remedy.how(context.vocabulary)
+            how = remedy.how(context.vocabulary, context.engine)
             found.append(Prescribed(remedy, mended, remedy.refuses(context), how))
     found.sort(
         key=lambda one: (
@@ -80,6 +81,7 @@ def context_of(
     reference: str | None = None,
     targets: bool | None = None,
     vocabulary: Vocabulary | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Context:
     """What an examination of rollouts says of the place where remedies would be used.
 
@@ -90,6 +92,7 @@ def context_of(
         reference: policy of the rollouts that is the reference; without it nothing is known of its habits.
         targets: whether the training rows hold answers.
         vocabulary: of the model.
+        settings: of the ``holdtrue rl`` that wrote the rollouts.
     """
     cut = _signal(examination.signals, "TRUNCATION")
     bad = {str(one["id"]) for one in static if one.get("severity") in ("warn", "fail")}
@@ -102,6 +105,9 @@ def context_of(
         targets=targets,
         truncated=cut["rate"] if cut else None,
         looping=cut["loops"] / cut["cut"] if cut and cut["cut"] else None,
+        limit=cut["limit"] if cut else None,
+        kl=(settings.get("algorithm") or {}).get("kl_coef") if settings else None,
+        engine=OWN if settings else None,
         reference=rates[reference]["rate"] if reference in rates else None,
         vocabulary=vocabulary,
     )

@@ -60,10 +60,23 @@ class Examination:
         found = [row.verdict for row in self.rows] + [signal.severity for signal in self.signals]
         return min(found, key=SEVERITIES.index, default="ok")
 
+    @property
+    def decided_by(self) -> list[str]:
+        """The signals, then the detectors, that made the verdict, the most frequent first; of ``ok`` none."""
+        verdict = self.verdict
+        counts = Counter(
+            name
+            for row in self.rows
+            for name in {flag.detector for flag in row.flags if flag.severity == verdict}
+        )
+        found = [signal.id for signal in self.signals if signal.severity == verdict != "ok"]
+        return [*found, *(name for name, _ in counts.most_common())]
+
     def as_json(self) -> dict[str, Any]:
         """Plain values: ``rows`` are ``{"index", "verdict", "findings"}``, the rest as above."""
         return {
             "verdict": self.verdict,
+            "decided_by": self.decided_by,
             "rows": [
                 {"index": row.index, "verdict": row.verdict, "findings": [_plain(flag) for flag in row.flags]}
                 for row in self.rows

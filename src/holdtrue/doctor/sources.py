@@ -27,6 +27,7 @@ from holdtrue.data.fields import BadRow, show
 from holdtrue.data.files import resources, rows
 from holdtrue.errors import DataError
 from holdtrue.records import Message, Messages, Rollout, Source
+from holdtrue.rundir import RunDir
 
 EXAMPLES = 3
 _PROMPT = ("prompt", "instruction", "question", "query", "input")
@@ -90,6 +91,21 @@ def read_rollouts(paths: Sequence[str]) -> Dump:
         reasons = "; ".join(f"{reason} ({dump.examples[reason][0]})" for reason in dump.unreadable)
         raise DataError(f"no rollouts in {', '.join(map(str, paths))}: {reasons or 'no rows'}")
     return dump
+
+
+def own_run(paths: Sequence[str]) -> RunDir | None:
+    """The run of ``holdtrue rl`` whose rollouts these are, given as its directory or as the file in it."""
+    files = {_file(path) for path in paths}
+    run = RunDir(next(iter(files)).parent)
+    if {one.name for one in files} != {"rollouts.jsonl"} or len(files) > 1 or not run.settings_file.is_file():
+        return None
+    return run if "holdtrue" in run.info() and run.settings().get("task") == "rl" else None
+
+
+def own_tokenizer(run: RunDir) -> Path | None:
+    """The folder with the tokenizer that sampled a run's ids: its model, or what it began with."""
+    start = Path(str((run.settings().get("policy") or {}).get("path")))
+    return next((one for one in (run.model, start) if (one / "tokenizer_config.json").is_file()), None)
 
 
 def _file(path: str) -> Path:

@@ -6,10 +6,12 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from holdtrue.data.examples import content_of
+from holdtrue.doctor.reading import Reading
 
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
 TOOLS = ("tool", "function", "observation", "ipython")
 """Roles that answer a call."""
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
@@ -97,6 +99,47 @@ def key(call: Any) -> str:
     if isinstance(call, Mapping) and "arguments" in call:
         call = {**call, "arguments": _parsed(call["arguments"])}
     return json.dumps(call, sort_keys=True, default=str)
+
+
+class Placed(NamedTuple):
+    """A call in a rollout: what stands between its tags, and where, without them."""
+
+    text: str
+    start: int
+    end: int
+
+
+def placed_calls(reading: Reading) -> Iterator[Placed]:
+    """The calls in ``<tool_call>`` tags that the policy wrote."""
+    for first, last in reading.own:
+        at = first
+        while (start := reading.text.find(OPEN, at, last)) >= 0:
+            end = reading.text.find(CLOSE, start, last)
+            if end < 0:
+                break
+            start += len(OPEN)
+            yield Placed(reading.text[start:end], start, end)
+            at = end
+
+
+def declared(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]] | None:
+    """The tools a row declares: name -> JSON schema of the arguments; None where it declares none.
+
+    Args:
+        row: its columns: ``tools`` (OpenAI's or Anthropic's, a list or its JSON), also inside ``request``.
+    """
+    given = row.get("tools")
+    for outer in ("request", "body"):
+        if given is None and isinstance(row.get(outer), Mapping):
+            return declared(row[outer])
+    given = _parsed(given)
+    found = {}
+    for one in given if isinstance(given, list) else ():
+        tool = one.get("function", one) if isinstance(one, Mapping) else None
+        if isinstance(tool, Mapping) and isinstance(tool.get("name"), str):
+            schema = tool.get("parameters") or tool.get("input_schema")
+            found[tool["name"]] = schema if isinstance(schema, Mapping) else {}
+    return found or None
 
 
 def _calls(turn: Turn) -> list[str]:

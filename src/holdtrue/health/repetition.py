@@ -99,16 +99,28 @@ def repeats(grams: NDArray[np.uint64]) -> int:
     return len(grams) - int(np.count_nonzero(taken))
 
 
-def copied(grams: NDArray[np.uint64], times: int) -> NDArray[np.bool_]:
-    """For every gram, whether ``times`` or more equal ones stand before it.
+def copied(grams: NDArray[np.uint64], times: int) -> NDArray[np.int64]:
+    """For every gram, how many equal ones stand before it where these are ``times`` or more, else 0.
 
     Equal grams fall into the same bin. There are four bins a gram or more, so that of a text without loops
     few grams lie in bins of more than ``times``, and only these are sorted.
     """
+    result = np.zeros(len(grams), dtype=np.int64)
+    if not len(grams):
+        return result
     bins = (grams >> np.uint64(64 - len(grams).bit_length() - 2)).view(np.int64)
-    found = np.bincount(bins)[bins] > times
-    found[found] = copies_before(grams[found]) >= times
-    return found
+    found = np.flatnonzero(np.bincount(bins)[bins] > times)
+    copies = copies_before(grams[found])
+    result[found] = np.where(copies >= times, copies, 0)
+    return result
+
+
+def is_among(grams: NDArray[np.uint64], members: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """For every gram, whether it is one of the sorted ``members``."""
+    if not len(members):
+        return np.zeros(len(grams), dtype=bool)
+    at = np.searchsorted(members, grams)
+    return np.asarray(members[np.minimum(at, len(members) - 1)] == grams)
 
 
 def densest(marked: NDArray[np.bool_], window: int) -> Stretch | None:

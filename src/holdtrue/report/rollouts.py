@@ -36,7 +36,7 @@ def _contents(path: Path, result: Mapping[str, Any], rollouts: Sequence[Rollout]
     rows = [_row(row, rollout) for row, rollout in ranked]
     return {
         "name": path.stem,
-        "headline": f"{whole['count']:,} of {wording.many(whole['rows'], 'answer')} "
+        "headline": f"{_named(result)}{whole['count']:,} of {wording.many(whole['rows'], 'answer')} "
         f"{'is' if whole['count'] == 1 else 'are'} degenerate: {wording.percent(whole['rate'])} "
         f"({wording.span(whole['interval'])}).",
         "notes": [*result["notes"], *_unread(result["unreadable"])],
@@ -51,6 +51,11 @@ def _contents(path: Path, result: Mapping[str, Any], rollouts: Sequence[Rollout]
         "policies": sorted({row["policy"] for row in rows}),
         "steps": sorted({row["step"] for row in rows}, key=lambda one: (len(one), one)),
     }
+
+
+def _named(result: Mapping[str, Any]) -> str:
+    names = ", ".join(result["decided_by"])
+    return f"{names}: {result['verdict']}. " if names else ""
 
 
 def _unread(unreadable: Mapping[str, Any]) -> Iterator[str]:

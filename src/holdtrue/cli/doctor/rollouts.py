@@ -11,11 +11,13 @@ import typer
 
 from holdtrue.cli import frame
 from holdtrue.errors import DataError, QualityError
+from holdtrue.intervals import pooled
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 MOST_ROWS = 20
+MOST_STEPS = 10
 
 
 def command(
@@ -54,20 +56,23 @@ def command(
     """Find degenerate answers in rollouts of any engine, where they begin, and what causes them.
 
     Reads what TRL, verl, OpenRLHF, ms-swift, vLLM and OpenAI servers write, and holdtrue's own runs. With
-    --tokenizer control and phantom tokens are decided on token ids; without, on text. Exit code 4 when an
-    answer or a signal fails.
+    --tokenizer control and phantom tokens are decided on token ids; without, on text; holdtrue's own run has
+    it in its model. Exit code 4 when an answer or a signal fails.
     """
     from holdtrue.doctor.causes import chain as compare
     from holdtrue.doctor.causes import rank
     from holdtrue.doctor.prescription import context_of, prescribe
     from holdtrue.doctor.rollouts import examine
-    from holdtrue.doctor.sources import read_rollouts
+    from holdtrue.doctor.sources import own_run, own_tokenizer, read_rollouts
     from holdtrue.doctor.vocabulary import Vocabulary
 
     static = [finding for file in evidence or () for finding in _findings(file)]
-    vocabulary = Vocabulary.of(tokenizer) if tokenizer is not None else None
     models = _checkpoints(checkpoint or ())
     dump = read_rollouts(files)
+    own = own_run(files)
+    if tokenizer is None and own is not None:
+        tokenizer = own_tokenizer(own)
+    vocabulary = Vocabulary.of(tokenizer) if tokenizer is not None else None
     found = examine(dump.rollouts, vocabulary, indices=dump.indices)
     if models and found.verdict == "fail":
         from holdtrue.doctor.attribution import attribute
@@ -76,7 +81,8 @@ def command(
     causes = rank(found, static)
     chains = [_policies(one) for one in chain or ()]
     reference = chains[0][0] if chains else None
-    place = context_of(found, static=static, reference=reference, vocabulary=vocabulary)
+    settings = own.settings() if own is not None else None
+    place = context_of(found, static=static, reference=reference, vocabulary=vocabulary, settings=settings)
     value = found.as_json() | {
         "causes": causes,
         "remedies": [one.as_json() for one in prescribe(causes, place)],
@@ -85,6 +91,7 @@ def command(
             reason: {"rows": count, "examples": dump.examples[reason]}
             for reason, count in dump.unreadable.items()
         },
+        "tokenizer": None if tokenizer is None else str(tokenizer),
         "notes": notes(dump.rollouts, vocabulary is not None),
     }
     if output is not None:
@@ -97,6 +104,8 @@ def command(
 
 def notes(rollouts: Sequence[Any], known: bool) -> list[str]:
     """What could not be checked for lack of columns or a tokenizer."""
+    from holdtrue.doctor.tool_calls import declared
+
     with_ids = sum(rollout.completion_ids is not None for rollout in rollouts)
     result = []
     if not with_ids:
@@ -113,6 +122,12 @@ def notes(rollouts: Sequence[Any], known: bool) -> list[str]:
         result.append("No finish reasons: truncation could not be told from loops.")
     if not any(rollout.reward is not None for rollout in rollouts):
         result.append("No rewards: whether they see the junk could not be told.")
+    calling = sum("<tool_call>" in rollout.text and not declared(rollout.meta) for rollout in rollouts)
+    if calling:
+        result.append(
+            f"{calling:,} answers call tools, and their rows have no tools: whether names and arguments are "
+            "those that were declared could not be told."
+        )
     if not any(rollout.trained_logprobs for rollout in rollouts):
         result.append("No log-probabilities of both engine and trainer: their gap could not be measured.")
     return result
@@ -154,46 +169,65 @@ def render(value: dict[str, Any], page: Path | None) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    whole = value["rates"]["degenerate"]
-    low, high = whole["interval"]
     style = {"fail": "bold red", "warn": "yellow", "ok": "green"}[value["verdict"]]
-    parts: list[Any] = [
-        Text(
-            f"{value['verdict']}: {whole['count']:,} of {whole['rows']:,} answers are degenerate "
-            f"({whole['rate']:.1%}, 95 % interval {low:.1%} to {high:.1%})",
-            style=style,
-        )
-    ]
+    parts: list[Any] = [Text(_headline(value), style=style)]
     for headers, cells in _tables(value):
         if cells:
             parts += ["", frame.table(headers, cells)]
+    told = [line for cause in value["causes"] for line in cause["evidence"]]
     for one in value["signals"]:
         if one["severity"] != "ok" or one["id"] == "ATTRIBUTION":
-            why = f". {one['why']}" if one["id"] == "ATTRIBUTION" else ""
+            alone = not any(line.startswith(one["id"]) for line in told)  # no cause says what to do
+            why = f". {one['why']} {one['fix']}".rstrip() if alone else ""
             parts.append(Text(f"\n{one['severity']} {one['id']}: {one['evidence']}{why}", style="yellow"))
     for place, cause in enumerate(value["causes"], start=1):
-        parts += [Text(f"\n{place}. {cause['what']}", style="bold"), f"   {cause['fix']}"]
-        parts += [Text(f"   - {_cut(line, 200)}", style="dim") for line in cause["evidence"]]
-    parts += [Text(line, style="dim" if "refused" in line else "") for line in _remedies(value["remedies"])]
+        parts += [Text(f"\n{place}. {cause['what']}", style="bold"), _indented(3, cause["fix"])]
+        parts += [_indented(3, f"- {_cut(line, 200)}", "dim") for line in cause["evidence"]]
+    if value["remedies"]:
+        parts.append("\nremedies (A certain or measured, B published, C plausible; holdtrue list remedies)")
+    parts += [
+        _indented(indent, line, "dim" if "refused" in line else "")
+        for indent, line in _remedies(value["remedies"])
+    ]
     parts += ["", *(Text(f"note: {note}", style="dim") for note in value["notes"])]
     parts += [
         Text(f"not read: {one['rows']:,} rows, {reason}, as {one['examples'][0]}", style="yellow")
         for reason, one in value["unreadable"].items()
     ]
+    if value["tokenizer"]:
+        parts.append(f"tokenizer: {value['tokenizer']}")
     if page is not None:
         parts.append(f"transcripts: {page}")
     return Group(*parts)
 
 
-def _remedies(remedies: list[dict[str, Any]]) -> Iterator[str]:
-    """Each remedy by grade, and how it is carried out; those that would do harm here say why."""
-    if remedies:
-        yield "\nremedies (A certain or measured, B published, C plausible; holdtrue list remedies)"
+def _indented(indent: int, text: str, style: str = "") -> RenderableType:
+    """Text whose lines all begin so far to the right, however narrow the terminal is."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    return Padding(Text(text, style=style), (0, 0, 0, indent), expand=False)
+
+
+def _headline(value: dict[str, Any]) -> str:
+    """The verdict, the signals and detectors that made it, and how many answers are degenerate."""
+    names, whole = value["decided_by"], value["rates"]["degenerate"]
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    low, high = whole["interval"]
+    return (
+        f"{value['verdict']}{f' ({shown})' if names else ''}: "
+        f"{whole['count']:,} of {whole['rows']:,} answers are degenerate "
+        f"({whole['rate']:.1%}, 95 % interval {low:.1%} to {high:.1%})"
+    )
+
+
+def _remedies(remedies: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
+    """Indented, each remedy by grade, and how it is carried out; those that would do harm here say why."""
     for one in remedies:
         why = f"refused: {one['refused']}" if one["refused"] else one["evidence"]
-        yield f"  {one['grade']} {one['remedy']} ({one['where']}): {_cut(why, 150)}"
+        yield 2, f"{one['grade']} {one['remedy']} ({one['where']}): {why}"
         if not one["refused"]:
-            yield from (f"      {engine}: {_cut(_settings(how), 150)}" for engine, how in one["how"].items())
+            yield from ((6, f"{engine}: {_cut(_settings(how), 150)}") for engine, how in one["how"].items())
 
 
 def _settings(how: Any) -> str:
@@ -217,11 +251,17 @@ def _tables(value: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[Any, 
         ],
     )
     for by, head in (("by_policy", "policy"), ("by_step", "step")):
+        parts = {name: one[by] for name, one in rates.items() if one[by]}
+        if by == "by_step":
+            parts = {name: pooled(one, MOST_STEPS) for name, one in parts.items()}
+        whole = parts.pop("degenerate", {})
+        told = by == "by_policy" or rates["degenerate"]["count"]  # of no fault no step has more
         yield (
             [head, "answers", "degenerate", "rate", "most often"],
             [
-                (name, one["rows"], one["count"], _share(one), _most(rates, by, name))
-                for name, one in rates["degenerate"][by].items()
+                (name, one["rows"], one["count"], _share(one), _most(parts, name))
+                for name, one in whole.items()
+                if told
             ],
         )
     yield (
@@ -258,9 +298,9 @@ def _share(rate: dict[str, Any]) -> str:
     return f"{rate['rate']:.1%} ({low:.1%} to {high:.1%})"
 
 
-def _most(rates: dict[str, Any], by: str, name: str) -> str:
+def _most(parts: dict[str, Any], name: str) -> str:
     """The detector that fails most of a part's rows."""
-    counts = {key: one[by][name]["count"] for key, one in rates.items() if key != "degenerate" and one[by]}
+    counts = {key: one[name]["count"] for key, one in parts.items()}
     best = max(counts, key=lambda key: counts[key], default=None)
     return f"{best} ({counts[best]})" if best and counts[best] else ""
 
@@ -273,4 +313,7 @@ def _difference(step: dict[str, Any]) -> str:
 
 
 def _cut(text: str, most: int = 90) -> str:
-    return text if len(text) <= most else f"{text[: most - 4]} ..."
+    """At most so many characters, cut between words."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most - 4].rpartition(' ')[0] or text[: most - 4]} ..."

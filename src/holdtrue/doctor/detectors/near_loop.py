@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.detectors.tail_cycle import TailCycle
 from holdtrue.doctor.reading import Grams, Reading, quote
-from holdtrue.health.repetition import copied, densest, repeats
+from holdtrue.health.repetition import copied, densest, is_among, repeats
 
 
 class NearLoop(Detector):
@@ -52,17 +53,19 @@ class NearLoop(Detector):
         grams = reading.loose if reading.text else reading.tokens
         if repeats(grams.hashes) < least:
             return
-        twice = copied(grams.hashes, 2)
+        copies = copied(grams.hashes, 2)
+        twice = copies >= 2
         if np.count_nonzero(twice) < least:
             return
-        if reading.text:
-            twice = (twice & reading.worded) | copied(reading.strict.hashes, 2)
+        if reading.text and (twice & (bare := ~reading.worded)).any():
+            # Equal grams have equally many letters, so none of the others is like these.
+            twice[bare] = copied(reading.strict.hashes[bare], 2) >= 2
         full = densest(twice, window)
         half = densest(twice, window // 2)
         enough = (full and full.repeated >= self.share) or (half and half.repeated >= self.share_of_half)
         if not enough:
             return
-        start = int(grams.at[_begin(grams, window // 8)])
+        start = int(grams.at[_begin(grams, copies, window // 8)])
         seen = full or half
         assert seen is not None
         stop = int(grams.at[min(seen.end, len(grams.at)) - 1]) + 1
@@ -79,12 +82,15 @@ class NearLoop(Detector):
             yield self.flag("fail", evidence, tokens=(start, max(stop, start + 1)), share=round(share, 3))
 
 
-def _begin(grams: Grams, window: int) -> int:
+def _begin(grams: Grams, copies: NDArray[np.int64], window: int) -> int:
     """The first gram of the first window most of whose grams come back at least twice later or before."""
-    _, inverse, counts = np.unique(grams.hashes, return_inverse=True, return_counts=True)
-    often = counts[inverse] >= 3
-    total = np.concatenate([[0], np.cumsum(often)])
-    dense = np.flatnonzero(total[window:] - total[:-window] >= 0.8 * window)
-    first = int(dense[0]) if len(dense) else 0
-    inside = np.flatnonzero(often[first:])
-    return first + int(inside[0]) if len(inside) else first
+    thrice = np.sort(grams.hashes[copies == 2])  # each gram that stands three times has one such place
+    size, first = 8 * window, 0
+    while first < len(grams.hashes):
+        often = is_among(grams.hashes[first : first + size], thrice)
+        total = np.concatenate([[0], np.cumsum(often)])
+        dense = np.flatnonzero(total[window:] - total[:-window] >= 0.8 * window)
+        if len(dense):
+            return first + int(dense[0]) + int(often[dense[0] :].argmax())
+        first, size = first + size - window, 2 * size
+    return int(is_among(grams.hashes, thrice).argmax())

@@ -12,9 +12,12 @@ from holdtrue.doctor.reading import Reading, quote
 _HEADED = re.compile(r"###+ ?(?:Human|Assistant|User|Instruction|Response)\b ?:", re.IGNORECASE)
 """Roles as headings (Guanaco, Alpaca, Vicuna), also inside a line: models forget the break."""
 _BARE = re.compile(
-    r"(?:(?<=[.!?\w]\n)|(?<=[.!?]))(?:assistant|user)\n\n(?=\S)|(?<=\n)user\n(?=[^\n]+\nassistant\n)"
+    r"assistant\n\n(?:(?<=[.!?\w]\nassistant\n\n)|(?<=[.!?]assistant\n\n))(?=\S)"
+    r"|user\n\n(?:(?<=[.!?\w]\nuser\n\n)|(?<=[.!?]user\n\n))(?=\S)"
+    r"|user\n(?<=\nuser\n)(?=[^\n]+\nassistant\n)"
 )
-"""The headers of Llama-3 and of ChatML without their control tokens, as skip_special_tokens leaves them."""
+"""The headers of Llama-3 and of ChatML without their control tokens, as skip_special_tokens leaves them. What
+stands before them is looked at last: a pattern that begins with letters is searched ten times as fast."""
 _PLAIN = re.compile(r"(?<=\n)(?:\*\*)?(?:Human|USER|User|用户) ?(?:\*\*)?[:：](?:\*\*)?\s?(?=\S)")
 _REPLY = re.compile(r"^(?:\*\*)?(?:Assistant|ASSISTANT|AI|Bot|Model|助手) ?(?:\*\*)?[:：]", re.MULTILINE)
 _ROLE = re.compile(r"^\W{0,4}[A-Z][\w .]{0,20} ?:", re.MULTILINE)

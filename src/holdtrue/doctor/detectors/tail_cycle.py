@@ -47,7 +47,7 @@ class TailCycle(Detector):
             if cycle is not None:
                 piece = turn.text[cycle.start : cycle.start + cycle.period]
                 span = (start + cycle.start, start + cycle.end)
-                yield self._flag(cycle, f"{quote(piece)} x {cycle.copies:.1f}", span, None)
+                yield self._flag(cycle, f"{quote(piece)} x {_count(cycle.copies)}", span, None)
         blank = len(reading.text) - len(reading.text.rstrip())
         if blank >= 2 * self.min_cover:
             span = (len(reading.text) - blank, len(reading.text))
@@ -57,7 +57,7 @@ class TailCycle(Detector):
             if cycle is not None:
                 ids = reading.body[cycle.start : cycle.start + min(cycle.period, 8)].tolist()
                 tokens = (cycle.start, cycle.end)
-                yield self._flag(cycle, f"ids {ids} x {cycle.copies:.1f}", (None, None), tokens)
+                yield self._flag(cycle, f"ids {ids} x {_count(cycle.copies)}", (None, None), tokens)
 
     def _of_text(self, turn: Reading) -> Cycle | None:
         text, end = turn.text, turn.end
@@ -105,3 +105,8 @@ class TailCycle(Detector):
         near_end = count + extra - end <= self.slack
         needed = self.min_copies - (cycle.period >= min_cover)
         return cycle if near_end and cycle.copies >= needed else None
+
+
+def _count(copies: float) -> str:
+    """``32`` or ``32.5``."""
+    return f"{copies:.1f}".removesuffix(".0")

@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Reading, quote
-from holdtrue.doctor.tool_calls import is_error, key, without_numbers
-
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-
-
-class _Call(NamedTuple):
-    """A call for comparison, and where it stands without its tags."""
-
-    key: str
-    start: int
-    end: int
+from holdtrue.doctor.tool_calls import CLOSE, OPEN, Placed, is_error, key, placed_calls, without_numbers
 
 
 class ToolErrorLoop(Detector):
@@ -40,11 +30,11 @@ class ToolErrorLoop(Detector):
         """The longest row of same calls."""
         if "tool_call" not in reading.text:
             return
-        best: list[_Call] = []
-        row: list[_Call] = []
+        best: list[Placed] = []
+        row: list[Placed] = []
         said = last = None
-        for call in _calls(reading):
-            error = _error(reading, row[-1], call) if row and row[-1].key == call.key else None
+        for call in placed_calls(reading):
+            error = _error(reading, row[-1], call) if row and _same(row[-1], call) else None
             if error is not None and (last is None or without_numbers(error) == without_numbers(last)):
                 row.append(call)
             else:
@@ -58,19 +48,23 @@ class ToolErrorLoop(Detector):
                 "fail" if len(best) >= self.most else "warn",
                 f"the same call x {len(best)}: {quote(shown, 160)}, answered by "
                 + (quote(said) if said else "nothing"),
-                span=(best[1].start - len(_OPEN), best[-1].end + len(_CLOSE)),
+                span=(best[1].start - len(OPEN), best[-1].end + len(CLOSE)),
                 calls=len(best),
                 call=shown,
             )
 
 
-def _error(reading: Reading, before: _Call, call: _Call) -> str | None:
+def _same(before: Placed, call: Placed) -> bool:
+    return before.text == call.text or key(before.text) == key(call.text)
+
+
+def _error(reading: Reading, before: Placed, call: Placed) -> str | None:
     """How the call before was answered: an error, "" for nothing; None where it was answered well.
 
     Where the text does not tell what the tool said, the policy's words may stand among the error's, so all
     errors count as the same.
     """
-    start, end = before.end + len(_CLOSE), call.start - len(_OPEN)
+    start, end = before.end + len(CLOSE), call.start - len(OPEN)
     answer, at = "", start
     for first, last in [*reading.own, (end, end)]:
         answer += reading.text[at : max(min(first, end), at)]
@@ -80,16 +74,3 @@ def _error(reading: Reading, before: _Call, call: _Call) -> str | None:
     if not is_error(answer or between):
         return None if between else ""
     return answer or "an error"
-
-
-def _calls(reading: Reading) -> Iterator[_Call]:
-    """The policy's calls."""
-    for first, last in reading.own:
-        at = first
-        while (start := reading.text.find(_OPEN, at, last)) >= 0:
-            end = reading.text.find(_CLOSE, start, last)
-            if end < 0:
-                break
-            start += len(_OPEN)
-            yield _Call(key(reading.text[start:end]), start, end)
-            at = end

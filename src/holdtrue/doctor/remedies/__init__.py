@@ -28,6 +28,8 @@ GRADES: Mapping[Grade, str] = {
     "B": "supported by published evidence",
     "C": "plausible, not shown",
 }
+OWN = "holdtrue rl"
+"""The engine whose settings are those of ``holdtrue rl``; ``holdtrue`` are those of reward models and sft."""
 HABIT = 0.01
 """Share of degenerate answers from which on a policy has the habit."""
 
@@ -42,6 +44,9 @@ class Context:
         targets: whether the training rows hold answers to learn from (RL data are prompts alone).
         truncated: share of the answers that the length limit cut.
         looping: share of the cut answers that loop.
+        limit: tokens at which answers were cut.
+        kl: coefficient of the KL term that they were trained with.
+        engine: whose settings are wanted, such as :data:`OWN`; None: everyone's.
         reference: share of degenerate answers of the reference model.
         vocabulary: of the model.
     """
@@ -51,6 +56,9 @@ class Context:
     targets: bool | None = None
     truncated: float | None = None
     looping: float | None = None
+    limit: int | None = None
+    kl: float | None = None
+    engine: str | None = None
     reference: float | None = None
     vocabulary: Vocabulary | None = None
 
@@ -71,12 +79,19 @@ class Remedy(Kind):
     not_in_rl: ClassVar[str | None] = None
     """Why it has no place in supervised training, and in RL."""
 
-    def how(self, vocabulary: Vocabulary | None = None) -> dict[str, Any]:
+    def fitted(self, context: Context) -> Remedy:
+        """The remedy with what is known of the place instead of its defaults; what was set stays."""
+        return self
+
+    def how(self, vocabulary: Vocabulary | None = None, engine: str | None = None) -> dict[str, Any]:
         """How it is carried out: engine -> its settings, of data remedies ``command``; ``python`` names the
-        class where no engine has a setting for it, or it needs values of yours.
+        class where no engine, or not the ``engine`` asked for, has a setting for it, or it needs values of
+        yours.
         """
-        engines = self._engines(vocabulary)
-        return engines or {"python": f"{type(self).__module__}.{type(self).__name__}"}
+        found = self._engines(vocabulary)
+        if engine is not None:
+            found = {name: one for name, one in found.items() if name in (engine, "command")}
+        return found or {"python": f"{type(self).__module__}.{type(self).__name__}"}
 
     def _engines(self, vocabulary: Vocabulary | None) -> dict[str, Any]:
         return {}
@@ -143,7 +158,8 @@ class TrainingRemedy(Remedy):
         return super().refuses(context)
 
     def engines(self) -> Mapping[str, Mapping[str, Any]]:
-        """Settings by the names of ``trl`` and ``verl``, where they have any; and of ``holdtrue``."""
+        """Settings by the names of ``trl`` and ``verl``, where they have any; of ``holdtrue``, and of
+        :data:`OWN`."""
         return {}
 
     def _engines(self, vocabulary: Vocabulary | None) -> dict[str, Any]:
@@ -172,7 +188,8 @@ class DecodingRemedy(Remedy):
         return super().refuses(context)
 
     def engines(self, vocabulary: Vocabulary | None) -> Mapping[str, Mapping[str, Any]]:
-        """Parameters of a request by the names of ``vllm``, ``sglang`` and ``transformers``."""
+        """Parameters of a request by the names of ``vllm``, ``sglang`` and ``transformers``; settings of
+        :data:`OWN`."""
         raise NotImplementedError
 
     def _engines(self, vocabulary: Vocabulary | None) -> dict[str, Any]:

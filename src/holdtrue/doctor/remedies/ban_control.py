@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from holdtrue.doctor.checks.vocabulary import masks
-from holdtrue.doctor.remedies import Context, DecodingRemedy, listed
+from holdtrue.doctor.remedies import OWN, Context, DecodingRemedy, listed
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import SettingsError
 
@@ -62,8 +62,8 @@ class BanControl(DecodingRemedy):
         return sorted({*vocabulary.control, *phantom, *self.also} - vocabulary.ends)
 
     def engines(self, vocabulary: Vocabulary | None) -> Mapping[str, Mapping[str, Any]]:
-        """A bias of -100 for vLLM and SGLang; transformers bans outright."""
-        return masks(self.banned(vocabulary))
+        """A bias of -100 for vLLM and SGLang; transformers and holdtrue ban outright."""
+        return {**masks(self.banned(vocabulary)), OWN: {"decoding.control": "ban"}}
 
     @staticmethod
     def log_softmax(logits: ArrayLike, banned: Sequence[int]) -> NDArray[np.float64]:

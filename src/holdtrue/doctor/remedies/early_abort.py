@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-from holdtrue.doctor.remedies import DecodingRemedy
+from holdtrue.doctor.remedies import OWN, DecodingRemedy
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.health.stream import RepetitionDetection
 
@@ -36,8 +37,9 @@ class EarlyAbort(DecodingRemedy):
     """Tokens a loop covers in all, kept by looking for longer patterns: a ruler of dashes is none."""
 
     def engines(self, vocabulary: Vocabulary | None) -> Mapping[str, Mapping[str, Any]]:
-        """vLLM from 0.17 on; SGLang and transformers have nothing of the kind."""
+        """vLLM from 0.17 on, and holdtrue's loop guard; SGLang and transformers have nothing of the kind."""
         detection = RepetitionDetection(
             self.max_pattern_size, self.min_pattern_size, self.min_count, self.min_cover
         )
-        return {"vllm": {"repetition_detection": detection.vllm()}}
+        own = {f"decoding.loop.{key}": value for key, value in asdict(detection).items()}
+        return {"vllm": {"repetition_detection": detection.vllm()}, OWN: own}

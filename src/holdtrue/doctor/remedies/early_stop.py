@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import Field
 
-from holdtrue.doctor.remedies import TrainingRemedy
+from holdtrue.doctor.remedies import OWN, TrainingRemedy
 from holdtrue.errors import DataError
 
 
@@ -59,5 +59,6 @@ class EarlyStop(TrainingRemedy):
                 "greater_is_better": False,
                 "load_best_model_at_end": True,
                 "callbacks": [f"transformers.EarlyStoppingCallback(early_stopping_patience={self.patience})"],
-            }
+            },
+            OWN: {"guard.on_alarm": "stop"},
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from holdtrue.doctor.remedies import Context, TrainingRemedy
+from holdtrue.doctor.remedies import OWN, Context, TrainingRemedy
 
 _JUNK = frozenset({"ctrl_token_in_body", "phantom_token", "mojibake", "attractor_token"})
 
@@ -42,4 +42,5 @@ class Entropy(TrainingRemedy):
         return {
             "trl": {"entropy_coef": self.coefficient},
             "verl": {"actor_rollout_ref.actor.entropy_coeff": self.coefficient},
+            OWN: {"algorithm.entropy_coef": self.coefficient},
         }

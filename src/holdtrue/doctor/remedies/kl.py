@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from holdtrue.doctor.remedies import HABIT, Context, TrainingRemedy, percent
+from holdtrue.doctor.remedies import HABIT, OWN, Context, TrainingRemedy, percent
 
 
 class Kl(TrainingRemedy):
@@ -22,7 +22,11 @@ class Kl(TrainingRemedy):
     not_in_sft = "there is no policy that drifts from a reference; lower the learning rate"
 
     beta: float = Field(0.01, gt=0)
-    """Weight of the term."""
+    """Weight of the term. By default, where there was one that did not help, twice that."""
+
+    def fitted(self, context: Context) -> Kl:
+        """With twice the weight there was."""
+        return Kl(beta=2 * context.kl) if context.kl and "beta" not in self.model_fields_set else self
 
     def refuses(self, context: Context) -> str | None:
         """As :class:`TrainingRemedy`; and where the reference is sick."""
@@ -41,4 +45,5 @@ class Kl(TrainingRemedy):
                 actor + "kl_loss_coef": self.beta,
                 actor + "kl_loss_type": "low_var_kl",
             },
+            OWN: {"algorithm.kl_coef": self.beta},
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from holdtrue.doctor.remedies import Context, TrainingRemedy, percent
+from holdtrue.doctor.remedies import OWN, Context, TrainingRemedy, percent
 
 
 class LongerLimit(TrainingRemedy):
@@ -17,7 +17,12 @@ class LongerLimit(TrainingRemedy):
     harms = "most of the cut answers loop: they would loop for longer"
 
     limit: int = Field(4096, gt=0)
-    """Most tokens of an answer."""
+    """Most tokens of an answer. By default twice the limit that answers were cut at, where that is known."""
+
+    def fitted(self, context: Context) -> LongerLimit:
+        """With twice the limit there was."""
+        known = context.limit is not None and "limit" not in self.model_fields_set
+        return LongerLimit(limit=2 * context.limit) if known and context.limit else self
 
     def refuses(self, context: Context) -> str | None:
         """As :class:`TrainingRemedy`; and where loops fill any limit."""
@@ -30,4 +35,5 @@ class LongerLimit(TrainingRemedy):
         return {
             "trl": {"max_completion_length": self.limit},
             "verl": {"data.max_response_length": self.limit},
+            OWN: {"decoding.max_new_tokens": self.limit},
         }

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import Field, model_validator
 
-from holdtrue.doctor.remedies import Context, TrainingRemedy, percent
+from holdtrue.doctor.remedies import OWN, Context, TrainingRemedy, percent
 from holdtrue.doctor.remedies.masks import MOST_CUT
 
 
@@ -37,6 +37,12 @@ class Overlong(TrainingRemedy):
     factor: float = Field(1.0, gt=0)
     """The largest penalty."""
 
+    def fitted(self, context: Context) -> Overlong:
+        """With the limit there is, and a fifth of it as the cache."""
+        if context.limit is None or {"limit", "cache"} & self.model_fields_set:
+            return self
+        return Overlong(limit=context.limit, cache=max(context.limit // 5, 1), factor=self.factor)
+
     @model_validator(mode="after")
     def _ordered(self) -> Overlong:
         if self.cache > self.limit:
@@ -58,7 +64,7 @@ class Overlong(TrainingRemedy):
         return -self.factor * np.clip(past / self.cache, 0.0, 1.0) + 0.0
 
     def engines(self) -> dict[str, dict[str, object]]:
-        """TRL has it as a reward function, verl in its reward manager ``dapo``."""
+        """TRL has it as a reward function, verl in its reward manager ``dapo``, holdtrue as shaping."""
         buffer = "reward.reward_kwargs.overlong_buffer_cfg."
         length = {"max_completion_len": self.limit, "soft_punish_cache": self.cache}
         return {
@@ -74,5 +80,10 @@ class Overlong(TrainingRemedy):
                 buffer + "enable": True,
                 buffer + "len": self.cache,
                 buffer + "penalty_factor": self.factor,
+            },
+            OWN: {
+                "decoding.max_new_tokens": self.limit,
+                "shaping.overlong_cache": self.cache,
+                "shaping.overlong_penalty": self.factor,
             },
         }

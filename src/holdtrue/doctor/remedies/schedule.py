@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from holdtrue.doctor.remedies import TrainingRemedy
+from holdtrue.doctor.remedies import OWN, TrainingRemedy
 
 
 class Schedule(TrainingRemedy):
@@ -25,15 +25,14 @@ class Schedule(TrainingRemedy):
     """Share of the steps that warm up."""
 
     def engines(self) -> dict[str, dict[str, object]]:
-        """holdtrue's own trainer has both shapes."""
+        """holdtrue's own trainers have both shapes; that of policies knows a peak by the model's width."""
         own = {
             "learning_rate": self.learning_rate,
             "lr_scheduler_type": self.shape,
             "warmup_ratio": self.warmup,
         }
-        found: dict[str, dict[str, object]] = {
-            "holdtrue": {f"training.{key}": value for key, value in own.items()}
-        }
+        ours: dict[str, object] = {f"training.{key}": value for key, value in own.items()}
+        found = {"holdtrue": ours, OWN: {key: ours[key] for key in ours if not key.endswith("learning_rate")}}
         if self.shape == "cosine":
             optim = "actor_rollout_ref.actor.optim."
             found["trl"] = {
