@@ -93,6 +93,10 @@ def test_an_answers_last_turn_is_what_changes() -> None:
         (lambda completions, solution: [], "needs 'solution', which the rows lack"),
         (lambda completions, completion_ids: [], "has no token ids"),
         (lambda a, b, c: 0.0, "of no known form"),
+        (
+            lambda prompts, texts: [0.0],
+            r"reads texts, so it is called with \(prompts, texts, completion_ids\)",
+        ),
         (dict, "name a function"),
         (3, "name a function"),
     ],

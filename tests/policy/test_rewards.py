@@ -217,6 +217,13 @@ def test_a_function_is_loaded_from_its_file_or_a_line_says_why_not(tmp_path: Pat
         load_function(f"{file}:g")
     with pytest.raises(SettingsError, match="does not exist"):
         load_function(f"{tmp_path}/none.py:f")
+    file.write_text("def f(prompts, texts): ...\n")
+    with pytest.raises(
+        SettingsError, match=r"takes \(prompts, texts\); it is called with \(prompts, texts, comp"
+    ):
+        load_function(f"{file}:f")
+    with pytest.raises(SettingsError, match=r"is no model; a function in it is .*mine.py:NAME"):
+        RewardSettings.named(str(file))
     file.write_text("import nonsense_that_is_nowhere\n")
     with pytest.raises(SettingsError, match="cannot be imported: ModuleNotFoundError"):
         load_function(f"{file}:f")

@@ -193,14 +193,21 @@ def from_function(function: Any) -> Reward:
     if isinstance(function, type) or not callable(function):
         raise SettingsError(f"{name} is not a function but a {type(function).__name__}; name a function")
     try:
-        parameters = inspect.signature(function).parameters
+        signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise SettingsError(f"the parameters of {name} cannot be told; wrap it in a function") from error
+    parameters = signature.parameters
     positional = [
         one for one in parameters.values() if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
     ]
     needed = [one for one in positional if one.default is one.empty]
     if "texts" in parameters:
+        try:
+            signature.bind([], [], [])
+        except TypeError as error:
+            raise SettingsError(
+                f"{name}{signature} reads texts, so it is called with (prompts, texts, completion_ids)"
+            ) from error
         return lambda cases: _result(
             function([c.prompt for c in cases], [flatten(c.answer) for c in cases], [()] * len(cases))
         )

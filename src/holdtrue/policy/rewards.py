@@ -10,8 +10,10 @@ Answers without a finite reward are left out and counted.
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -123,15 +125,19 @@ def _columns(rollouts: Sequence[Rollout]) -> tuple[list[Any], list[str], list[Se
     return [one.prompt for one in rollouts], [one.text for one in rollouts], ids
 
 
-def load_function(place: str) -> Function:
+def load_function(place: str, called: str = "prompts, texts, completion_ids") -> Function:
     """The function of ``file.py:name``.
 
+    Args:
+        called: the lists it will be called with.
+
     Raises:
-        SettingsError: there is no such file or function, or the file cannot be imported.
+        SettingsError: there is no such file or function, the file cannot be imported, or the function
+            takes another number of arguments.
     """
     file, _, name = place.rpartition(":")
     if not Path(file).is_file():
-        raise SettingsError(f"reward function {place}: {file} does not exist")
+        raise SettingsError(f"function {place}: {file} does not exist")
     spec = importlib.util.spec_from_file_location(f"holdtrue_reward_{Path(file).stem}", file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -139,11 +145,19 @@ def load_function(place: str) -> Function:
         spec.loader.exec_module(module)
     except Exception as error:
         raise SettingsError(
-            f"reward function {place}: {file} cannot be imported: {type(error).__name__}: {error}"
+            f"function {place}: {file} cannot be imported: {type(error).__name__}: {error}"
         ) from error
     found = getattr(module, name, None)
     if not callable(found):
-        raise SettingsError(f"reward function {place}: {file} has no function {name!r}")
+        raise SettingsError(f"function {place}: {file} has no function {name!r}")
+    with suppress(ValueError):  # a builtin may not tell
+        parameters = inspect.signature(found)
+        try:
+            parameters.bind(*called.split(", "))
+        except TypeError as error:
+            raise SettingsError(
+                f"function {place} takes {parameters}; it is called with ({called})"
+            ) from error
     return found  # type: ignore[no-any-return]
 
 

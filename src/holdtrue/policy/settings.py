@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from holdtrue import kinds
+from holdtrue.errors import SettingsError
 from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.shaping import Shaping
 from holdtrue.settings import LoraSettings, Section, build_section
@@ -71,7 +72,13 @@ class RewardSettings(Section):
 
     @classmethod
     def named(cls, name: str) -> RewardSettings:
-        """The reward that a command line names: a function where it is ``file.py:name``, or a model."""
+        """The reward that a command line names: a function where it is ``file.py:name``, or a model.
+
+        Raises:
+            SettingsError: it is a file of Python without a name.
+        """
+        if name.endswith(".py"):
+            raise SettingsError(f"reward {name} is no model; a function in it is {name}:NAME")
         return cls(function=name) if _names_function(name) else cls(model=name)
 
     @model_validator(mode="after")

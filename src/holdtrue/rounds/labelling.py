@@ -24,7 +24,7 @@ def load(settings: LabelSettings) -> Labeller | None:
     """
     if settings.function is None:
         return None
-    function: Any = load_function(settings.function)
+    function: Any = load_function(settings.function, "prompts, firsts, seconds")
 
     def label(asked: Sequence[Group]) -> list[Comparison | None]:
         prompts = [group.prompt for group in asked]
