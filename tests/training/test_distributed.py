@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+import torch.multiprocessing as mp
+from torch import distributed as dist
 from transformers import AutoModelForSequenceClassification
 
 from holdtrue import job
@@ -223,6 +225,25 @@ def test_gradients_are_summed_in_buckets_of_bounded_size_and_one_type() -> None:
     ]
     sizes = [[p.numel() for p in bucket] for bucket in distributed._buckets(parameters, elements=8)]
     assert sizes == [[3, 4], [9], [1]]
+
+
+def _sum_of(rank: int, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        everywhere, first, nowhere = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+        everywhere.grad = torch.tensor([1.0, 10.0]) * (rank + 1)
+        first.grad = None if rank else torch.tensor([3.0, 4.0])
+        distributed.World(rank, 2).sum_gradients([everywhere, nowhere, first])
+        torch.save([everywhere.grad, first.grad, nowhere.grad], folder / f"sum-{rank}")
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_parameter_without_a_gradient_in_any_process_has_none_afterwards(tmp_path: Path) -> None:
+    mp.spawn(_sum_of, (tmp_path,), nprocs=2)  # type: ignore[no-untyped-call]
+    for rank in (0, 1):
+        everywhere, first, nowhere = torch.load(tmp_path / f"sum-{rank}")
+        assert everywhere.tolist() == [3, 30] and first.tolist() == [3, 4] and nowhere is None
 
 
 def test_a_broken_connection_is_said_to_be_a_lost_process() -> None:

@@ -65,10 +65,15 @@ class World:
         return tensor
 
     def sum_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """Sum gradients over all processes (sharded parameters have theirs summed already)."""
+        """Sum gradients over all processes (sharded parameters have theirs summed already).
+
+        A parameter that has none in any process keeps none, so that an optimiser leaves it alone.
+        """
         if self.size == 1 or self.sharded:
             return
-        for group in _buckets(parameters):
+        held = torch.tensor([float(p.grad is not None) for p in parameters], device=parameters[0].device)
+        _sum(held)
+        for group in _buckets([p for p, count in zip(parameters, held.tolist(), strict=True) if count]):
             flat = torch.cat([_gradient(p).reshape(-1) for p in group])
             _sum(flat)
             for parameter, part in zip(group, torch.split(flat, [p.numel() for p in group]), strict=True):
