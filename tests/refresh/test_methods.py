@@ -23,6 +23,7 @@ from holdtrue.reward import store
 from holdtrue.reward.ensemble import EnsembleScorer
 from holdtrue.reward.folders import open_scorer
 from holdtrue.reward.scorer import RewardScorer
+from holdtrue.rundir import RunDir, read_jsonl
 from holdtrue.settings import ModelSettings, build
 
 Make = Callable[..., RefreshContext]
@@ -199,6 +200,19 @@ def test_bought_labels_count_so_many_times_beside_the_pairs_those_of_before_too(
     plain = refreshed(1, pairs)
     np.testing.assert_allclose(refreshed(4, heavy), plain, atol=1e-5)  # all alike: only ratios count
     assert np.abs(refreshed(4, pairs) - plain).max() > 1e-3
+
+
+@pytest.mark.parametrize("choose", ["disagreement", "d_optimal"])
+def test_labels_bought_before_are_known_to_what_chooses_the_next(make: Make, choose: str) -> None:
+    known = make().pairs
+    both = [*known[24:], *known[:24]] if choose == "disagreement" else known
+    found = []
+    for given in ({"pairs": known[24:], "bought": known[:24]}, {"pairs": both}):
+        context = make(pair_log_ratios=None, **given)
+        named({"kind": "fresh_labels", "choose": choose, "members": 2})(context)
+        members = [RunDir(path).settings()["rows"] for path in sorted(context.folder.glob("member-*"))]
+        found.append((list(read_jsonl(context.folder / "labels.jsonl")), members))
+    assert found[0] == found[1] and len(found[0][0]) == 6
 
 
 def test_junk_that_pays_is_taught_to_lose(make: Make) -> None:

@@ -81,7 +81,7 @@ class FreshLabels(Refresh):
             raise DataError(f"the labeller gave no label for any of {len(asked)} pairs")
         right, decided = agreement(gaps[chosen], asked)
         low, high = wilson(right, decided)
-        groups = [*context.pairs, *weighted([*context.bought, *fresh], self.weight)]
+        groups = [*self._known(context), *weighted(fresh, self.weight)]
         fitted = fit(context, groups)
         counts = Counter(
             {"pairs to choose from": len(pairs), "pairs without a label": len(asked) - len(fresh)}
@@ -121,15 +121,19 @@ class FreshLabels(Refresh):
             value = self._disagreement(context, pairs)
         return [int(i) for i in shuffled[np.argsort(-value[shuffled], kind="stable")]]
 
+    def _known(self, context: RefreshContext) -> list[Group]:
+        """All that is labelled already."""
+        return [*context.pairs, *weighted(context.bought, self.weight)]
+
     def _disagreement(self, context: RefreshContext, pairs: Sequence[Pair]) -> Floats:
         """Std over members of each pair's gap, in standard deviations of the member's rewards."""
         from holdtrue.refresh import fitting
         from holdtrue.reward.ensemble import scale_of
 
-        gaps = []
+        gaps, known = [], self._known(context)
         for number, seed in enumerate(fitting.seeds(context.seed, self.members + 1)[1:], start=1):
-            scorer = fitting.fit(context, context.pairs, f"member-{number}", seed=seed).scorer
-            scale = scale_of(rewards(scorer, context.pairs[: fitting.REFERENCE]), f"member {number}")["std"]
+            scorer = fitting.fit(context, known, f"member-{number}", seed=seed).scorer
+            scale = scale_of(rewards(scorer, known[: fitting.REFERENCE]), f"member {number}")["std"]
             own = rewards(scorer, context.shifted)
             gaps.append([(own[p.group][p.first] - own[p.group][p.second]) / scale for p in pairs])
         found: Floats = np.array(gaps, dtype=np.float64).std(0)
@@ -139,7 +143,7 @@ class FreshLabels(Refresh):
         from holdtrue.refresh.fitting import REFERENCE
         from holdtrue.refresh.hidden import states
 
-        known = context.pairs[:REFERENCE]
+        known = [*context.bought, *context.pairs][:REFERENCE]
         old = [
             state[c.first] - state[c.second]
             for state, group in zip(states(context.current, known), known, strict=True)
