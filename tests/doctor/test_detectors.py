@@ -461,7 +461,9 @@ def test_a_reading_that_is_no_longer_held_is_gone_at_once():
 
 def test_detectors_take_linear_time():
     start = time.process_time()
+    failing = (Message("assistant", calling('{"name": "zoom"}')), Message("tool", "error"))
     for text in (
+        failing * 8_000,
         "<|im_end|>\n<|im_start|>user\n<tool_response>\n" * 4_000,
         "<tool_call>" * 20_000,
         " " * 40_000 + "x>",
@@ -650,6 +652,7 @@ def test_a_tool_without_arguments_may_be_called_with_none(arguments):
         "<think>I will use a <tool_call> now.</think>",
         "The format is <tool_call>...</tool_call>.</think>",  # opened by the prompt
         "I will use a <tool_call>, then.",
+        "They go into <tool_call></tool_call>, as told.",
     ],
 )
 def test_words_about_calls_are_no_calls(thought):

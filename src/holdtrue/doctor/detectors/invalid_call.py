@@ -19,9 +19,9 @@ class InvalidCall(Detector):
     """A call in ``<tool_call>`` tags that is no JSON object with a name; or, where the row has its ``tools``,
     names none of them, lacks an argument that is required or has one that is not declared. Warns.
 
-    Calls in other formats (XML, code) are left alone, and so are thoughts that speak of the tags. Undeclared
-    arguments are right where the schema declares some otherwise than by name (``additionalProperties``,
-    ``anyOf`` ...); types of arguments are not looked at.
+    Calls in other formats (XML, code) are left alone, and so are empty tags and thoughts that speak of them.
+    Undeclared arguments are right where the schema declares some otherwise than by name
+    (``additionalProperties``, ``anyOf`` ...); types of arguments are not looked at.
     """
 
     why: ClassVar = "The tool refuses it and the policy sees an error; a reward may count it as a call."
@@ -36,7 +36,7 @@ class InvalidCall(Detector):
         if OPEN not in reading.text:
             return
         tools = declared(reading.rollout.meta)
-        calls = list(placed_calls(reading))
+        calls = [call for call in placed_calls(reading) if call.text.strip()]
         faults = [(call, found) for call in calls if (found := _fault(call.text, tools)) is not None]
         if faults:
             call, (kind, said) = faults[0]
@@ -75,11 +75,8 @@ def _fault(text: str, tools: Tools | None) -> tuple[str, str] | None:
     missing = [one for one in required if isinstance(one, str)] if isinstance(required, list) else []
     if missing := [one for one in missing if one not in arguments]:
         return "missing argument", f"{name} lacks {', '.join(missing)}"
-    known = (
-        arguments
-        if any(schema.get(one) not in (None, False) for one in _LEFT_OPEN)
-        else schema.get("properties")
-    )
+    left_open = any(schema.get(one) not in (None, False) for one in _LEFT_OPEN)
+    known = None if left_open else schema.get("properties")
     if extra := [one for one in arguments if isinstance(known, Mapping) and one not in known]:
         return "undeclared argument", f"{name} does not declare {', '.join(extra)}"
     return None
