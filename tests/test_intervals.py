@@ -29,6 +29,15 @@ def test_neighbouring_shares_are_taken_together_and_none_is_lost() -> None:
     assert pooled({}, 3) == {}
 
 
+def test_rows_without_a_step_stand_apart() -> None:
+    shares = {name: {"count": 1, "rows": 10} for name in ("0", "1", "2", "3", "None")}
+    assert {name: one["rows"] for name, one in pooled(shares, 2).items()} == {
+        "0–1": 20,
+        "2–3": 20,
+        "None": 10,
+    }
+
+
 def test_nothing_counted_says_nothing() -> None:
     assert wilson(0, 0) == (0.0, 1.0)
 

@@ -30,17 +30,17 @@ def pooled(shares: Mapping[str, Mapping[str, Any]], most: int) -> dict[str, dict
     """Shares in their order, neighbours put together until there are ``most`` or fewer.
 
     Args:
-        shares: name -> ``{"count", "rows"}``.
+        shares: name -> ``{"count", "rows"}``; ``"None"``, of rows without a value, has no neighbours and
+            stands apart, beside the ``most``.
 
     Returns:
         ``"first–last"`` (or the name, of one alone) -> the sums, ``rate``, and Wilson's ``interval``.
     """
-    names = list(shares)
+    names = [name for name in shares if name != "None"]
     ends = [round(len(names) * part / most) for part in range(most + 1)] if len(names) > most else None
     parts = pairwise(ends) if ends else pairwise(range(len(names) + 1))
     result = {}
-    for start, end in parts:
-        own = names[start:end]
+    for own in [*(names[start:end] for start, end in parts), *([["None"]] if "None" in shares else [])]:
         count, rows = (sum(shares[name][key] for name in own) for key in ("count", "rows"))
         label = own[0] if len(own) == 1 else f"{own[0]}–{own[-1]}"
         rate = count / rows if rows else 0.0

@@ -170,6 +170,24 @@ def test_files_of_another_engine_are_not_a_run_of_holdtrue(tmp_path, capsys, byt
     assert {"trl", "verl"} <= set(next(o["how"] for o in value["remedies"] if o["remedy"] == "longer_limit"))
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("settings.yaml", "task: rl\npolicy: foo\n"),
+        ("settings.yaml", "task: [rl\n"),
+        ("run.json", "{broken"),
+        ("run.json", "[1]"),
+    ],
+)
+def test_files_of_the_names_of_a_run_that_are_none_do_not_stop_the_doctor(
+    tmp_path, capsys, byte_tokenizer, name, text
+):
+    own = own_run(tmp_path, byte_tokenizer())
+    (own / name).write_text(text)
+    assert run(["doctor", "rollouts", str(own), "--json"]) == 4
+    assert json.loads(capsys.readouterr().out)["tokenizer"] is None
+
+
 def test_many_steps_are_ten_rows_and_none_where_nothing_fails(tmp_path, capsys):
     rows = [{"prompt": f"{i}?", "completion": CALM + " na" * 80 * (i == 7), "step": i} for i in range(40)]
     assert run(["doctor", "rollouts", write(tmp_path / "a.jsonl", *rows)]) == 4
@@ -198,7 +216,8 @@ def test_remedies_are_wrapped_between_words_and_never_cut(tmp_path, capsys):
 def test_void_turns_say_what_to_do_and_calls_without_schemas_that_they_were_not_checked(tmp_path, capsys):
     call = '<tool_call>{"name": "zom", "arguments": {}}</tool_call>'
     rows = [{"prompt": f"{i}?", "completion": f"{call} <answer>{i}</answer>"} for i in range(6)]
-    file = write(tmp_path / "a.jsonl", *rows, {"prompt": "?", "completion": CALM})
+    ended = {"prompt": "?", "completion": CALM, "finish_reason": "stop"}
+    file = write(tmp_path / "a.jsonl", *rows, ended)
     assert run(["doctor", "rollouts", file]) == 0
     said = capsys.readouterr().out
     assert said.startswith("warn (VOID_TURNS): 0 of 7")

@@ -461,7 +461,9 @@ def test_a_reading_that_is_no_longer_held_is_gone_at_once():
 
 def test_detectors_take_linear_time():
     start = time.process_time()
+    failing = (Message("assistant", calling('{"name": "zoom"}')), Message("tool", "error"))
     for text in (
+        failing * 8_000,
         "<|im_end|>\n<|im_start|>user\n<tool_response>\n" * 4_000,
         "<tool_call>" * 20_000,
         " " * 40_000 + "x>",
@@ -471,6 +473,9 @@ def test_detectors_take_linear_time():
         "</s>." * 40_000,
         "<answer>" + "</answer>" * 40_000,
         "<tool_call>{}</tool_call>" * 20_000,
+        "<think><tool_call>x</tool_call></think>" * 10_000,
+        "<tool_call>" + " " * 100_000,
+        *("你好" + "“" * 60_000, "你好" + "「答え" * 40_000, "你好" + "$$" * 40_000, "你好" + "\\[" * 40_000),
     ):
         for detector in every_detector():
             if not detector.needs:
@@ -513,11 +518,42 @@ def test_an_answer_that_goes_over_to_another_script_is_said():
         ("What is tea called?", f"{PROSE} ```\nprint('{CHINESE}')\n```"),
         ("What is tea called?", f"{PROSE} It is called 茶, or чай."),
         ("What is π?", "So α + β ≥ γ, ∑ δ² = ε — and 𝒙 ∈ ℝ. 🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉🎉"),
+        ("How are you?", "١٢٣٤٥٦٧٨٩٠١٢٣٤"),  # of the ranges, but no letters
+        ("Tell me a story.", "・" * 40),
+        ("What is it?", f"{PROSE} $$\nχρόνος και χώρος\n$$ or \\[\n f[χρόνος] + \\chi\nκαι χώρος \\]"),
+        (
+            "What does the pendulum do?",
+            "With θ, ρ and λν = γ: Rμν − ½ R gμν + Λ gμν = κ Tμν, θ = θ₀ cos(ωt + φ), σ, τ, ψ, π.",
+        ),
+        ("Write a short story in Malayalam.", "ഒരിക്കൽ ഒരു രാജാവ് ഉണ്ടായിരുന്നു അദ്ദേഹം വളരെ നല്ലവനായിരുന്നു"),
+        ("Tell me a story in Sinhala.", "එක් කලක රජෙක් සිටියේය ඔහු ඉතා හොඳ කෙනෙක්"),
+        ("¿Cómo se dice buenos días en ruso?", "Se dice доброе утро, o también здравствуйте."),
+        ("Écris bonjour en chinois.", f"{PROSE} {CHINESE}"),
+        ("用俄文介绍你自己", "Привет, меня зовут помощник, чем могу помочь?"),
+        ("請用韓語自我介紹", "안녕하세요 저는 여러분을 도와드리는 조수입니다"),
+        ("Odpowiedz po rosyjsku: jak się nazywasz?", "Привет, меня зовут помощник, чем могу помочь?"),
         ("Shrug.", "¯\\_(ツ)_/¯ " * 3 + "║═══║ ｆｕｌｌ ｗｉｄｔｈ"),
     ],
 )
 def test_words_that_are_asked_for_or_mentioned_are_no_switch(prompt, text):
     assert found("script_switch", text, prompt=prompt) == []
+
+
+def test_words_of_greek_are_a_switch_as_symbols_are_none():
+    # accented words alone: λίμνη 5, βρίσκεται 9, ανάμεσα 7
+    flag = only("script_switch", "The answer is: η λίμνη βρίσκεται ανάμεσα στους λόφους.")
+    assert flag.evidence.startswith("27 letters of Greek")  # and λόφους 6; η and στους have no accent
+
+
+def test_marks_and_digits_are_no_letters_and_no_share_exceeds_the_whole():
+    # ก and ี่ by turns: 20 letters, 40 marks
+    assert only("script_switch", "กี่" * 20).evidence.startswith("20 letters of Thai (100%)")
+
+
+def test_a_request_in_another_language_excuses_an_answer_but_not_a_switch_within_one():
+    asked = "Opowiedz krótką historię o jeziorze."
+    assert only("script_switch", f"{PROSE} {CHINESE} {PROSE}", prompt=asked).values["share"] < 0.5
+    assert found("script_switch", CHINESE, prompt=asked) == []
 
 
 def test_the_script_of_the_reference_is_asked_for():
@@ -587,6 +623,53 @@ def test_what_a_schema_leaves_open_may_be_given():
     call = calling('{"name": "zoom", "arguments": {"box": [], "size": 2}}')
     assert found("invalid_call", call, meta={"tools": [free]}) == []
     assert found("invalid_call", call, meta={"tools": [{"name": "zoom"}]}) == []
+
+
+@pytest.mark.parametrize("open_by", ["patternProperties", "oneOf", "anyOf", "allOf", "$ref"])
+def test_arguments_that_a_schema_declares_otherwise_are_not_called_undeclared(open_by):
+    free = {"name": "zoom", "parameters": {**ZOOM["parameters"], open_by: [{"properties": {"size": {}}}]}}
+    call = calling('{"name": "zoom", "arguments": {"box": [], "size": 2}}')
+    assert found("invalid_call", call, meta={"tools": [free]}) == []
+
+
+@pytest.mark.parametrize("required", [True, "box", [["box"]], {"box": 1}, 3])
+def test_a_schema_whose_required_is_no_list_of_names_requires_nothing(required):
+    tool = {"name": "zoom", "parameters": {**ZOOM["parameters"], "required": required}}
+    call = calling('{"name": "zoom", "arguments": {"by": 2}}')
+    assert found("invalid_call", call, meta={"tools": [tool]}) == []
+
+
+@pytest.mark.parametrize("arguments", ["null", '"null"', '""', "{}"])
+def test_a_tool_without_arguments_may_be_called_with_none(arguments):
+    call = calling(f'{{"name": "now", "arguments": {arguments}}}')
+    assert found("invalid_call", call, meta={"tools": [{"name": "now"}]}) == []
+
+
+@pytest.mark.parametrize(
+    "thought",
+    [
+        "<think>I should return the function within <tool_call></tool_call> tags.</think>",
+        "<think>I will use a <tool_call> now.</think>",
+        "The format is <tool_call>...</tool_call>.</think>",  # opened by the prompt
+        "I will use a <tool_call>, then.",
+        "They go into <tool_call></tool_call>, as told.",
+    ],
+)
+def test_words_about_calls_are_no_calls(thought):
+    good, bad = '{"name": "zoom", "arguments": {}}', "zoom in there"
+    assert found("invalid_call", f"{thought}\n{calling(good)}") == []
+    flag = only("invalid_call", f"{thought}\n{calling(bad)}\n<think>One more?</think>")
+    assert flag.evidence.startswith("1 of 1 calls")
+    left_open = f"{calling(good)} <think>With <tool_call>...</tool_call>"
+    assert found("invalid_call", left_open) == []
+
+
+def test_a_call_in_a_thought_is_one_and_tags_in_its_arguments_do_not_split_it():
+    assert only("invalid_call", f"<think>{calling('{zoom}')}</think>").signature == "call is no JSON"
+    text = calling('{"name": "say", "arguments": {"text": "Use <tool_call> tags."}}')
+    assert found("invalid_call", text) == []
+    unclosed = f"<tool_call>{{zoom}} {calling('{}')}"
+    assert only("invalid_call", unclosed).start == len("<tool_call>")
 
 
 def test_without_schemas_a_call_must_only_be_one():

@@ -196,18 +196,55 @@ def void(rows: list[Rollout]) -> list[tuple[str, list[int]]]:
 
 
 def test_a_turn_with_neither_a_call_nor_an_answer_is_void():
-    agents = [Rollout(f"{i}?", turns(prose(i), call("1"), prose(i))[2:]) for i in range(8)]
+    agents = [Rollout(f"{i}?", turns(prose(i), call("1"), prose(i))[2:], finish="stop") for i in range(8)]
     assert void(agents) == [("ok", [])]
     assert void([*agents, Rollout("?", turns(prose(1), call("1"), "4"))]) == [("warn", [8])]
-    assert void([*agents, Rollout("?", turns(call("1"), " "))]) == [("warn", [8])]
-    cut = Rollout("?", turns(call("1"), " "), finish="length")  # the limit's fault, which TRUNCATION tells
-    assert void([*agents, cut]) == [("ok", [])]
+    assert void([*agents, Rollout("?", turns(call("1"), " "), finish="stop")]) == [("warn", [8])]
+    coded = turns("```python\nprint(4)\n```", call("1"), "4")
+    assert void([*agents, Rollout("?", coded, finish="stop")]) == [("ok", [])]
+
+
+@pytest.mark.parametrize("finish", ["length", "loop", "control", "abort", None])
+def test_the_last_turn_is_not_void_where_the_policy_may_not_have_ended_it(finish):
+    agents = [Rollout(f"{i}?", turns(call("1"), prose(i)), finish="stop") for i in range(8)]
+    assert void([*agents, Rollout("?", turns(call("1"), " "), finish=finish)]) == [("ok", [])]
+
+
+def test_a_question_to_the_user_is_not_void():
+    asks = (Message("assistant", "Which order?"), Message("user", "12."), *turns(call("1"), "Cancelled."))
+    assert void([Rollout(f"{i}?", asks, finish="stop") for i in range(8)]) == [("ok", [])]
 
 
 def test_where_answers_have_tags_the_last_turn_must_have_them():
-    agents = [Rollout(f"{i}?", f"{prose(i)} <answer>{i}</answer>") for i in range(8)]
-    found = void([*agents, Rollout("?", prose(9)), Rollout("?", r"So \boxed{4}."), Rollout("?", call("1"))])
+    agents = [Rollout(f"{i}?", f"{call('1')} {prose(i)} <answer>{i}</answer>") for i in range(8)]
+    said = (prose(9), r"So \boxed{4}.", call("1"))
+    found = void([*agents, *(Rollout("?", one, finish="stop") for one in said)])
     assert found == [("warn", [8])]
+
+
+def test_turns_of_agents_whose_calls_have_a_form_that_is_not_known_are_not_called_void():
+    for called in ("<execute_bash>ls</execute_bash>", "```python\nprint(4)\n```"):
+        rows = [Rollout(f"{i}?", turns(called, "<answer>4</answer>"), finish="stop") for i in range(9)]
+        assert void(rows) == []
+
+
+def test_rows_of_ids_alone_are_read_where_they_can_be_and_else_not_counted():
+    agents = [Rollout(f"{i}?", turns(call("1"), prose(i)), finish="stop") for i in range(8)]
+    rows = [*agents, *(Rollout("?", "", completion_ids=[1, 2, 450], finish="stop") for _ in range(6))]
+    assert void(rows) == [("ok", [])]
+    signal = next(one for one in examine(rows).signals if one.id == "VOID_TURNS")
+    assert signal.evidence.startswith("0 of 8 rollouts")
+    signal = next(one for one in examine(rows, vocabulary()).signals if one.id == "VOID_TURNS")
+    assert signal.evidence.startswith("0 of 14 rollouts")
+
+
+def test_the_limit_is_told_in_tokens_by_the_rows_that_have_ids():
+    rows = [Rollout(f"{i}?", prose(i), completion_ids=[*range(40)], finish="length") for i in range(8)]
+    rows.append(Rollout("?", prose(9, 800), finish="length"))
+    signal = next(one for one in examine(rows).signals if one.id == "TRUNCATION")
+    assert signal.values["limit"] == 40 and "at 40 tokens" in signal.evidence
+    signal = next(one for one in examine(rows[8:]).signals if one.id == "TRUNCATION")
+    assert signal.values["limit"] is None and f"at {len(rows[8].text):,} characters" in signal.evidence
 
 
 def test_no_turn_of_plain_chat_is_void():

@@ -147,6 +147,14 @@ def test_a_conversation_and_the_ids_of_one_answer_are_never_split(tmp_path):
     assert (one.prompt, one.text, one.completion_ids) == ("a?", "1", [7])
 
 
+def test_as_many_tools_as_answers_are_the_tools_of_each(tmp_path):
+    tools = [{"name": "get"}, {"name": "put"}]
+    both = read(tmp_path, {"prompt": "a?", "completions": ["1", "2"], "tools": tools}).rollouts
+    assert [rollout.meta["tools"] for rollout in both] == [tools, tools]
+    batch = {"prompt": ["a?", "b?"], "completion": ["1", "2"], "tools": [tools, tools[:1]]}
+    assert [one.meta["tools"] for one in read(tmp_path, batch).rollouts] == [tools, tools[:1]]
+
+
 def test_numbers_that_are_none_are_read_as_python_writes_them(tmp_path):
     row = '{"prompt": "?", "completion": "!", "logprobs": [NaN, -Infinity, -1.0], "reward": NaN}'
     rollout = read(tmp_path, row).rollouts[0]

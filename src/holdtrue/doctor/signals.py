@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from statistics import NormalDist, fmean, median, pstdev, stdev
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from holdtrue.doctor.findings import Finding, Severity
 from holdtrue.doctor.reading import Reading
+from holdtrue.doctor.tool_calls import TOOLS
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.intervals import wilson
 
@@ -25,7 +27,11 @@ FEW = 5
 _CALLS = re.compile(
     r"<tool_call>|<function[=_]|<\|tool_call|<\|python_tag\|>|\[TOOL_CALLS\]|<｜tool▁calls▁begin｜>|<search>|<code>"
 )
+_CODE = re.compile(r"```\w")
+"""What a tool may run, where a tool answers it."""
 _ANSWERS = re.compile(r"</answer>|\\boxed\b|<\|begin_of_box\|>")
+_ENDED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence"})
+"""Words of engines for "the policy ended its turn"."""
 
 
 def _finding(
@@ -44,7 +50,7 @@ def _level(value: float, warn: float, fail: float) -> Severity:
 def read(rows: Rows, vocabulary: Vocabulary | None = None) -> list[Finding]:
     """All signals, also that nothing is wrong; those whose columns are missing are left out."""
     found = [*truncation(rows), *several_ends(rows, vocabulary), *turn_ends(rows, vocabulary)]
-    found += void_turns(rows)
+    found += void_turns(rows, vocabulary)
     found += blind_reward(rows)
     return [*found, *group_collapse(rows), *advantage_on_junk(rows), *gap_trend(rows)]
 
@@ -61,13 +67,13 @@ def truncation(rows: Rows) -> Iterator[Finding]:
     rate = len(cut) / len(known)
     low, high = wilson(len(cut), len(known))
     loops = sum(any(flag.detector in ("tail_cycle", "near_loop") for flag in row.flags) for row in cut)
-    lengths = [len(row.rollout.completion_ids or ()) or len(row.rollout.text) for row in cut]
-    unit = "tokens" if any(row.rollout.completion_ids for row in cut) else "characters"
+    tokens = [len(row.rollout.completion_ids) for row in cut if row.rollout.completion_ids]
+    lengths = tokens or [len(row.rollout.text) for row in cut]
     evidence = (
         f"{len(cut):,} of {len(known):,} answers were cut ({rate:.0%}, interval {low:.0%} to {high:.0%})"
     )
     if cut:
-        evidence += f", at {max(lengths):,} {unit}; {loops} of them loop"
+        evidence += f", at {max(lengths):,} {'tokens' if tokens else 'characters'}; {loops} of them loop"
     meant = [row.rollout.meta.get("reference") for row in rows]
     wanted = sorted(len(text) for text in meant if isinstance(text, str))
     hint = (
@@ -91,7 +97,7 @@ def truncation(rows: Rows) -> Iterator[Finding]:
         cut=len(cut),
         known=len(known),
         loops=loops,
-        limit=max(lengths) if cut and unit == "tokens" else None,
+        limit=max(tokens, default=None),
     )
 
 
@@ -147,39 +153,46 @@ def turn_ends(rows: Rows, vocabulary: Vocabulary | None) -> Iterator[Finding]:
     )
 
 
-def void_turns(rows: Rows) -> Iterator[Finding]:
+def void_turns(rows: Rows, vocabulary: Vocabulary | None = None) -> Iterator[Finding]:
     """VOID_TURNS: the share of rollouts with a turn of the policy that neither calls a tool nor answers.
 
-    Looked for where half of the rollouts or more, and 5, call a tool or give an ``<answer>``; so never in
-    plain chat. A turn that others follow must call; the last one must answer, in tags or a box where half of
-    the rollouts do, else in words. Turns that the length limit cut are not counted. Warns from 1 % on; no
-    threshold is published.
+    Looked for where 5 rollouts or more call a tool in a form that is known, and half of all call one or give
+    an ``<answer>``; so never in plain chat. A turn that a tool's turn follows must call, or hold a block of
+    code; the last one, where the row says that the policy ended it, must answer: in tags or a box where half
+    of the rollouts do, else in words. Rows of ids that cannot be decoded are not counted. Warns from 1 % on;
+    no threshold is published.
     """
-    agents = [row for row in rows if _CALLS.search(row.rollout.text) or "</answer>" in row.rollout.text]
-    if len(agents) < max(FEW, len(rows) / 2):
+    read = [(row, Reading(row.rollout, vocabulary)) for row in rows]
+    read = [(row, one) for row, one in read if one.text or not row.rollout.completion_ids]
+    called = [_CALLS.search(one.text) is not None for _, one in read]
+    agents = [one for (_, one), calls in zip(read, called, strict=True) if calls or "</answer>" in one.text]
+    if sum(called) < FEW or len(agents) < len(read) / 2:
         return
-    tagged = sum(_ANSWERS.search(row.rollout.text) is not None for row in agents) >= len(agents) / 2
-    void = [row for row in rows if _is_void(row, tagged)]
+    tagged = sum(_ANSWERS.search(one.text) is not None for one in agents) >= len(agents) / 2
+    void = [row for row, one in read if _is_void(one, tagged)]
     said = ", ".join(f"row {row.index}" for row in void[:5])
     yield _finding(
         "VOID_TURNS",
-        _level(len(void) / len(rows), 0.01, 2.0),
-        f"{len(void):,} of {len(rows):,} rollouts have a turn with neither a tool call nor an answer"
+        _level(len(void) / len(read), 0.01, 2.0),
+        f"{len(void):,} of {len(read):,} rollouts have a turn with neither a tool call nor an answer"
         + (f", as {said}" if said else ""),
         "Such turns end episodes early and drift from what tools said; they come before gradients explode.",
         "Leave rollouts with a void turn out of the update, or give them no reward; show the format first.",
         "SimpleTIR (2509.02479): 22.1 to 50.5 on AIME24 without them",
-        share=len(void) / len(rows),
+        share=len(void) / len(read),
         rows=[row.index for row in void],
     )
 
 
-def _is_void(row: Row, tagged: bool) -> bool:
-    reading = Reading(row.rollout)
+def _is_void(reading: Reading, tagged: bool) -> bool:
+    answer = reading.rollout.answer
     *before, last = [reading.text[start:end] for start, end in reading.own]
-    if any(not _CALLS.search(turn) and not _ANSWERS.search(turn) for turn in before):
+    if not isinstance(answer, str):  # what the user answers may be a question
+        pairs = pairwise(answer)
+        before = [one.content for one, after in pairs if one.role == "assistant" and after.role in TOOLS]
+    if any(not any(kind.search(turn) for kind in (_CALLS, _CODE, _ANSWERS)) for turn in before):
         return True
-    if row.rollout.finish == "length" or _CALLS.search(last):
+    if (reading.rollout.finish or "").lower() not in _ENDED or _CALLS.search(last):
         return False
     return not (_ANSWERS.search(last) if tagged else last.strip())
 

@@ -42,7 +42,8 @@ _ADVANTAGE = ("advantage", "advantages")
 _FINISH = ("finish", "finish_reason", "stop_reason")
 _STEP = ("step", "global_step", "gen_step")
 _POLICY = ("policy", "generator", "checkpoint", "model")
-_PER_TOKEN = {*_IDS, *_MASK, *_LOGPROBS, *_TRAINED}
+_LISTS = {*_IDS, *_MASK, *_LOGPROBS, *_TRAINED, "tools"}
+"""Columns that hold a list for one answer."""
 _KNOWN = {*_PROMPT, *_ANSWER, *_IDS, *_MASK, *_LOGPROBS, *_TRAINED, *_REWARD, *_ADVANTAGE, *_FINISH, *_STEP}
 _LIMIT = frozenset({"length", "max_tokens", "max_length", "truncated", "model_length", "max_new_tokens"})
 """Words of engines for "the length limit was reached"."""
@@ -99,12 +100,17 @@ def own_run(paths: Sequence[str]) -> RunDir | None:
     run = RunDir(next(iter(files)).parent)
     if {one.name for one in files} != {"rollouts.jsonl"} or len(files) > 1 or not run.settings_file.is_file():
         return None
-    return run if "holdtrue" in run.info() and run.settings().get("task") == "rl" else None
+    try:
+        settings = run.settings()
+        own = "holdtrue" in run.info() and settings.get("task") == "rl"
+    except DataError:  # another engine's files of these names
+        return None
+    return run if own and isinstance(settings.get("policy"), Mapping) else None
 
 
 def own_tokenizer(run: RunDir) -> Path | None:
     """The folder with the tokenizer that sampled a run's ids: its model, or what it began with."""
-    start = Path(str((run.settings().get("policy") or {}).get("path")))
+    start = Path(str(run.settings()["policy"].get("path")))
     return next((one for one in (run.model, start) if (one / "tokenizer_config.json").is_file()), None)
 
 
@@ -155,7 +161,7 @@ def _item(key: str, column: Any, index: int, count: int) -> Any:
     """An answer's own item of a column that has one for each; any other column is shared."""
     if not isinstance(column, list) or len(column) != count or _are_messages(column):
         return column
-    if key in _PER_TOKEN and not isinstance(column[index], list):
+    if key in _LISTS and not isinstance(column[index], list):
         return column
     return column[index]
 

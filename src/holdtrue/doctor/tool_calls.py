@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,7 +15,8 @@ from holdtrue.doctor.reading import Reading
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 TOOLS = ("tool", "function", "observation", "ipython")
 """Roles that answer a call."""
-_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_JSON = re.compile(r"\s*[{\[]")
+_THINK = re.compile(r"</?think>")
 _FAILED = re.compile(r"error|invalid|wrong|fail|exception|traceback|not found|denied|refused", re.IGNORECASE)
 _WELL = re.compile(
     r"\b(?:no|0|without|without any)\s+(?:errors?|exceptions?|fail\w*)"
@@ -102,7 +104,7 @@ def key(call: Any) -> str:
 
 
 class Placed(NamedTuple):
-    """A call in a rollout: what stands between its tags, and where, without them."""
+    """A call in a text: what stands between its tags, and where, without them."""
 
     text: str
     start: int
@@ -112,14 +114,42 @@ class Placed(NamedTuple):
 def placed_calls(reading: Reading) -> Iterator[Placed]:
     """The calls in ``<tool_call>`` tags that the policy wrote."""
     for first, last in reading.own:
-        at = first
-        while (start := reading.text.find(OPEN, at, last)) >= 0:
-            end = reading.text.find(CLOSE, start, last)
-            if end < 0:
-                break
-            start += len(OPEN)
-            yield Placed(reading.text[start:end], start, end)
-            at = end
+        yield from _between(reading.text, first, last)
+
+
+def _between(text: str, first: int, last: int) -> Iterator[Placed]:
+    """Calls of a stretch of text. A thought that only speaks of the tags calls nothing."""
+    thoughts = _thoughts(text, first, last)
+    at = first
+    while (end := text.find(CLOSE, at, last)) >= 0:
+        start = _opened(text, at, end)
+        if start is not None:
+            before = bisect_right(thoughts, (start, last))
+            mentioned = before > 0 and start < thoughts[before - 1][1]
+            if not mentioned or _JSON.match(text, start, end):
+                yield Placed(text[start:end], start, end)
+        at = end + len(CLOSE)
+
+
+def _opened(text: str, at: int, end: int) -> int | None:
+    """Where a call begins that ends here: behind the first tag with JSON behind it, else behind the last."""
+    start = None
+    while (tag := text.find(OPEN, at, end)) >= 0:
+        start = at = tag + len(OPEN)
+        if _JSON.match(text, start, end):
+            break
+    return start
+
+
+def _thoughts(text: str, first: int, last: int) -> list[tuple[int, int]]:
+    """Where thoughts stand; the first may have been opened by the prompt, the last be left open."""
+    found, start, opened = [], first, False
+    for mark in _THINK.finditer(text, first, last):
+        opened = mark.group() == "<think>"
+        if not opened:
+            found.append((start, mark.start()))
+        start = mark.end()
+    return [*found, (start, last)] if opened else found
 
 
 def declared(row: Mapping[str, Any]) -> dict[str, Mapping[str, Any]] | None:
@@ -148,7 +178,8 @@ def _calls(turn: Turn) -> list[str]:
     given = turn.get("tool_calls")
     if isinstance(given, list) and given:
         return [key(call.get("function", call) if isinstance(call, Mapping) else call) for call in given]
-    return [key(found) for found in _CALL.findall(content_of(turn))]
+    text = content_of(turn)
+    return [key(call.text.strip()) for call in _between(text, 0, len(text))]
 
 
 def _parsed(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from chat_families import chatml_folder, finding
 from holdtrue.data.examples import Example
 from holdtrue.doctor.remedies.dedupe_failed_calls import DedupeFailedCalls
 from holdtrue.doctor.subject import Subject
+from holdtrue.doctor.tool_calls import steps
 
 ASK = {"role": "user", "content": "Zoom in."}
 END = {"role": "assistant", "content": "I cannot."}
@@ -34,6 +36,20 @@ def seen(folder: Path, *talks: list[dict[str, Any]], good: int = 0) -> Any:
     plain = [[ASK, END]] * good
     rows = [Example(tuple(talk), f"rows.jsonl:{at}") for at, talk in enumerate([*talks, *plain], start=1)]
     return finding(Subject(folder, examples=rows), "X11")
+
+
+@pytest.mark.parametrize("text", ["<tool_call>" * 20_000, "<tool_call>" + " " * 100_000])
+def test_a_loop_of_opening_tags_is_no_call_and_takes_linear_time(text):
+    start = process_time()
+    (step,) = steps([{"role": "assistant", "content": text}])
+    assert step.calls == ()
+    assert process_time() - start < 1
+
+
+def test_calls_are_read_from_text_without_thoughts_about_them():
+    text = '<think>In <tool_call></tool_call> tags.</think><tool_call>\n{"name": "zoom"}\n</tool_call>'
+    (step,) = steps([{"role": "assistant", "content": text}])
+    assert step.calls == ('{"name": "zoom"}',)
 
 
 def test_three_failed_calls_in_a_row_fail_with_their_turns(tmp_path: Path):

@@ -11,14 +11,17 @@ from holdtrue.doctor.reading import Reading, quote
 from holdtrue.doctor.tool_calls import OPEN, declared, placed_calls
 
 Tools = Mapping[str, Mapping[str, Any]]
+_LEFT_OPEN = ("additionalProperties", "patternProperties", "oneOf", "anyOf", "allOf", "$ref")
+"""What of a schema allows other arguments than its ``properties``."""
 
 
 class InvalidCall(Detector):
     """A call in ``<tool_call>`` tags that is no JSON object with a name; or, where the row has its ``tools``,
     names none of them, lacks an argument that is required or has one that is not declared. Warns.
 
-    Calls in other formats (XML, code) are left alone. Undeclared arguments are right where the schema says
-    ``additionalProperties``; types of arguments are not looked at.
+    Calls in other formats (XML, code) are left alone, and so are empty tags and thoughts that speak of them.
+    Undeclared arguments are right where the schema declares some otherwise than by name
+    (``additionalProperties``, ``anyOf`` ...); types of arguments are not looked at.
     """
 
     why: ClassVar = "The tool refuses it and the policy sees an error; a reward may count it as a call."
@@ -33,7 +36,7 @@ class InvalidCall(Detector):
         if OPEN not in reading.text:
             return
         tools = declared(reading.rollout.meta)
-        calls = list(placed_calls(reading))
+        calls = [call for call in placed_calls(reading) if call.text.strip()]
         faults = [(call, found) for call in calls if (found := _fault(call.text, tools)) is not None]
         if faults:
             call, (kind, said) = faults[0]
@@ -53,9 +56,11 @@ def _fault(text: str, tools: Tools | None) -> tuple[str, str] | None:
         return None
     try:
         call = json.loads(text)
-        arguments = call.get("arguments", call.get("parameters", {}))
+        arguments = call.get("arguments", call.get("parameters"))
         if isinstance(arguments, str):  # as OpenAI's API has them
             arguments = json.loads(arguments or "{}")
+        if arguments is None:
+            arguments = {}
     except (ValueError, RecursionError, AttributeError):
         return "call is no JSON", "no JSON object with name and arguments"
     name = call.get("name")
@@ -66,9 +71,12 @@ def _fault(text: str, tools: Tools | None) -> tuple[str, str] | None:
     if name not in tools:
         return "undeclared tool", f"{name!r} is none of {', '.join(tools)}"
     schema = tools[name]
-    if missing := [one for one in schema.get("required") or () if one not in arguments]:
-        return "missing argument", f"{name} lacks {', '.join(map(str, missing))}"
-    known = arguments if schema.get("additionalProperties") else schema.get("properties")
+    required = schema.get("required")
+    missing = [one for one in required if isinstance(one, str)] if isinstance(required, list) else []
+    if missing := [one for one in missing if one not in arguments]:
+        return "missing argument", f"{name} lacks {', '.join(missing)}"
+    left_open = any(schema.get(one) not in (None, False) for one in _LEFT_OPEN)
+    known = None if left_open else schema.get("properties")
     if extra := [one for one in arguments if isinstance(known, Mapping) and one not in known]:
         return "undeclared argument", f"{name} does not declare {', '.join(extra)}"
     return None

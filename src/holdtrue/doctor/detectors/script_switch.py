@@ -12,43 +12,59 @@ from holdtrue.doctor.detectors import Detector, Flag
 from holdtrue.doctor.reading import Reading, quote
 
 _SCRIPTS = {
-    "Greek": ("\u0370-\u03ff\u1f00-\u1fff", "greek|greece"),
+    "Greek": ("\u0370-\u03ff\u1f00-\u1fff", "gree[ck]|griech|gr[ie]eg|grec|cyprus"),
     "Cyrillic": (
         "\u0400-\u052f",
-        "cyrillic|russia|ukrain|bulgaria|serbia|macedonia|belarus|kazakh|kyrgyz|tajik|mongol|slavic|soviet",
+        "cyrillic|kyrill|russ|rus[oa]|u[ck]rain|ucran|b[uo]lgar|[sc]erb|ma[ck]edon|belarus|ka[sz]a[ck]h|kyrgyz"
+        "|tajik|mongol|uzbek|tatar|slavic|soviet|moscow",
     ),
-    "Armenian": ("\u0531-\u058f", "armenia"),
-    "Hebrew": ("\u05d0-\u05ea", "hebrew|yiddish|israel|jew"),
-    "Arabic": ("\u0620-\u06ff\u0750-\u077f", "arab|persian|farsi|iran|urdu|pakistan|pashto|kurd|islam|quran"),
+    "Armenian": ("\u0531-\u058f", "armen"),
+    "Hebrew": ("\u05d0-\u05ea", "h?ebr|hébr|yiddish|israel|jew|torah"),
+    "Arabic": (
+        "\u0620-\u06ff\u0750-\u077f",
+        "[aá]rab|persi|farsi|dari\\b|iran|urdu|pakistan|pashto|afghan|kurd|sindhi|uyghur|islam|muslim|qu?ran",
+    ),
     "Indic": (
         "\u0900-\u0dff",
-        "india|hindi|sanskrit|bengal|bangla|tamil|telugu|marathi|gujarat|punjab|nepal",
+        "india|hind|sanskrit|devanagari|vedic|bengal|bangla|tamil|telugu|kannada|mala[iy]al|marathi|konkani"
+        "|gujarat|punjab|gurmukhi|odia|oriya|odisha|assam|sinhal|sri lanka|nepal|maithili|bhojpuri|dogri"
+        "|kashmir|sindhi|manipuri|meitei",
     ),
-    "Thai": ("\u0e01-\u0e5b\u0e80-\u0eff", "thai|lao"),
-    "Georgian": ("\u10a0-\u10ff", "georgia"),
-    "Hangul": ("\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3", "korea|hangul|k-pop"),
-    "Kana": ("\u3041-\u30ff", "japan|hiragana|katakana|anime|manga|haiku|kana"),
+    "Thai": ("\u0e01-\u0e5b\u0e80-\u0eff", "thai|tailand|lao"),
+    "Georgian": ("\u10a0-\u10ff", "georgi"),
+    "Hangul": ("\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3", "[ck]or[eé]a|hangul|k-?pop|k-drama|seoul"),
+    "Kana": ("\u3041-\u30ff", "jap[aoó]n|giappon|hiragana|katakana|anime|manga|haiku|kana\\b"),
     "Han": (
         "\u3400-\u4dbf\u4e00-\u9fff",
-        "chin[ae]|mandarin|canton|japan|korea|taiwan|hong kong|kanji|hanzi",
+        "chin[aeo]|cin(?:a|es)|mandarin|canton|jap[aoó]n|giappon|[ck]or[eé]a|taiwan|hong kong|beijing|pinyin"
+        "|kanji|han ?zi|hanja|han characters",
     ),
 }
-"""Letters of each script, and words for who writes it, as they begin."""
+"""Where the letters of each script lie, and words for who writes it, as they begin in English and its
+neighbours."""
 _BLOCKS = re.compile("[\u0370-\u1fff\u3041-\ud7a3]")
 """Where all of them lie: most texts that are not ASCII have curly quotes alone, and are told by this."""
 _TOGETHER = {"Han": "Kana", "Kana": "Han"}
 """Scripts of one language."""
 _ASKED = re.compile(
-    r"\btranslat|\btradu|\bübersetz|\bперев[еоё]|翻译|译成|翻訳|번역|[外俄日韩英法德]语|语言"
-    r"|\blanguages?\b|\bmultilingual|\bforeign\b|\balphabets?\b|\bunicode\b",
+    r"\btranslat|\btradu|\bübersetz|\bперев[еоё]|翻译|译成|翻譯|譯成|翻訳|번역|[外俄日韩韓英法德泰][语語文]|语言|語言"
+    r"|\bпо-\w+ски\b|\blanguages?\b|\bmultilingual|\bforeign\b|\balphabets?\b|\bunicode\b",
     re.IGNORECASE,
 )
+_ENGLISH = re.compile(
+    r"\b(?:the|and|what|how|why|who|when|where|which|with|you|your|this|that|there|any|were|does|did|should"
+    r"|write|tell|give|make|find|solve|explain|describe|design|please)\b",
+    re.IGNORECASE,
+)
+_ACCENTED = re.compile("[\u0386-\u0390\u03aa-\u03b0\u03ca-\u03ce\u1f00-\u1fff]")
 _QUOTED = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]*`|\$[^$\n]*\$|\"[^\"\n]*\"|“[^”\n]*”|«[^»\n]*»|‘[^’\n]*’|「[^」\n]*」|『[^』\n]*』"
-    r"|《[^》\n]*》|\*[^*\n]+\*|\([^()\n]*\)|（[^（）\n]*）|\[[^\[\]\n]*\]|https?://\S+",
+    r"```.*?(?:```|\Z)|`[^`\n]*`|\$\$[^$]*\$\$|\$[^$\n]*\$|\\\[(?:[^\\]|\\(?![\[\]]))*\\\]|\"[^\"\n]*\""
+    r"|“[^“”\n]*”|«[^«»\n]*»|‘[^‘’\n]*’|「[^「」\n]*」|『[^『』\n]*』|《[^《》\n]*》|\*[^*\n]+\*"
+    r"|\([^()\n]*\)|（[^（）\n]*）|\[[^\[\]\n]*\]|https?://\S+",
     re.DOTALL,
 )
-"""Code, mathematics, quotations, and what stands in brackets or is emphasised: words that are mentioned."""
+"""Code, mathematics, quotations, and what stands in brackets or is emphasised: words that are mentioned. None
+of them but code reaches past another of its own opening marks: a loop of these takes linear time."""
 _REFERENCES = ("reference", "ground_truth", "solution")
 
 
@@ -56,8 +72,10 @@ class ScriptSwitch(Detector):
     """Letters of a script that neither the prompt nor the row's reference answer has. Warns.
 
     ``least`` letters of it outside of code, quotations and brackets, and ``share`` of all letters there.
-    Latin letters are at home in every text and never counted. A script is asked for where the prompt names
-    who writes it, or speaks of languages or translating; a prompt without letters asks for none.
+    Latin letters are at home in every text and never counted; nor are Greek words without an accent, which
+    are symbols. A script is asked for where the prompt names who writes it, or speaks of languages or
+    translating; a prompt without letters asks for none. Other languages than English may ask in words that
+    are not known here, so an answer to them that is in the script for the most part is left alone.
     """
 
     why: ClassVar = (
@@ -92,23 +110,30 @@ class ScriptSwitch(Detector):
         said = _QUOTED.sub(lambda match: " " * len(match.group()), own)
         runs: dict[str, list[re.Match[str]]] = defaultdict(list)
         for run in letters.finditer(said):
-            runs[_script(run.group()[0])].append(run)
-        sizes = {name: sum(len(run.group()) for run in found) for name, found in runs.items()}
+            if _count(run.group()):
+                runs[_script(run.group()[0])].append(run)
+        sizes = {name: sum(_count(run.group()) for run in found) for name, found in runs.items()}
         most = max(sizes, key=lambda name: sizes[name], default="")
         if not most or sizes[most] < self.least:
             return
-        total = sum(map(str.isalpha, said))
-        if sizes[most] >= self.share * total:
+        share = sizes[most] / sum(map(str.isalpha, said))
+        if share >= self.share and (share < 0.5 or _ENGLISH.search(reading.prompt)):
             start, end = runs[most][0].start(), runs[most][-1].end()
             yield self.flag(
                 "warn",
-                f"{sizes[most]} letters of {most} ({sizes[most] / total:.0%}), which the prompt has none of: "
+                f"{sizes[most]} letters of {most} ({share:.0%}), which the prompt has none of: "
                 f"{quote(reading.text[start : start + 80])}",
                 span=(start, end),
                 signature=f"{most} letters",
-                share=round(sizes[most] / total, 3),
+                share=round(share, 3),
                 script=most,
             )
+
+
+def _count(run: str) -> int:
+    """Letters of a run, whose range has digits, points and marks too; of symbols none."""
+    symbols = _script(run[0]) == "Greek" and not _ACCENTED.search(run)
+    return 0 if symbols else sum(map(str.isalpha, run))
 
 
 def _is_asked(script: str, text: str) -> bool:

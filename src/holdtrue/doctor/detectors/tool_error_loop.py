@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -66,7 +67,8 @@ def _error(reading: Reading, before: Placed, call: Placed) -> str | None:
     """
     start, end = before.end + len(CLOSE), call.start - len(OPEN)
     answer, at = "", start
-    for first, last in [*reading.own, (end, end)]:
+    near = slice(max(bisect_right(reading.own, (start, start)) - 1, 0), bisect_right(reading.own, (end, end)))
+    for first, last in [*reading.own[near], (end, end)]:
         answer += reading.text[at : max(min(first, end), at)]
         at = max(at, last)
     inner = answer.partition("<tool_response>")[2].partition("</tool_response>")[0]
