@@ -14,25 +14,41 @@ from holdtrue.policy.settings import GuardSettings
 def blind_guard(decoding: Decoding) -> str | None:
     """Why the loop guard can end no answer, and what would let it; None where it can, or is off."""
     rule, longest = decoding.loop, decoding.max_new_tokens
-    if rule is None or rule.min_cover <= longest:
+    if rule is None:
         return None
+    copies = rule.min_pattern_size * rule.min_count
+    if max(copies, rule.min_cover) <= longest:
+        return None
+    why, fix = f"a loop covers decoding.loop.min_cover={rule.min_cover} tokens", "set "
+    if copies > longest:
+        why = (
+            f"decoding.loop.min_count={rule.min_count} copies of min_pattern_size={rule.min_pattern_size} "
+            f"tokens take {copies}"
+        )
+    else:
+        fix += f"decoding.loop.min_cover={max(1, longest * 3 // 4)}, or "
     return (
-        f"the loop guard cannot act: a loop covers decoding.loop.min_cover={rule.min_cover} tokens, and "
-        f"answers have at most decoding.max_new_tokens={longest}; set decoding.loop.min_cover="
-        f"{max(1, longest * 3 // 4)}, or decoding.loop=null to do without"
+        f"the loop guard cannot act: {why}, and answers have at most decoding.max_new_tokens={longest}; "
+        f"{fix}decoding.loop=null to do without"
     )
 
 
 def endless(samples: Samples, guard: GuardSettings, decoding: Decoding) -> Alarm | None:
     """An alarm of step 0 where ``no_end_reward`` makes most groups of the reference's answers worth the same.
 
-    The monitor takes what the reference does for usual, so it would never say that all answers are cut.
+    The monitor takes what the reference does for usual, so it would never say that all answers are cut. None
+    for groups of one, in which no answer is told from another.
     """
-    if guard.no_end_reward is None:
+    if guard.no_end_reward is None or samples.group == 1:
         return None
-    cut = np.array([finish != "stop" for finish in samples.finish])
-    groups = cut.reshape(-1, samples.group)
-    alike = int(groups.min(1).sum())
+    finish = np.array(samples.finish)
+    ended = finish == "stop"
+    cut = (
+        ~ended if guard.on_hit == "none" else finish == "length"
+    )  # what else is hit the guard rewards itself
+    learnt = ended | cut if guard.on_hit == "exclude" else np.ones_like(cut)
+    groups = (cut | ~learnt).reshape(-1, samples.group).all(1) & cut.reshape(-1, samples.group).any(1)
+    alike = int(groups.sum())
     if 2 * alike < len(groups):
         return None
     symptom = SYMPTOMS["truncated"]
