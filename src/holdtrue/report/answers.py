@@ -50,7 +50,7 @@ def find(file: Path) -> tuple[list[Place], list[int]]:
 
 
 def objects(file: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
-    """The number of each line, its place in bytes and its JSON object, or None; nothing where there is no file
+    """The number of each line, its place in bytes and its JSON object or None; nothing where there is no file
     yet. A last line without its newline is still being written."""
     if not file.is_file():
         return
