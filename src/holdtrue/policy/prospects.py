@@ -41,15 +41,12 @@ def endless(samples: Samples, guard: GuardSettings, decoding: Decoding) -> Alarm
     """
     if guard.no_end_reward is None or samples.group == 1:
         return None
-    finish = np.array(samples.finish)
-    ended = finish == "stop"
-    cut = (
-        ~ended if guard.on_hit == "none" else finish == "length"
-    )  # what else is hit the guard rewards itself
-    learnt = ended | cut if guard.on_hit == "exclude" else np.ones_like(cut)
-    groups = (cut | ~learnt).reshape(-1, samples.group).all(1) & cut.reshape(-1, samples.group).any(1)
-    alike = int(groups.sum())
-    if 2 * alike < len(groups):
+    finish = np.array(samples.finish).reshape(-1, samples.group)
+    # what else did not end by itself gets its reward from the guard, or is left out by it
+    cut = finish != "stop" if guard.on_hit == "none" else finish == "length"
+    other = finish == "stop" if guard.on_hit == "exclude" else ~cut
+    alike, groups = int((cut.any(1) & ~other.any(1)).sum()), len(finish)
+    if 2 * alike < groups:
         return None
     symptom = SYMPTOMS["truncated"]
     return Alarm(
@@ -60,7 +57,7 @@ def endless(samples: Samples, guard: GuardSettings, decoding: Decoding) -> Alarm
         value=float(cut.mean()),
         calibration=float(cut.mean()),
         cause=symptom.cause,
-        why=f"no answer ends in {alike} of {len(groups)} groups of the reference, so all of such a "
+        why=f"no answer ends in {alike} of {groups} groups of the reference, so all of such a "
         f"group get guard.no_end_reward {guard.no_end_reward:g} and nothing tells them apart",
         fix=f"raise decoding.max_new_tokens ({decoding.max_new_tokens}), teach the policy to end first "
         "(holdtrue sft), or leave out guard.no_end_reward",
