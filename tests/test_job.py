@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification
 
 import toy
 from holdtrue import job
-from holdtrue.errors import DataError, ModelError, SettingsError
+from holdtrue.errors import DataError, Interrupted, ModelError, SettingsError
 from holdtrue.rundir import RunDir, read_json
 from holdtrue.settings import Settings, build
 
@@ -184,6 +184,13 @@ def test_data_in_which_nothing_fits_is_an_error_that_says_why(values: Values, tm
     with pytest.raises(DataError, match="no usable comparisons left: 1 longer than max_length"):
         job.train(run)
     assert (run.info()["status"], run.info()["exit_code"]) == ("failed", 3)
+
+
+def test_a_stop_while_the_embedded_world_is_made_names_the_command_that_goes_on(tmp_path: Path) -> None:
+    run = job.start(build({}), tmp_path / "run")
+    with pytest.raises(Interrupted, match=f"stopped after step 0 of 300 .*: holdtrue resume {run.path}$"):
+        job.train(run, stop=lambda: True)
+    assert run.info()["status"] == "interrupted" and not (run.path / "world").exists()
 
 
 def test_an_interruption_by_the_keyboard_is_written_down(values: Values, tmp_path: Path) -> None:

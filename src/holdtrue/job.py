@@ -12,10 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdtrue.errors import (
-    ModelError,
-    SettingsError,
-)
+from holdtrue.errors import Interrupted, ModelError, SettingsError
 from holdtrue.rundir import RunDir, disk_errors, now, read_object, write_json, write_text
 from holdtrue.settings import EvaluationSettings, Settings, build
 
@@ -99,7 +96,7 @@ def train(
         attempt.recorded(run),
     ):
         if world.main:
-            _write_world(run, settings, tell)
+            _write_world(run, settings, tell, stop)
         world.wait()
         return _train(
             run,
@@ -307,7 +304,7 @@ def require_files(settings: Settings | SftSettings) -> None:
         raise ModelError(f"chat template {template} does not exist")
 
 
-def _write_world(run: RunDir, settings: Settings, tell: Tell) -> None:
+def _write_world(run: RunDir, settings: Settings, tell: Tell, stop: Callable[[], bool]) -> None:
     """The embedded world's data and decoder, once, where the settings name none."""
     folder = run.path / "world"
     if settings.data.train or (folder / "done").exists():
@@ -316,7 +313,10 @@ def _write_world(run: RunDir, settings: Settings, tell: Tell) -> None:
     from holdtrue.worlds.support import SupportWorld
 
     with disk_errors(folder):
-        SupportWorld().write(folder, seed=settings.seed)
+        try:
+            SupportWorld().write(folder, seed=settings.seed, stop=stop)
+        except Interrupted as error:
+            raise Interrupted(f"{error}; continue with: holdtrue resume {run.path}") from None
         write_text(folder / "done", "")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdtrue.cli import demo
-from holdtrue.errors import Interrupted
+from holdtrue.errors import Interrupted, ResourceError
 
 
 def test_an_experiment_that_fails_ends_the_demo_with_what_it_said(
@@ -61,3 +62,12 @@ def test_a_demo_that_is_asked_to_stop_asks_its_experiments_and_at_the_second_tim
     with pytest.raises(KeyboardInterrupt):
         demo._both(tmp_path, told.append, again)
     assert not told  # they ended before anything was finished
+
+
+def test_an_experiment_that_fails_ends_the_other_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # the first takes some minutes by itself
+    monkeypatch.setattr(demo, "_WORLDS", demo._WORLDS | {"habit": ("--arms", "frozne")})
+    start = time.monotonic()
+    with pytest.raises(ResourceError, match=r"an experiment of the demo ended with 2: .*frozne"):
+        demo._both(tmp_path, lambda line: None, lambda: False)
+    assert time.monotonic() - start < 120

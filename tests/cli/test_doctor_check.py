@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -174,6 +175,30 @@ def test_forward_of_a_folder_without_weights_is_skipped_with_the_reason(
     assert run(["doctor", "check", str(chatml_folder(tmp_path)), "--forward"]) == 0
     said = capsys.readouterr()
     assert not said.err and "W06: no config.json" in " ".join(said.out.split())
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"eos_token_id": None}, "no end of an answer is declared"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "is no causal language model"),
+    ],
+)
+def test_forward_that_is_skipped_says_nothing_of_memory(
+    base_model: Callable[..., Path],
+    byte_tokenizer: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+    config: dict[str, Any],
+    why: str,
+):
+    folder = base_model(tokenizer=byte_tokenizer(eos_token=None))
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    (folder / "generation_config.json").unlink()
+    capsys.readouterr()
+    run(["doctor", "check", str(folder), "--forward"])
+    said = capsys.readouterr()
+    assert "--forward" not in said.err and why in " ".join(said.out.split())
 
 
 def test_data_with_control_tokens_are_clean_after_the_command_that_check_prints(

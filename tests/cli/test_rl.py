@@ -344,13 +344,18 @@ def test_a_broken_newest_checkpoint_is_passed_over_and_the_run_ends_the_same(
 
 def test_prompts_that_changed_are_not_trained_on(holdtrue: Run, folder: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.jsonl"
-    prompts.write_bytes((folder / "prompts.jsonl").read_bytes())
+    prompts.write_bytes((folder / "prompts.jsonl").read_bytes() + b"broken\n")
     given = ["--model", folder / "policy", "--reward", f"{folder}/mine.py:share", *SHORT]
     assert holdtrue("rl", prompts, *given, "--output", tmp_path / "run").code == 0
+    left_out = (tmp_path / "run" / "rejected.jsonl").read_text()
+    assert left_out.count("\n") == 1
+    assert holdtrue("resume", tmp_path / "run").code == 0
+    assert (tmp_path / "run" / "rejected.jsonl").read_text() == left_out
     with open(prompts, "a", encoding="utf-8") as file:
-        file.write('{"prompt": "tell about bees ?"}\n')
+        file.write('{"prompt": "tell about bees ?"}\nbroken too\n')
     done = holdtrue("resume", tmp_path / "run", "--json")
     assert done.code == 3 and "changed since this run began" in done.error["message"]
+    assert (tmp_path / "run" / "rejected.jsonl").read_text() == left_out
 
 
 def test_the_best_policy_is_not_looked_for_without_a_held_out_prompt(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
 from doctor_folders import adapter, write_json
@@ -67,15 +68,18 @@ def test_a_machine_with_too_little_memory_is_told_so_before_anything_is_loaded(
 ):
     folder, machine = base_model(), tmp_path / "meminfo"
     monkeypatch.setattr(forward, "_MEMORY", machine)
-    monkeypatch.setattr(forward, "_LIMIT", tmp_path / "none")
+    monkeypatch.setattr(forward, "_CONTAINER", tmp_path)
     need = Need.of(Subject(folder))
     assert need.available is None and "available" not in str(need)  # a system that does not say
     machine.write_text(f"MemTotal: 9 kB\nMemAvailable: {(need.bytes + ROOM) // 1024 + 1} kB\n")
     assert Need.of(Subject(folder)).available
-    monkeypatch.setattr(forward, "_LIMIT", tmp_path / "limit")
-    (tmp_path / "limit").write_text("max\n")
+    (tmp_path / "memory.max").write_text("max\n")
     Need.of(Subject(folder))
-    (tmp_path / "limit").write_text(f"{ROOM}\n")
+    (tmp_path / "memory.max").write_text(f"{need.bytes + ROOM + 500}\n")
+    (tmp_path / "memory.current").write_text("800\n")
+    (tmp_path / "memory.stat").write_text("anon 500\nfile 300\ninactive_file 200\nactive_file 100\n")
+    assert Need.of(Subject(folder)).available == need.bytes + ROOM  # files' pages are given back
+    (tmp_path / "memory.current").write_text("801\n")
     with pytest.raises(
         ResourceError, match=r"needs 1\.1 GB of memory: the weights take 0\.1 MB as float32, 1\.1 GB"
     ):
@@ -107,6 +111,14 @@ def _changed(folder: Path, **config: Any) -> Path:
 def test_what_cannot_be_run_is_skipped_with_the_reason(base_model, config, why):
     with pytest.raises(Missing, match=why):
         Forward.of(Subject(_changed(base_model(), **config)))
+
+
+def test_a_folder_that_names_no_packing_is_run_and_one_whose_file_is_empty_is_skipped(base_model):
+    folder = _changed(base_model(), quantization_config=None)
+    Forward.of(Subject(folder))
+    save_file({}, folder / "model.safetensors")
+    with pytest.raises(Missing, match="the weights hold no tensor"):
+        Forward.of(Subject(folder))
 
 
 def test_a_tied_model_has_no_head_of_its_own_and_lacks_nothing(base_model):

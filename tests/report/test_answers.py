@@ -39,6 +39,21 @@ def test_a_run_without_answers_has_no_places_and_broken_lines_are_numbered(tmp_p
     assert [rollout.step for rollout in answers.read(file, places)] == [1, 2]
 
 
+def test_objects_that_are_no_answers_are_numbered_too(tmp_path: Path) -> None:
+    file, good = tmp_path / "rollouts.jsonl", {"step": 1, "prompt": "p", "answer": "a", "reward": 1}
+    bad = [
+        {"a": 1},
+        good | {"step": "x"},
+        good | {"reward": "x"},
+        good | {"prompt": None},
+        good | {"answer": [{"role": "user"}]},
+    ]
+    append_jsonl(file, [good, *bad, good | {"reward": None}])
+    places, broken = answers.find(file)
+    assert [place.line for place in places] == [1, 7] and broken == [2, 3, 4, 5, 6]
+    assert len(answers.read(file, places)) == 2
+
+
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
     file = tmp_path / "rollouts.jsonl"
     file.write_text('{"step": 0, "prompt": "p", "answer": "a"}\n{"step": 1, "pro')

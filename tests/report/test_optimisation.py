@@ -247,6 +247,18 @@ def test_a_broken_line_of_the_answers_is_counted_and_the_page_made_of_the_others
     assert headline and headline in page
 
 
+@pytest.mark.parametrize("name", ["rollouts", "metrics", "findings"])
+def test_lines_that_are_no_rows_of_a_file_are_counted_and_said(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = Written(tmp_path / "run", [train(1)], ROLLOUTS, [alarm(1)], info=ended(1))
+    with open(tmp_path / "run" / f"{name}.jsonl", "a", encoding="utf-8") as file:
+        file.write('{"a": 1}\nbroken\n')
+    last = {"rollouts": len(ROLLOUTS), "metrics": 1, "findings": 1}[name]
+    said = f"{name}.jsonl: 2 lines could not be read and are left out (line {last + 1}, {last + 2})"
+    assert f"{said}." in made.html and said in caplog.text
+
+
 def test_a_run_that_failed_at_its_start_is_to_be_started_again_not_resumed(tmp_path: Path) -> None:
     info = {"status": "failed", "error": "no prompts"}
     page = Written(tmp_path / "run", [], info=info).html

@@ -7,10 +7,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdtrue.errors import Interrupted
 from holdtrue.worlds import decoder, lexicon
 from holdtrue.worlds.support import SupportWorld
 
@@ -92,6 +94,13 @@ def test_the_decoder_learns_within_sixty_steps_and_leaves_torch_as_it_was() -> N
         before, after = (decoder.answer_loss(m, TOKENIZER, held_out).item() for m in (first, model))
     assert before > 3  # a uniform guess over the vocabulary costs 6.3 nats
     assert after < 0.9
+
+
+def test_training_asks_before_each_step_whether_to_stop_and_leaves_torch_as_it_was() -> None:
+    threads, asked = torch.get_num_threads(), iter([False, False, True])
+    with pytest.raises(Interrupted, match="stopped after step 2 of 300"):
+        WORLD.train_policy(stop=lambda: next(asked))
+    assert torch.get_num_threads() == threads and not list(asked)
 
 
 def test_the_number_of_threads_changes_no_weight() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -76,7 +77,9 @@ def experiment(arguments: Sequence[str]) -> int:
 
 
 def _both(output: Path, tell: Any, stop: running.Stop) -> None:
-    """Both experiments, each in a process of its own; they are asked to stop when ``stop`` says so."""
+    """Both experiments, each in a process of its own; they are asked to stop when ``stop`` says so, or one of
+    them fails.
+    """
     program = "import sys; from holdtrue.cli.demo import experiment; sys.exit(experiment(sys.argv[1:]))"
     command = [sys.executable, "-c", program, "goldworld", "--seeds", "1", "--processes", "1"]
     said: list[list[str]] = [[] for _ in _WORLDS]
@@ -109,20 +112,25 @@ def _both(output: Path, tell: Any, stop: running.Stop) -> None:
             for child in children:
                 child.stdin.close()  # type: ignore[union-attr]  # ends those that have not ended
     for child, lines in zip(children, said, strict=True):
-        if child.returncode and (stop() or child.returncode == Interrupted.exit_code):
-            raise Interrupted("stopped")
-        if child.returncode:
+        if _failed(child) and not stop():
             last = lines[-1] if lines else ""
             raise ResourceError(f"an experiment of the demo ended with {child.returncode}: {last}")
+    if any(child.returncode for child in children):
+        raise Interrupted("stopped")
 
 
 def _wait(threads: list[threading.Thread], children: list[subprocess.Popen[str]], stop: running.Stop) -> None:
-    """Until the children have said their last; asks them to stop, once, when ``stop`` says so."""
+    """Until the children have said their last; asks them once to stop when ``stop`` says so or one fails."""
     asked = False
     while any(thread.is_alive() for thread in threads):
         for thread in threads:
             thread.join(0.2)
-        if stop() and not asked:
+        if not asked and (stop() or any(map(_failed, children))):
             asked = True
             for child in children:
                 child.terminate()  # a second SIGINT, after the terminal's own, would end it at once
+
+
+def _failed(child: subprocess.Popen[str]) -> bool:
+    """Whether it has ended, neither well nor because it was asked to stop."""
+    return child.poll() not in (None, 0, Interrupted.exit_code, -signal.SIGTERM)

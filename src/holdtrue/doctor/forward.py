@@ -24,7 +24,7 @@ ROOM = 1 << 30
 """Bytes kept free beside the weights, for torch, the tokenizer and the activations of ``LONGEST`` tokens."""
 LONGEST = 2_048
 """Tokens that are read at a time, at most."""
-_MEMORY, _LIMIT = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+_MEMORY, _CONTAINER = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -43,11 +43,17 @@ class Need:
         """From the headers of the files. float32 stays; all else is bfloat16, which does not overflow.
 
         Raises:
-            Missing: there are no weights, or none that could be run. ResourceError: too little memory.
+            Missing: there are no weights, none that could be run, or not of a decoder.
+            ResourceError: too little memory.
         """
-        if "quantization_config" in subject.config:
+        named = (subject.config.get("architectures") or [""])[0]
+        if named and not named.endswith(_DECODERS):
+            raise Missing(f"{named} is no causal language model")
+        if subject.config.get("quantization_config"):
             raise Missing("the weights are packed (quantization_config), which is not run on a CPU")
         tensors = [*subject.weights.tensors.values()]
+        if not tensors:
+            raise Missing("the weights hold no tensor")
         largest = max(tensors, key=lambda one: math.prod(one.shape))
         if not largest.floating:
             raise Missing(f"{largest.name} is packed ({largest.dtype}), which is not run on a CPU")
@@ -82,9 +88,6 @@ class Forward:
             Missing: it is no decoder, or cannot be loaded. ResourceError: too little memory.
         """
         need = Need.of(subject)
-        named = (subject.config.get("architectures") or [""])[0]
-        if named and not named.endswith(_DECODERS):
-            raise Missing(f"{named} is no causal language model")
         try:
             with _quiet():
                 return _load(subject, need.dtype)
@@ -94,6 +97,11 @@ class Forward:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             raise Missing(f"the model cannot be loaded: {lines[0][:200]}") from error
 
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding: ids below it can be read."""
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
     def after(self, ids: Sequence[int]) -> NDArray[np.float32]:
         """Log-probabilities (V,) of what follows the ids. One text at a time: nothing is padded.
 
@@ -102,9 +110,8 @@ class Forward:
         """
         import torch
 
-        rows = self.model.get_input_embeddings().weight.shape[0]
-        if max(ids) >= rows:
-            raise Missing(f"the tokenizer writes id {max(ids)}, the embedding has {rows} rows")
+        if max(ids) >= self.rows:
+            raise Missing(f"the tokenizer writes id {max(ids)}, the embedding has {self.rows} rows")
         with torch.inference_mode():
             logits = self.model(torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
         return np.asarray(torch.log_softmax(logits, -1).numpy())
@@ -126,13 +133,21 @@ def adapter_weights(subject: Subject) -> Weights | None:
 
 
 def available() -> int | None:
-    """Bytes of memory that can be taken: MemAvailable of Linux, within the container's limit."""
+    """Bytes of memory that can be taken: MemAvailable of Linux, within what the container's limit leaves."""
     if not _MEMORY.is_file():
         return None
     lines = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines() if ":" in line)
     free = int(lines["MemAvailable"].split()[0]) * 1024
-    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"
-    return min(free, int(limit)) if limit.isdigit() else free
+    limit = _CONTAINER / "memory.max"
+    most = limit.read_text().strip() if limit.is_file() else "max"
+    return min(free, max(int(most) - _taken(), 0)) if most.isdigit() else free
+
+
+def _taken() -> int:
+    """Bytes the container holds, without the cached pages of files, which the kernel gives back."""
+    held = int((_CONTAINER / "memory.current").read_text())
+    parts = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text().splitlines())
+    return held - int(parts["active_file"]) - int(parts["inactive_file"])
 
 
 def _load(subject: Subject, dtype: str) -> Forward:

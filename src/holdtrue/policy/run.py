@@ -75,12 +75,13 @@ def _set_up(
     reference = load_reference(settings.policy, tokenizer, device, trust)
     vocabulary = vocabulary_of(policy, tokenizer, settings.policy.path)
     context, longest = model_max_length(policy.config, tokenizer), settings.decoding.max_new_tokens
-    if world.main:
+    listing = world.main and "data" not in run.info()  # a run that goes on has its lists already
+    if listing:
         run.rejected_file.unlink(missing_ok=True)
         run.dropped_file.unlink(missing_ok=True)
-    rejected = run.rejected_file if world.main else None
+    rejected = run.rejected_file if listing else None
     prompts = read_prompts(settings.data, tokenizer, context, longest, rejected)
-    if world.main and prompts.dropped:
+    if listing and prompts.dropped:
         with disk_errors(run.dropped_file):
             write_jsonl(run.dropped_file, prompts.dropped)
     _refuse_changed(run, prompts)

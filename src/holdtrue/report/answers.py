@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
@@ -36,33 +36,54 @@ class Place:
 
 
 def find(file: Path) -> tuple[list[Place], list[int]]:
-    """The place of every answer, in the order of the file, and the lines that are no JSON object; none where
-    there is no file yet. A last line without its newline is still being written."""
-    if not file.is_file():
-        return [], []
-    places, broken, prompts, offset = [], list[int](), dict[str, str](), 0
-    with open(file, "rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            row = _object(line)
-            if row is not None:
-                prompt = json.dumps(row["prompt"])
-                reward = row.get("reward")
-                known = reward is not None and isfinite(reward)
-                prompt = prompts.setdefault(prompt, prompt)  # one copy of each
-                places.append(Place(number, offset, row["step"], prompt, reward if known else None))
-            elif line.endswith(b"\n"):
-                broken.append(number)
-            offset += len(line)
+    """The place of every answer, in the order of the file, and the lines that hold none."""
+    places, broken, prompts = [], list[int](), dict[str, str]()
+    for number, offset, row in objects(file):
+        if row is None or not _is_answer(row):
+            broken.append(number)
+            continue
+        prompt, reward = json.dumps(row["prompt"]), row.get("reward")
+        known = reward is not None and isfinite(reward)
+        prompt = prompts.setdefault(prompt, prompt)  # one copy of each
+        places.append(Place(number, offset, row["step"], prompt, reward if known else None))
     return places, broken
 
 
+def objects(file: Path) -> Iterator[tuple[int, int, dict[str, Any] | None]]:
+    """The number of each line, its place in bytes and its JSON object or None; nothing where there is no file
+    yet. A last line without its newline is still being written."""
+    if not file.is_file():
+        return
+    offset = 0
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.endswith(b"\n"):
+                yield number, offset, _object(line)
+            offset += len(line)
+
+
 def _object(line: bytes) -> dict[str, Any] | None:
-    """The JSON object of a whole line; None of any other."""
     try:
-        row = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
+
+
+def _is_answer(row: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(row.get("step"), int)
+        and isinstance(row.get("reward"), int | float | None)
+        and all(_is_said(row.get(name)) for name in ("prompt", "answer"))
+    )
+
+
+def _is_said(value: Any) -> bool:
+    """Whether it is text, or messages."""
+    return isinstance(value, str) or (
+        isinstance(value, list)
+        and all(isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value)
+    )
 
 
 def read(file: Path, places: Iterable[Place]) -> list[Rollout]:

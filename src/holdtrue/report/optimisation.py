@@ -38,8 +38,8 @@ def write_optimisation_report(run: RunDir, examine: Examine) -> Path:
     file = run.path / "rollouts.jsonl"
     try:
         course = Course(run)
-        if course.broken:
-            _log.warning(said.broken(course))
+        for text in said.broken(course):
+            _log.warning(text)
         chosen = {"by_step": answers.sample(course.places), "last": answers.sample(course.last_places)}
         by_step, last = (examine(answers.read(file, places)) if places else {} for places in chosen.values())
         examined = said.Examined(by_step, last)

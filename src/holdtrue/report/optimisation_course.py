@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from holdtrue.report import answers
 from holdtrue.report.answers import Place
 from holdtrue.report.optimisation_figures import points
-from holdtrue.rundir import RunDir, read_jsonl, standing
+from holdtrue.rundir import RunDir, standing
 
 Row = dict[str, Any]
 
@@ -21,7 +22,8 @@ class Course:
 
     Attributes:
         rows, findings: of ``metrics.jsonl`` and ``findings.jsonl``.
-        places, broken: of all answers, and lines of ``rollouts.jsonl`` that are none.
+        places: of all answers.
+        broken: files with lines that are left out, as they hold no row or answer, and the lines' numbers.
         ended: how the run ended, empty before it has.
         total: steps that were carried out.
         steps, evaluations: rows that stand, in order.
@@ -32,11 +34,13 @@ class Course:
     """
 
     def __init__(self, run: RunDir) -> None:
-        findings = run.path / "findings.jsonl"
-        self.path = run.path
-        self.places, self.broken = answers.find(run.path / "rollouts.jsonl")
-        self.info, self.settings, self.rows = run.info(), run.settings(), run.metrics()
-        self.findings = list(read_jsonl(findings)) if findings.is_file() else []
+        rollouts, findings = run.path / "rollouts.jsonl", run.path / "findings.jsonl"
+        self.path, self.info, self.settings = run.path, run.info(), run.settings()
+        broken: dict[Path, list[int]] = {}
+        self.places, broken[rollouts] = answers.find(rollouts)
+        self.rows, broken[run.metrics_file] = _rows(run.metrics_file)
+        self.findings, broken[findings] = _rows(findings)
+        self.broken = {file: lines for file, lines in broken.items() if lines}
         self.ended: Row = self.info.get("ended") or {}
         stand = standing([*self.rows, *self.findings])
         self.steps = [row for row in stand if row["event"] == "train"]
@@ -78,6 +82,17 @@ class Course:
         """Of the answers of the window."""
         steps = {row["step"] for row in self.window}
         return [place for place in self.places if place.step in steps]
+
+
+def _rows(file: Path) -> tuple[list[Row], list[int]]:
+    """The rows that say which ``event`` of which ``step`` they are, and the lines that hold none."""
+    rows, broken = list[Row](), list[int]()
+    for number, _, row in answers.objects(file):
+        if row is None or not {"event", "step"} <= row.keys():
+            broken.append(number)
+        else:
+            rows.append(row)
+    return rows, broken
 
 
 def timeline(rows: Sequence[Row], alarms: Sequence[Row], ended: Row) -> Iterator[Row]:

@@ -129,8 +129,8 @@ def notes(course: Course) -> Iterator[str]:
         yield f"The run {how}; continue it with: holdtrue resume {path}"
     elif status != "finished":
         yield "The run did not begin: there is no word of it in run.json."
-    if course.broken:
-        yield f"{broken(course)}."
+    for text in broken(course):
+        yield f"{text}."
     if course.ended.get("stopped"):
         yield f"The run ended at an alarm: {course.ended['stopped']}."
     if course.ended.get("stopped_early"):
@@ -140,13 +140,12 @@ def notes(course: Course) -> Iterator[str]:
             yield f"{row['text']}."
 
 
-def broken(course: Course) -> str:
-    """How many lines of the answers could not be read, and which."""
-    lines = [f"{line:,}" for line in course.broken[:5]] + ["..."] * (len(course.broken) > 5)
-    return (
-        f"{course.path / 'rollouts.jsonl'}: {wording.many(len(course.broken), 'line')} could not be read and "
-        f"is left out (line {', '.join(lines)})"
-    )
+def broken(course: Course) -> Iterator[str]:
+    """How many lines of each file could not be read, and which."""
+    for file, numbers in course.broken.items():
+        lines = [f"{line:,}" for line in numbers[:5]] + ["..."] * (len(numbers) > 5)
+        count, verb = wording.many(len(numbers), "line"), "is" if len(numbers) == 1 else "are"
+        yield f"{file}: {count} could not be read and {verb} left out (line {', '.join(lines)})"
 
 
 def advice(course: Course, examined: Examined) -> Iterator[str]:

@@ -5,10 +5,11 @@ For worlds whose every word is known beforehand. torch and transformers are impo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from holdtrue.errors import Interrupted
 from holdtrue.records import Messages, as_json
 
 if TYPE_CHECKING:
@@ -62,12 +63,16 @@ def train_decoder(
     steps: int = 300,
     batch_size: int = 24,
     learning_rate: float = 2e-2,
+    stop: Callable[[], bool] = lambda: False,
 ) -> LlamaForCausalLM:
     """A Llama of 0.14 M parameters (2 layers of width 64, context 128) fitted to the answers.
 
     AdamW, warm-up over a tenth of the steps, then linear decay to 0. ``conversations`` must yield
     ``steps * batch_size``; none is used twice. Runs on one thread, so that the weights do not depend
     on how many there are; torch's random state and thread count are left as they were.
+
+    Raises:
+        Interrupted: ``stop``, which is asked before each step, said so; nothing is kept.
     """
     import torch
 
@@ -77,7 +82,7 @@ def train_decoder(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = _decoder(tokenizer)
-        _fit(model, tokenizer, conversations, steps, batch_size, learning_rate)
+        _fit(model, tokenizer, conversations, steps, batch_size, learning_rate, stop)
     finally:
         torch.set_num_threads(threads)
     return model.eval()
@@ -90,12 +95,15 @@ def _fit(
     steps: int,
     batch_size: int,
     learning_rate: float,
+    stop: Callable[[], bool],
 ) -> None:
     import torch
 
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     warmup = max(steps // 10, 1)
     for step in range(steps):
+        if stop():
+            raise Interrupted(f"stopped after step {step} of {steps} of training the world's policy")
         factor = min((step + 1) / warmup, (steps - step) / (steps - warmup + 1))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * factor

@@ -24,7 +24,7 @@ average 3.2 (standard deviation 1.9); an empty one gets -1.8 to -4.1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -222,14 +222,18 @@ class SupportWorld:
             yield _turn("user", prompt) + _turn("assistant", self.sample_answer(rng, prompt))
 
     def train_policy(
-        self, seed: int = 0, steps: int = 300
+        self, seed: int = 0, steps: int = 300, stop: Callable[[], bool] = lambda: False
     ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-        """A tiny decoder that writes like the first policy, and its tokenizer, trained from scratch."""
+        """A tiny decoder that writes like the first policy, and its tokenizer, trained from scratch.
+
+        Raises:
+            Interrupted: ``stop``, which is asked before each step, said so.
+        """
         from holdtrue.worlds.decoder import build_tokenizer, train_decoder
 
         tokenizer = build_tokenizer(lexicon.vocabulary())
         conversations = self.conversations(Random(f"{seed}/policy"))
-        return train_decoder(tokenizer, conversations, seed=seed, steps=steps), tokenizer
+        return train_decoder(tokenizer, conversations, seed=seed, steps=steps, stop=stop), tokenizer
 
     def write(
         self,
@@ -239,6 +243,7 @@ class SupportWorld:
         seed: int = 0,
         flip: float = 0.2,
         steps: int = 300,
+        stop: Callable[[], bool] = lambda: False,
     ) -> dict[str, float]:
         """Write ``policy/`` (transformers layout), ``train.jsonl`` and ``test.jsonl`` (TRL layout).
 
@@ -251,6 +256,7 @@ class SupportWorld:
 
         Raises:
             SettingsError: ``flip`` is not in [0, 0.5), or more prompts are wanted than there are.
+            Interrupted: ``stop`` said so while the policy was trained; nothing is written.
         """
         from holdtrue.reward.classifiers import quiet_loading
 
@@ -258,7 +264,7 @@ class SupportWorld:
         folder = Path(folder)
         train = self.preferences(pairs, Random(f"{seed}/train"), flip)
         test = self.preferences(eval_pairs, Random(f"{seed}/eval"), 0.0, "eval")
-        model, tokenizer = self.train_policy(seed, steps)
+        model, tokenizer = self.train_policy(seed, steps, stop)
         with disk_errors(folder), quiet_loading():
             folder.mkdir(parents=True, exist_ok=True)
             write_jsonl(folder / "train.jsonl", (pair.row() for pair in train))

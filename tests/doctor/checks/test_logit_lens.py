@@ -162,11 +162,12 @@ def train(folder: Path, end_in_loss: bool) -> None:
 
 
 def test_an_end_is_looked_for_behind_the_words_and_not_behind_the_end(saying):
-    rows = [talk("Yes."), Example((), "data:2", text="One<|im_end|>\n"), Example((), "data:3", text="Two")]
+    rows = [talk("Yes."), Example((), "data:2", text="One<|im_end|>\n"), Example((), "data:3", text="Two\n")]
+    rows += [Example((), "data:4", text="Three<|im_end|>\n\n \n\n")]
     tails = [one["tail"] for one in lens(saying({END: 9.0}), examples=rows).values["prompts"]]
     assert tails[0] == " France is Paris."[-16:] and tails[3].endswith("sky looks blue.")
     assert tails[4].endswith("<|im_start|>assistant\nYes.")
-    assert tails[5:] == ["One", "Two"]
+    assert tails[5:] == ["One", "Two\n", "Three"]
 
 
 def test_tool_calls_are_judged_where_the_template_has_them_and_fail_where_they_are_used(
@@ -188,7 +189,33 @@ def test_rows_that_are_too_long_for_us_or_for_the_model_are_counted(base_model, 
     found = lens(folder, examples=[talk("a" * characters), *talks(2)])
     assert found.values["left_out"] == 1 and len(found.values["prompts"]) == 4 + 2
     most = min(positions, 2048)
-    assert f"rows left out, not rendered or above {most:,} tokens: 1" in found.evidence
+    assert f"texts left out, not rendered, above {most:,} tokens or with ids beyond" in found.evidence
+
+
+def test_a_model_with_less_room_than_any_answer_takes_is_said_to_have_too_little(base_model):
+    # tokens are bytes and marks: a mark, "user\n", 21 of the question, two marks, "assistant\n", 5 of "Hola!"
+    folder = base_model(max_position_embeddings=16)
+    skipped = {one.id: one.why for one in examine(Subject(folder, forward=True)).skipped}
+    assert skipped["W06"] == "the shortest finished answer takes 44 tokens, and 16 can be read"
+
+
+def test_rows_with_ids_beyond_the_embedding_are_left_out_and_counted(saying, byte_tokenizer):
+    folder = saying({65: 9.0})
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<odd>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    found = lens(folder, examples=[talk("hi <odd> there"), *talks(3)])
+    assert (found.values["left_out"], len(found.values["prompts"]), found.severity) == (1, 4 + 3, "fail")
+    assert "ids beyond the embedding: 1" in found.evidence
+
+
+def test_answers_are_judged_also_where_no_tool_call_can_be_read(saying, byte_tokenizer):
+    tokenizer = byte_tokenizer(chat_template=CALLING.replace("<tool_call>", "<call>"))
+    tokenizer.add_tokens(["<call>"], special_tokens=True)
+    diagnosis = examine(Subject(saying({65: 9.0}, tokenizer=tokenizer), forward=True))
+    assert [one.severity for one in of(diagnosis, "W06")] == ["fail"]
+    why = {one.id: one.why for one in diagnosis.skipped}["W06"]
+    assert why == "all tool calls hold ids beyond the 259 rows of the embedding"
 
 
 @pytest.mark.parametrize(

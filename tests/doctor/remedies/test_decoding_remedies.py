@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdtrue.doctor.remedies import Context
+from holdtrue.doctor.remedies import OWN, Context
 from holdtrue.doctor.remedies.all_ends import AllEnds
 from holdtrue.doctor.remedies.ban_control import BanControl
 from holdtrue.doctor.remedies.early_abort import EarlyAbort
@@ -79,6 +79,15 @@ def test_vllm_stops_loops_by_its_own_names():
     assert given == {
         "repetition_detection": {"max_pattern_size": 256, "min_pattern_size": 24, "min_count": 4}
     }
+
+
+def test_the_cover_of_a_loop_is_below_the_limit_that_answers_have():
+    def cover(limit: int | None, **settings: int) -> int:
+        return EarlyAbort(**settings).fitted(Context(limit=limit)).parameters(OWN)["decoding.loop.min_cover"]
+
+    assert (cover(40), cover(95)) == (30, 71)
+    assert (cover(96), cover(4096), cover(None), cover(40, min_cover=96)) == (96, 96, 96, 96)
+    assert EarlyAbort(min_count=5).fitted(Context(limit=40)).min_count == 5
 
 
 @pytest.mark.parametrize("engine", ["sglang", "transformers"])

@@ -121,7 +121,8 @@ def subject(
 
 
 def announce(one: Subject) -> None:
-    """Say what loading the model takes before anything else is done; nothing where W06 will be skipped.
+    """Say what loading the model takes before anything else is done; nothing where no end is declared, or the
+    model's files are none that can be run, as W06 is skipped then.
 
     Raises:
         ResourceError: the machine has not that much memory.
@@ -130,7 +131,8 @@ def announce(one: Subject) -> None:
     from holdtrue.doctor.forward import Need
 
     with suppress(Missing):
-        frame.console(stderr=True).print(f"--forward: {Need.of(one)}")
+        if one.stops:
+            frame.console(stderr=True).print(f"--forward: {Need.of(one)}")
 
 
 def asked(uses: str) -> frozenset[str]:

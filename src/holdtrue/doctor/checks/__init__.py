@@ -65,7 +65,8 @@ def examine(subject: Subject) -> Diagnosis:
     results: list[Finding | Skipped] = []
     for one in all_checks():
         try:
-            results += [replace(found, fix=with_commands(subject, found)) for found in one.run(subject)]
+            for found in one.run(subject):  # what was found stays, whatever is missing for the rest
+                results.append(replace(found, fix=with_commands(subject, found)))
         except Missing as missing:
             results.append(Skipped(one.id, str(missing)))
     return Diagnosis.of(results)

@@ -54,11 +54,12 @@ _STOP = "or let the engine stop at the closing tag of the call"
 @dataclass(frozen=True)
 class Finished:
     """Ids of conversations up to where the last turn is over, by place; ``left_out`` rows of the data are too
-    long or not rendered.
+    long or not rendered. The shortest that is rendered has ``shortest`` ids, too long or not; 0: none is.
     """
 
     texts: Sequence[tuple[str, list[int]]]
     left_out: int
+    shortest: int
 
 
 @dataclass(frozen=True)
@@ -90,13 +91,21 @@ def logit_lens(subject: Subject) -> Results:
     if not subject.stops:
         raise Missing("no end of an answer is declared (eos_token_id)")
     situations = {ANSWERS: _answers(subject), CALLS: _calls(subject)}
-    if not situations[ANSWERS].texts:
+    answers = situations[ANSWERS]
+    if not answers.shortest:
         raise Missing("the chat template renders no finished answer")
+    if not answers.texts:
+        most = longest(subject)
+        raise Missing(f"the shortest finished answer takes {answers.shortest} tokens, and {most} can be read")
     forward = Forward.of(subject)
     for what, found in situations.items():
-        if found.texts:
-            seen = [_next(subject, forward, at, ids) for at, ids in found.texts]
-            yield _judged(subject, what, seen, {"left_out": found.left_out, "adapted": forward.adapted})
+        known = [(at, ids) for at, ids in found.texts if max(ids) < forward.rows]
+        if found.texts and not known:
+            raise Missing(f"all {what} hold ids beyond the {forward.rows} rows of the embedding")
+        if known:
+            seen = [_next(subject, forward, at, ids) for at, ids in known]
+            left_out = found.left_out + len(found.texts) - len(known)
+            yield _judged(subject, what, seen, {"left_out": left_out, "adapted": forward.adapted})
 
 
 def _answers(subject: Subject) -> Finished:
@@ -153,13 +162,14 @@ def _finished(subject: Subject, built_in: Sequence[Example], rows: Iterable[Exam
     ends = set(subject.stops)
     if subject.tokenizer.chat_template:
         ends |= set(subject.template.turn_end)
-    texts, left_out, most = [], 0, longest(subject)
+    texts, lengths, left_out, most = [], list[int](), 0, longest(subject)
     for some in (built_in, rows):
         cut = [(one.example.at, _cut(subject, one, ends)) for one in encode(some, subject.tokenizer)]
         whole = [(at, ids) for at, ids in cut if 0 < len(ids) <= most]
+        lengths += [len(ids) for _, ids in cut if ids]
         texts += whole[:: max(1, len(whole) // ROWS)][:ROWS]
         left_out += len(cut) - len(whole) if some is rows else 0
-    return Finished(texts, left_out)
+    return Finished(texts, left_out, min(lengths, default=0))
 
 
 def _cut(subject: Subject, one: Encoded, ends: Collection[int]) -> list[int]:
@@ -167,10 +177,13 @@ def _cut(subject: Subject, one: Encoded, ends: Collection[int]) -> list[int]:
     if one.target is None:
         return []
     ids: list[int] = one.ids.tolist()
-    raw = one.example.text is not None  # an end is part of it, maybe with white space behind
-    behind = range(max(0, len(ids) - 3) if raw else one.target.end, len(ids))
-    ids = ids[: next((at for at in behind if ids[at] in ends), len(ids))]
     tokenizer = subject.tokenizer
+    raw, behind = one.example.text is not None, one.target.end
+    if raw:  # an end is part of it, maybe with white space behind
+        behind = len(ids)
+        while behind and (ids[behind - 1] in ends or not tokenizer.decode(ids[behind - 1]).strip()):
+            behind -= 1
+    ids = ids[: next((at for at in range(behind, len(ids)) if ids[at] in ends), len(ids))]
     begins = raw or not tokenizer.chat_template  # no template writes the BOS
     bos = [id for id in tokenizer("")["input_ids"][:1] if begins and id == tokenizer.bos_token_id]
     return ids if ids[:1] == bos else [*bos, *ids]
@@ -274,7 +287,8 @@ def _evidence(subject: Subject, what: str, values: Mapping[str, Any]) -> str:
         )
     if values["left_out"]:
         parts.append(
-            f"rows left out, not rendered or above {longest(subject):,} tokens: {values['left_out']}"
+            f"texts left out, not rendered, above {longest(subject):,} tokens or with ids beyond the "
+            f"embedding: {values['left_out']}"
         )
     if subject.adapter is not None and not values["adapted"]:
         parts.append("without the adapter, which has no weights yet")

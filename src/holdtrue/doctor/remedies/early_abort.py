@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from holdtrue.doctor.remedies import OWN, DecodingRemedy
+from holdtrue.doctor.remedies import OWN, Context, DecodingRemedy
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.health.stream import RepetitionDetection
 
@@ -35,6 +35,14 @@ class EarlyAbort(DecodingRemedy):
     """Copies. Three are met in healthy lists, refrains and tables."""
     min_cover: int = RepetitionDetection.min_cover
     """Tokens a loop covers in all, kept by looking for longer patterns: a ruler of dashes is none."""
+
+    def fitted(self, context: Context) -> EarlyAbort:
+        """With three quarters of the limit as cover, where the limit is below the cover and no loop would be
+        seen."""
+        limit = context.limit
+        if limit is None or limit >= self.min_cover or "min_cover" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"min_cover": limit * 3 // 4})
 
     def engines(self, vocabulary: Vocabulary | None) -> Mapping[str, Mapping[str, Any]]:
         """vLLM from 0.17 on, and holdtrue's loop guard; SGLang and transformers have nothing of the kind."""

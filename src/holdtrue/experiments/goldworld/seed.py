@@ -99,7 +99,7 @@ def run_seed(
         world, trunk = folder / "world", folder / "trunk"
         if not (world / "done").is_file():
             tell({"seed": seed, "arm": None, "part": "world"})
-            write_world(settings, world, seed)
+            write_world(settings, world, seed, stop)
         if not settings.habit and RunDir(trunk).info().get("status") != "finished":
             tell({"seed": seed, "arm": None, "part": "first round"})
             _carry(settings, world, trunk, seed, None, stop)
@@ -145,8 +145,14 @@ def _settled(settings: GoldworldSettings, folder: Path, arm: str) -> bool:
     return True
 
 
-def write_world(settings: GoldworldSettings, world: Path, seed: int) -> None:
-    """The first policy, its noisy pairs and the prompts, for a seed."""
+def write_world(
+    settings: GoldworldSettings, world: Path, seed: int, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """The first policy, its noisy pairs and the prompts, for a seed.
+
+    Raises:
+        Interrupted: ``stop`` asked for it; call again.
+    """
     from holdtrue.reward.classifiers import quiet_loading
     from holdtrue.worlds.support import SupportWorld
 
@@ -161,7 +167,7 @@ def write_world(settings: GoldworldSettings, world: Path, seed: int) -> None:
     write_jsonl(
         world / "prompts.jsonl", ({"prompt": [{"role": "user", "content": text}]} for text in prompts)
     )
-    model, tokenizer = SupportWorld().train_policy(seed, settings.policy_steps)
+    model, tokenizer = SupportWorld().train_policy(seed, settings.policy_steps, stop)
     with quiet_loading():
         model.save_pretrained(world / "policy")
         tokenizer.save_pretrained(world / "policy")
