@@ -90,6 +90,19 @@ def test_the_page_holds_every_transcript_escaped_and_the_span_marked(tmp_path):
     assert "default-src &#39;none&#39;" in html
 
 
+def test_the_page_replaces_a_page_and_nothing_else(tmp_path, capsys):
+    file = Path(rollouts(tmp_path))
+    before = file.read_bytes()
+    assert run(["doctor", "rollouts", str(file), "-o", str(file)]) == 3
+    assert f"{file} exists, is no HTML page and is not replaced" in " ".join(capsys.readouterr().err.split())
+    assert file.read_bytes() == before
+    page = tmp_path / "page.html"
+    page.touch()  # empty: nothing to lose
+    for _ in range(2):
+        assert run(["doctor", "rollouts", str(file), "-o", str(page)]) == 4
+    assert page.read_text().startswith("<!doctype html>")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

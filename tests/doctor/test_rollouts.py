@@ -261,6 +261,29 @@ def test_a_reward_that_sees_the_junk_is_not_called_blind():
     assert (signal.severity, signal.values["difference"]) == ("ok", pytest.approx(-1.0))
 
 
+def blindness(junk: float, spread: float) -> Any:
+    """The signal where one of four answers to a prompt is junk, and the others earn 0, 0 and ``spread``."""
+    rows = [
+        Rollout(f"{i}?", prose(4 * i + j), reward=float(spread * (j == 2)))
+        for i in range(6)
+        for j in range(3)
+    ]
+    rows += [Rollout(f"{i}?", prose(i) + " no" * 100, reward=junk + 0.001 * i) for i in range(6)]
+    return next(signal for signal in examine(rows).signals if signal.id == "REWARD_BLIND")
+
+
+def test_a_reward_that_always_gives_junk_the_least_sees_it_however_small_the_difference():
+    # others get 1/3 on average, junk -0.0025: 0.336 less, less than half of the spread's 0.435 or so
+    seen = blindness(-0.005, 1.0)
+    assert seen.severity == "ok" and seen.why == ""
+    assert "get 0.336 less reward than others to the same prompts (interval 0.334 to 0.338)" in seen.evidence
+    assert "always the least" in seen.evidence
+    # more than two of the others get: the interval still lies below 0, and junk is not the least
+    assert blindness(0.2, 1.0).severity == "fail"
+    paid = blindness(0.4, 1.0)
+    assert paid.severity == "fail" and "get 0.069 more reward" in paid.evidence
+
+
 def test_rates_are_told_by_policy_and_step_and_clusters_by_signature():
     rows = [Rollout("?", prose(i), policy="sft", step=1) for i in range(10)]
     rows += [Rollout("?", prose(i) + " na" * 90, policy="ppo", step=2) for i in range(5)]

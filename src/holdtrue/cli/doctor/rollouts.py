@@ -49,7 +49,7 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Write a page with the transcripts, the worst first."
+            "--output", "-o", metavar="FILE", help="Write an HTML page with the transcripts, the worst first."
         ),
     ] = None,
 ) -> frame.Result:
@@ -66,6 +66,8 @@ def command(
     from holdtrue.doctor.sources import own_run, own_tokenizer, read_rollouts
     from holdtrue.doctor.vocabulary import Vocabulary
 
+    if output is not None:
+        frame.require_page(output)
     static = [finding for file in evidence or () for finding in _findings(file)]
     models = _checkpoints(checkpoint or ())
     dump = read_rollouts(files)
