@@ -17,7 +17,7 @@ from holdtrue.doctor.rollouts import Examination, examine
 from holdtrue.doctor.sources import read_rollouts
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import DataError
-from holdtrue.records import Message, Rollout
+from holdtrue.records import Message, Rollout, Source
 
 WORDS = ["harbour", "garden", "winter", "letter", "orchard", "mirror", "station", "compass", "island", "lamp"]
 
@@ -323,6 +323,45 @@ def test_static_findings_join_the_evidence_and_raise_a_cause():
     assert found[0]["cause"] == "turn_end_not_learned"
     assert found[0]["kinds"] == ["rows", "static"]
     assert "T02: 0/200 examples train EOS" in found[0]["evidence"]
+
+
+def test_data_that_hold_the_very_token_of_the_rollouts_are_the_first_cause():
+    rows = [Rollout("?", prose(i) + "<|im_start|>\n" * 30) for i in range(5)]
+    static = [
+        {"id": "X01", "severity": "fail", "evidence": "<|im_start|> (151644) follows itself 30 times of 995"},
+        {"id": "X01", "severity": "fail", "evidence": "<|im_start|> (151644) stands in texts: in 40 targets"},
+        {
+            "id": "X01",
+            "severity": "fail",
+            "evidence": "<|endoftext|> (151643) stands in texts: in 20 targets",
+        },
+        {"id": "X01", "severity": "ok", "evidence": "3 control tokens in 300 examples"},
+        {"id": "R01", "severity": "fail", "evidence": "half of the answers lose nothing"},
+        {"id": "C07", "severity": "warn", "evidence": "0 of 300 hold one", "values": {"examples": []}},
+    ]
+    first, second = rank(examine(rows), static)[:2]
+    assert (first["cause"], first["kinds"]) == ("data_teach_it", ["rows", "static", "token"])
+    assert [line for line in first["evidence"] if line.startswith("X01")] == [
+        "X01: <|im_start|> (151644) follows itself 30 times of 995",
+        "X01: <|im_start|> (151644) stands in texts: in 40 targets",
+    ]
+    assert (second["cause"], second["kinds"]) == ("blind_reward", ["rows", "static"])
+    assert not any("C07" in line for cause in rank(examine(rows), static) for line in cause["evidence"])
+
+
+def test_data_with_another_token_than_the_rollouts_count_less():
+    rows = [Rollout("?", prose(i) + "<|im_start|>\n" * 30) for i in range(5)]
+    static = [{"id": "X01", "severity": "fail", "evidence": "<|endoftext|> (151643) stands in 20 targets"}]
+    found = next(one for one in rank(examine(rows), static) if one["cause"] == "data_teach_it")
+    assert found["kinds"] == ["rows", "static"]
+    injected = [{"id": "C07", "severity": "warn", "evidence": "7 hold one", "values": {"examples": ["a:1"]}}]
+    assert any("C07: 7 hold one" in one["evidence"] for one in rank(examine(rows), injected))
+
+
+def test_an_example_is_named_by_its_file_and_line():
+    row = Rollout("?", prose(0) + " na" * 90, source=Source("runs/completions_00010.parquet", 3))
+    assert "as completions_00010.parquet:3: " in rank(examine([row]))[0]["evidence"][0]
+    assert "as row 0: " in rank(examine([Rollout("?", prose(0) + " na" * 90)]))[0]["evidence"][0]
 
 
 def test_what_could_not_be_looked_at_is_counted():
