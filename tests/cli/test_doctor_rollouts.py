@@ -161,6 +161,24 @@ def test_the_headline_names_what_fails(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("fail (tail_cycle): 1 of 2 answers are degenerate")
 
 
+def test_the_page_names_files_and_lines_and_gives_the_settings_of_the_terminal(tmp_path, capsys):
+    (tmp_path / "dump").mkdir()
+    for name in ("1.jsonl", "2.jsonl"):
+        junk = [{"prompt": f"{i}?", "output": CALM + " na" * 80, "score": 1.0} for i in range(5)]
+        fine = [{"prompt": f"{i}?", "output": CALM, "score": 1.0} for i in range(5)]
+        write(tmp_path / "dump" / name, *fine, *junk)
+    page = tmp_path / "page.html"
+    assert run(["doctor", "rollouts", str(tmp_path / "dump"), "-o", str(page)]) == 4
+    said, html = capsys.readouterr().out, page.read_text()
+    assert "1.jsonl:6: " in said and "row 5" not in said
+    assert "<b>2.jsonl:10 · fail</b>" in html and "<b>row" not in html
+    assert "holdtrue doctor fix MODEL --data ROWS --remedy dedupe --output FOLDER" in said
+    assert (
+        "<code>command: holdtrue doctor fix MODEL --data ROWS --remedy dedupe --output FOLDER</code>" in html
+    )
+    assert "rewards spread by 0.000. The reward pays" in html
+
+
 @pytest.mark.parametrize("given", ["", "rollouts.jsonl"])
 def test_a_run_of_holdtrue_brings_its_tokenizer_and_its_settings(tmp_path, capsys, byte_tokenizer, given):
     own = own_run(tmp_path, byte_tokenizer())

@@ -191,7 +191,9 @@ def test_a_run_without_rollouts_is_an_error_that_says_which_runs_have_them(tmp_p
     (run / "settings.yaml").write_text("task: sft\n")
     (run / "run.json").write_text('{"holdtrue": "0.1.0"}')
     (run / "metrics.jsonl").write_text('{"step": 1, "loss": 0.3, "tokens": 382}\n')
-    with pytest.raises(DataError, match="run of holdtrue sft without rollouts.*runs of holdtrue rl have one"):
+    with pytest.raises(
+        DataError, match=r"run of holdtrue sft without rollouts.*runs of holdtrue rl have one"
+    ):
         read_rollouts([str(run)])
     (run / "round-1" / "rl" / "rollouts.jsonl").write_text('{"prompt": "a", "answer": "1"}\n')
     with pytest.raises(DataError, match=f"give the runs in it: {run / 'round-1' / 'rl'}$"):

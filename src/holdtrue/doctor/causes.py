@@ -36,7 +36,7 @@ class Cause:
 
 
 OF_TOKENS = frozenset({"X01", "X10", "C06"})
-"""Checks that find tokens and markers in the data: of several findings those of tokens in the rollouts count."""
+"""Checks that find tokens in the data: of several findings those of tokens in the rollouts count."""
 _RARE = 0.01
 """Of the flagged rows: a detector that fires less often does not name a cause."""
 
@@ -208,7 +208,7 @@ def _tokens(examination: Examination) -> set[str]:
 
 
 def _bad(static: Iterable[Mapping[str, Any]], tokens: Iterable[str]) -> dict[str, list[str]]:
-    """What findings that warn or fail say, by id; of those about tokens, where some are in the rollouts, these.
+    """What findings that warn or fail say, by id; of several about tokens those of the rollouts.
 
     That words of a user may become control tokens (C07) is evidence only where words of the data do.
     """

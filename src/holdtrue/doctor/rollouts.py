@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -33,8 +32,7 @@ class Row:
     @property
     def at(self) -> str:
         """The file and line it was read from, ``completions_00010.parquet:3``; else ``row 7``."""
-        source = self.rollout.source
-        return f"{Path(source.file).name}:{source.line}" if source else f"row {self.index}"
+        return self.rollout.source.short if self.rollout.source else f"row {self.index}"
 
     @property
     def verdict(self) -> Severity:

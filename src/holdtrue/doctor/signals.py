@@ -191,7 +191,7 @@ def blind_reward(rows: Rows) -> Iterator[Finding]:
     the 95 % interval is Student's. Fails when the rewards do not differ at all, or when the interval lies
     above minus half of their spread: then junk costs little, if anything. Warns when it reaches above
     minus a tenth. Nothing is wrong where the interval lies below 0 and no degenerate answer gets more than
-    any of the others it is compared with: a reward that gives junk the least sees it, however wide it spreads.
+    any of the others it is compared with: a reward that gives junk the least sees it, however it spreads.
     """
     known = [row for row in rows if row.rollout.reward is not None and np.isfinite(row.rollout.reward)]
     bad = [row for row in known if row.verdict == "fail"]
@@ -215,13 +215,13 @@ def blind_reward(rows: Rows) -> Iterator[Finding]:
         severity = "fail"
     elif not least and high > -0.1 * spread:
         severity = "warn"
-    sign = -1 if mean < 0 else 1
+    word, ends = ("less", (-high, -low)) if mean < 0 else ("more", (low, high))
     others = "others to the same prompts" if paired else "the others"
     yield _finding(
         "REWARD_BLIND",
         severity,
-        f"{len(bad)} degenerate answers get {abs(mean):.3f} {'less' if mean < 0 else 'more'} reward than {others} "
-        f"(interval {min(sign * low, sign * high):.3f} to {max(sign * low, sign * high):.3f})"
+        f"{len(bad)} degenerate answers get {abs(mean):.3f} {word} reward than {others} "
+        f"(interval {ends[0]:.3f} to {ends[1]:.3f})"
         f"{', and always the least' if least else ''}; rewards spread by {spread:.3f}",
         "The reward pays for junk, does not see it, or takes too little for it to pull the policy back.",
         "Audit the reward (holdtrue doctor reward), and give such answers the lowest one: veto for control "

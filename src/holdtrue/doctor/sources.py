@@ -45,9 +45,23 @@ _POLICY = ("policy", "generator", "checkpoint", "model")
 _PER_TOKEN = {*_IDS, *_MASK, *_LOGPROBS, *_TRAINED}
 _KNOWN = {*_PROMPT, *_ANSWER, *_IDS, *_MASK, *_LOGPROBS, *_TRAINED, *_REWARD, *_ADVANTAGE, *_FINISH, *_STEP}
 _OF_MODELS = frozenset(
-    "checkpoints model config.json generation_config.json tokenizer.json tokenizer_config.json vocab.json "
-    "added_tokens.json special_tokens_map.json preprocessor_config.json processor_config.json "
-    "chat_template.json model.safetensors.index.json adapter_config.json trainer_state.json".split()
+    {
+        "checkpoints",
+        "model",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "chat_template.json",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "trainer_state.json",
+    }
 )
 """Files and folders inside of folders that are no rollouts."""
 _LIMIT = frozenset({"length", "max_tokens", "max_length", "truncated", "model_length", "max_new_tokens"})
