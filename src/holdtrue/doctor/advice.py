@@ -23,7 +23,7 @@ ADVICE: Mapping[str, Advice] = {
         "suffix_blind",
         "junk behind the answer earns what the answer earns, or more, so nothing stops the habit; "
         "KL to a checkpoint that has the habit keeps it",
-        "make the reward see the junk. A reward of the format alone may stay blind where another one in the "
+        "A reward of the format alone may stay blind where another one in the "
         "sum is not; a reward model needs such answers among its rejected ones",
         "Visual-Agent/DeepEyes#131",
     ),

@@ -190,7 +190,7 @@ def _cures(probes: Sequence[str]) -> list[str]:
     cures = [VETO] if len(plain) < len(probes) else []
     if plain:
         cures.append(
-            f"what is plain text ({', '.join(plain)}) the veto sees only behind one of its tags; where there "
+            f"plain text ({', '.join(plain)}) the veto sees only behind one of its tags; where there "
             "are none, penalise loops (ngram_penalty), and end them while they are drawn (early_abort)"
         )
     return cures
@@ -243,7 +243,8 @@ def _finding(
     id: str, severity: Severity, evidence: str, values: Mapping[str, Any], cures: Sequence[str] = ()
 ) -> Finding:
     advice = ADVICE[id]
-    told = {} if severity == "ok" else {"why": advice.why, "fix": "; ".join([*cures, advice.fix])}
+    made = f"make the reward see the junk: {'; '.join(cures)}. " if cures else ""
+    told = {} if severity == "ok" else {"why": advice.why, "fix": made + advice.fix}
     plain = {key: _plain(value) for key, value in {"name": advice.name, **values}.items()}
     return Finding(id, severity, evidence, source=advice.source, values=plain, **told)
 
