@@ -202,8 +202,8 @@ def _tokens(examination: Examination) -> set[str]:
     for row in examination.rows:
         for flag in row.flags:
             if flag.severity == "fail" and flag.detector in ("ctrl_token_in_body", "attractor_token"):
-                found.add(flag.signature.split()[-1])
-                found |= {f"({one})" if one.isdigit() else one for one in flag.values.get("counts", ())}
+                said = {flag.signature.split()[-1], *flag.values.get("counts", ())}
+                found |= {f"({one})" if one.isdigit() else one for one in said}
     return found
 
 
