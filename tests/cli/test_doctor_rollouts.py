@@ -90,6 +90,19 @@ def test_the_page_holds_every_transcript_escaped_and_the_span_marked(tmp_path):
     assert "default-src &#39;none&#39;" in html
 
 
+def test_the_page_replaces_a_page_and_nothing_else(tmp_path, capsys):
+    file = Path(rollouts(tmp_path))
+    before = file.read_bytes()
+    assert run(["doctor", "rollouts", str(file), "-o", str(file)]) == 3
+    assert f"{file} exists, is no HTML page and is not replaced" in " ".join(capsys.readouterr().err.split())
+    assert file.read_bytes() == before
+    page = tmp_path / "page.html"
+    page.touch()  # empty: nothing to lose
+    for _ in range(2):
+        assert run(["doctor", "rollouts", str(file), "-o", str(page)]) == 4
+    assert page.read_text().startswith("<!doctype html>")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -146,6 +159,24 @@ def test_the_headline_names_what_fails(tmp_path, capsys):
     assert "TRUNCATION: fail. 0 of 5 answers are degenerate" in page.read_text()
     assert run(["doctor", "rollouts", rollouts(tmp_path)]) == 4
     assert capsys.readouterr().out.startswith("fail (tail_cycle): 1 of 2 answers are degenerate")
+
+
+def test_the_page_names_files_and_lines_and_gives_the_settings_of_the_terminal(tmp_path, capsys):
+    (tmp_path / "dump").mkdir()
+    for name in ("1.jsonl", "2.jsonl"):
+        junk = [{"prompt": f"{i}?", "output": CALM + " na" * 80, "score": 1.0} for i in range(5)]
+        fine = [{"prompt": f"{i}?", "output": CALM, "score": 1.0} for i in range(5)]
+        write(tmp_path / "dump" / name, *fine, *junk)
+    page = tmp_path / "page.html"
+    assert run(["doctor", "rollouts", str(tmp_path / "dump"), "-o", str(page)]) == 4
+    said, html = capsys.readouterr().out, page.read_text()
+    assert "1.jsonl:6: " in said and "row 5" not in said
+    assert "<b>2.jsonl:10 · fail</b>" in html and "<b>row" not in html
+    assert "holdtrue doctor fix MODEL --data ROWS --remedy dedupe --output FOLDER" in said
+    assert (
+        "<code>command: holdtrue doctor fix MODEL --data ROWS --remedy dedupe --output FOLDER</code>" in html
+    )
+    assert "rewards spread by 0.000. The reward pays" in html
 
 
 @pytest.mark.parametrize("given", ["", "rollouts.jsonl"])

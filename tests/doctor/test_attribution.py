@@ -74,6 +74,15 @@ def test_a_loop_that_both_say_alike_is_not_blamed_on_training(models):
     assert "start checkpoint" in found.why
 
 
+def test_where_no_model_would_have_said_it_no_conclusion_is_drawn(models):
+    found = attribute(rows(), {"first": models["reference"], "second": models["reference"]})
+    # a random model gives each of 257 ids about 1/257 = 0.0039
+    assert "first: 0.00" in found.evidence and "0.000" not in found.evidence
+    assert found.severity == "ok"
+    assert found.why == "none of first, second wrote this: all find it most unlikely."
+    assert "checkpoint that sampled these rollouts" in found.fix
+
+
 def test_what_cannot_be_attributed_is_said(models, tmp_path):
     with pytest.raises(DataError, match="two checkpoints"):
         attribute(rows(), {"current": models["current"]})

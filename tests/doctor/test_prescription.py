@@ -93,6 +93,18 @@ def test_the_context_is_read_from_the_rollouts():
     assert "kl" in refused and "serving_penalty" in refused
 
 
+@pytest.mark.parametrize(("junk", "used"), [(" and so on" * 40, False), ("<|im_start|>\n" * 40, True)])
+def test_the_veto_is_for_control_tokens_and_ngram_penalty_for_loops(junk: str, used: bool):
+    good = "The lake lies between two hills, and in spring the meadows around it are yellow."
+    rollouts = [Rollout(f"q{i}", good + junk * (i % 2), reward=1.0) for i in range(20)]
+    examination = examine(rollouts)
+    causes = rank(examination)
+    assert causes[0]["cause"] == "blind_reward"
+    refused = {one.remedy.name(): one.refused for one in prescribe(causes, context_of(examination))}
+    assert (refused["veto"] is None) == used
+    assert refused["ngram_penalty"] is None and refused["early_abort"] is None
+
+
 def test_the_page_of_remedies_says_what_the_classes_say():
     text = PAGE.read_text(encoding="utf-8")
     rows = [line for line in text.splitlines() if line.startswith("| [")]

@@ -99,6 +99,15 @@ def test_the_veto_cures_the_blind_reward() -> None:
     assert diagnosis.verdict != "fail"
 
 
+def test_a_veto_without_tags_sees_no_plain_text_and_is_not_prescribed_again() -> None:
+    bare = found(audit(from_function(last_tool_call), built_in()), "R01")
+    assert "holdtrue.doctor.veto.veto" in bare.fix and "plain text (" in bare.fix
+    wrapped = found(audit(from_function(veto(last_tool_call)), built_in()), "R01")
+    assert wrapped.severity == "fail"
+    assert "holdtrue.doctor.veto.veto" not in wrapped.fix
+    assert "(addCriterion x 8, phrase x 40, another turn)" in wrapped.fix and "ngram_penalty" in wrapped.fix
+
+
 def test_a_linear_reward_model_with_a_length_weight_loves_repeats_and_filler() -> None:
     """Acceptance case 19."""
     diagnosis = audit(from_function(linear), built_in())

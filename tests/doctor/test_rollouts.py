@@ -17,7 +17,7 @@ from holdtrue.doctor.rollouts import Examination, examine
 from holdtrue.doctor.sources import read_rollouts
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import DataError
-from holdtrue.records import Message, Rollout
+from holdtrue.records import Message, Rollout, Source
 
 WORDS = ["harbour", "garden", "winter", "letter", "orchard", "mirror", "station", "compass", "island", "lamp"]
 
@@ -298,6 +298,29 @@ def test_a_reward_that_sees_the_junk_is_not_called_blind():
     assert (signal.severity, signal.values["difference"]) == ("ok", pytest.approx(-1.0))
 
 
+def blindness(junk: float, spread: float) -> Any:
+    """The signal where one of four answers to a prompt is junk, and the others earn 0, 0 and ``spread``."""
+    rows = [
+        Rollout(f"{i}?", prose(4 * i + j), reward=float(spread * (j == 2)))
+        for i in range(6)
+        for j in range(3)
+    ]
+    rows += [Rollout(f"{i}?", prose(i) + " no" * 100, reward=junk + 0.001 * i) for i in range(6)]
+    return next(signal for signal in examine(rows).signals if signal.id == "REWARD_BLIND")
+
+
+def test_a_reward_that_always_gives_junk_the_least_sees_it_however_small_the_difference():
+    # others get 1/3 on average, junk -0.0025: 0.336 less, less than half of the spread's 0.435 or so
+    seen = blindness(-0.005, 1.0)
+    assert seen.severity == "ok" and seen.why == ""
+    assert "get 0.336 less reward than others to the same prompts (interval 0.334 to 0.338)" in seen.evidence
+    assert "always the least" in seen.evidence
+    # more than two of the others get: the interval still lies below 0, and junk is not the least
+    assert blindness(0.2, 1.0).severity == "fail"
+    paid = blindness(0.4, 1.0)
+    assert paid.severity == "fail" and "get 0.069 more reward" in paid.evidence
+
+
 def test_rates_are_told_by_policy_and_step_and_clusters_by_signature():
     rows = [Rollout("?", prose(i), policy="sft", step=1) for i in range(10)]
     rows += [Rollout("?", prose(i) + " na" * 90, policy="ppo", step=2) for i in range(5)]
@@ -337,6 +360,45 @@ def test_static_findings_join_the_evidence_and_raise_a_cause():
     assert found[0]["cause"] == "turn_end_not_learned"
     assert found[0]["kinds"] == ["rows", "static"]
     assert "T02: 0/200 examples train EOS" in found[0]["evidence"]
+
+
+def test_data_that_hold_the_very_token_of_the_rollouts_are_the_first_cause():
+    rows = [Rollout("?", prose(i) + "<|im_start|>\n" * 30) for i in range(5)]
+    static = [
+        {"id": "X01", "severity": "fail", "evidence": "<|im_start|> (151644) follows itself 30 times of 995"},
+        {"id": "X01", "severity": "fail", "evidence": "<|im_start|> (151644) stands in texts: in 40 targets"},
+        {
+            "id": "X01",
+            "severity": "fail",
+            "evidence": "<|endoftext|> (151643) stands in texts: in 20 targets",
+        },
+        {"id": "X01", "severity": "ok", "evidence": "3 control tokens in 300 examples"},
+        {"id": "R01", "severity": "fail", "evidence": "half of the answers lose nothing"},
+        {"id": "C07", "severity": "warn", "evidence": "0 of 300 hold one", "values": {"examples": []}},
+    ]
+    first, second = rank(examine(rows), static)[:2]
+    assert (first["cause"], first["kinds"]) == ("data_teach_it", ["rows", "static", "token"])
+    assert [line for line in first["evidence"] if line.startswith("X01")] == [
+        "X01: <|im_start|> (151644) follows itself 30 times of 995",
+        "X01: <|im_start|> (151644) stands in texts: in 40 targets",
+    ]
+    assert (second["cause"], second["kinds"]) == ("blind_reward", ["rows", "static"])
+    assert not any("C07" in line for cause in rank(examine(rows), static) for line in cause["evidence"])
+
+
+def test_data_with_another_token_than_the_rollouts_count_less():
+    rows = [Rollout("?", prose(i) + "<|im_start|>\n" * 30) for i in range(5)]
+    static = [{"id": "X01", "severity": "fail", "evidence": "<|endoftext|> (151643) stands in 20 targets"}]
+    found = next(one for one in rank(examine(rows), static) if one["cause"] == "data_teach_it")
+    assert found["kinds"] == ["rows", "static"]
+    injected = [{"id": "C07", "severity": "warn", "evidence": "7 hold one", "values": {"examples": ["a:1"]}}]
+    assert any("C07: 7 hold one" in one["evidence"] for one in rank(examine(rows), injected))
+
+
+def test_an_example_is_named_by_its_file_and_line():
+    row = Rollout("?", prose(0) + " na" * 90, source=Source("runs/completions_00010.parquet", 3))
+    assert "as completions_00010.parquet:3: " in rank(examine([row]))[0]["evidence"][0]
+    assert "as row 0: " in rank(examine([Rollout("?", prose(0) + " na" * 90)]))[0]["evidence"][0]
 
 
 def test_what_could_not_be_looked_at_is_counted():

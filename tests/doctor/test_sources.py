@@ -193,7 +193,35 @@ def test_a_run_directory_and_gzip_and_folders(tmp_path):
     assert len(read_rollouts([str(tmp_path / "dump.jsonl.gz")]).rollouts) == 1
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"loss": 1}', "not json"])
+def test_a_run_without_rollouts_is_an_error_that_says_which_runs_have_them(tmp_path):
+    run = tmp_path / "run"
+    (run / "round-1" / "rl").mkdir(parents=True)
+    (run / "settings.yaml").write_text("task: sft\n")
+    (run / "run.json").write_text('{"holdtrue": "0.1.0"}')
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 0.3, "tokens": 382}\n')
+    with pytest.raises(
+        DataError, match=r"run of holdtrue sft without rollouts.*runs of holdtrue rl have one"
+    ):
+        read_rollouts([str(run)])
+    (run / "round-1" / "rl" / "rollouts.jsonl").write_text('{"prompt": "a", "answer": "1"}\n')
+    with pytest.raises(DataError, match=f"give the runs in it: {run / 'round-1' / 'rl'}$"):
+        read_rollouts([str(run)])
+
+
+def test_in_a_folder_what_belongs_to_models_is_passed_over(tmp_path):
+    state = {"text": "not said by a policy"}
+    for place in ("checkpoints/step-1/state.json", "model/vocab.json", "tokenizer_config.json"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text(json.dumps(state))
+    with pytest.raises(DataError, match="files of models alone"):
+        read_rollouts([str(tmp_path)])
+    (tmp_path / "steps").mkdir()
+    (tmp_path / "steps" / "1.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    dump = read_rollouts([str(tmp_path)])
+    assert [one.text for one in dump.rollouts] == ["b"] and not dump.unreadable
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"loss": 1}', "not json", '{"step": 1, "tokens": 382}'])
 def test_a_file_without_rollouts_is_an_error_of_one_line(tmp_path, text):
     (tmp_path / "a.jsonl").write_text(text)
     with pytest.raises(DataError, match="no rollouts") as error:

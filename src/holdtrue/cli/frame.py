@@ -110,6 +110,23 @@ def show(result: Result, as_json: bool) -> int:
     return result.exit_code
 
 
+def require_page(output: Path) -> None:
+    """Refuse to write a page over a file that is none, such as the data it is about; a page is replaced.
+
+    Raises:
+        DataError: there is a file with other contents, or it cannot be read.
+    """
+    if not output.is_file():
+        return
+    try:
+        with open(output, "rb") as file:
+            head = file.read(64).lstrip().lower()
+    except OSError as error:
+        raise DataError(f"{output} cannot be read: {error.strerror or error}") from error
+    if head and not head.startswith(b"<!doctype html"):
+        raise DataError(f"{output} exists, is no HTML page and is not replaced; choose another --output")
+
+
 def console(stderr: bool = False) -> Console:
     """A rich console that never reads markup in data. Piped output is not wrapped; NO_COLOR is respected."""
     from rich.console import Console

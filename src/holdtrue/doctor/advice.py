@@ -16,23 +16,22 @@ class Advice:
     source: str = ""
 
 
-_VETO = "wrap it in holdtrue.doctor.veto.veto, or subtract a penalty for what follows the accepted answer"
+VETO = "wrap it in holdtrue.doctor.veto.veto, or subtract a penalty for what follows the accepted answer"
 
 ADVICE: Mapping[str, Advice] = {
     "R01": Advice(
         "suffix_blind",
         "junk behind the answer earns what the answer earns, or more, so nothing stops the habit; "
         "KL to a checkpoint that has the habit keeps it",
-        f"make the reward see the junk: {_VETO}; read only up to the end of turn and let the veto judge the "
-        "rest. A reward of the format alone may stay blind where another one in the sum is not; a reward "
-        "model needs such answers among its rejected ones",
+        "A reward of the format alone may stay blind where another one in the "
+        "sum is not; a reward model needs such answers among its rejected ones",
         "Visual-Agent/DeepEyes#131",
     ),
     "R02": Advice(
         "control_keyed",
         "the policy can write these tokens itself, so it is paid for a tool that never ran",
         "pay for what the environment logged, not for text of the policy; forbid the tokens in sampling; "
-        f"{_VETO}",
+        f"{VETO}",
         "Visual-Agent/DeepEyes#131",
     ),
     "R03": Advice(

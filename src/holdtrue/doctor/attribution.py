@@ -23,6 +23,8 @@ from holdtrue.records import Rollout, as_json
 MOST_ROWS = 16
 MOST_TOKENS = 2_048
 COPIES = 5
+LEAST = 0.01
+"""Probability a token: a model that gives no copy of a loop as much did not write it."""
 LOOPS = ("tail_cycle", "ctrl_token_in_body", "near_loop")
 
 
@@ -46,7 +48,7 @@ def attribute(rows: Sequence[Row], checkpoints: Mapping[str, Path]) -> Finding:
 
     For each the mean log-probability of the ids of copy 1, 2, ... is averaged over rows. ``fail`` when
     the last checkpoint gives the first copy e times the reference's probability a token or more: training
-    taught it.
+    taught it. Where no checkpoint gives any copy :data:`LEAST`, none of them wrote it: nothing follows.
 
     Raises:
         ModelError: a checkpoint cannot be loaded. DataError: no row has a loop to score.
@@ -67,16 +69,22 @@ def attribute(rows: Sequence[Row], checkpoints: Mapping[str, Path]) -> Finding:
         ]
     names = list(checkpoints)
     gain = means[names[-1]][0] - means[names[0]][0]
+    strange = max(map(max, means.values())) < np.log(LEAST)
+    taught = gain >= 1 and not strange
     evidence = "; ".join(
-        f"{name}: " + ", ".join(f"{np.exp(value):.3f}" for value in values) for name, values in means.items()
+        f"{name}: " + ", ".join(f"{np.exp(value):.2g}" for value in values) for name, values in means.items()
     )
     return Finding(
         "ATTRIBUTION",
-        "fail" if gain >= 1 else "ok",
+        "fail" if taught else "ok",
         f"probability a token of copies 1, 2, ... of {len(places)} faults, geometric mean; {evidence}",
-        _reading(names[0], names[-1], gain),
+        f"none of {', '.join(names)} wrote this: all find it most unlikely."
+        if strange
+        else _reading(names[0], names[-1], gain),
         f"Find the step: give checkpoints between {names[0]} and {names[-1]}."
-        if gain >= 1
+        if taught
+        else "Give the checkpoint that sampled these rollouts, with its tokenizer and chat template."
+        if strange
         else "A KL term to this reference keeps it; look at its data, its template and its numerics.",
         "2206.02369",
         {"rows": [place.index for place in places], "mean_logprob": means, "gain": gain},
@@ -85,13 +93,13 @@ def attribute(rows: Sequence[Row], checkpoints: Mapping[str, Path]) -> Finding:
 
 def _reading(first: str, last: str, gain: float) -> str:
     if gain >= 1:
-        return f"{last} says it {np.exp(gain):.1f} times as readily as {first}: training taught it"
+        return f"{last} says it {np.exp(gain):.1f} times as readily as {first}: training taught it."
     if gain <= -1:
         return (
             f"{first} says it {np.exp(-gain):.1f} times as readily as {last}: {last} hardly wrote these "
-            "rollouts, or has unlearned it"
+            "rollouts, or has unlearned it."
         )
-    return f"{first} says it about as readily: it comes from the start checkpoint, or from the engine"
+    return f"{first} says it about as readily: it comes from the start checkpoint, or from the engine."
 
 
 def _tokenizer(folder: Path) -> Any:

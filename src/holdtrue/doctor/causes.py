@@ -1,8 +1,9 @@
 """Causes: what evidence of several kinds says together, the best supported first.
 
 A cause is supported by rows (what detectors found), by signals over many rows, and by findings of the
-static checks and of the reward audit where their JSON is given. It is ranked by how many of these kinds
-of evidence speak for it, then by the share of degenerate rows it explains. No probabilities are made up.
+static checks and of the reward audit where their JSON is given; that a finding of the data is about the very
+token the rollouts are full of counts as one more. It is ranked by how many of these kinds of evidence speak
+for it, then by the share of degenerate rows it explains. No probabilities are made up.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Cause:
     """Findings without one of which the cause is not named: the rest can have other causes."""
 
 
+OF_TOKENS = frozenset({"X01", "X10", "C06"})
+"""Checks that find tokens in the data: of several findings those of tokens in the rollouts count."""
 _RARE = 0.01
 """Of the flagged rows: a detector that fires less often does not name a cause."""
 
@@ -81,21 +84,31 @@ CAUSES = (
     ),
     _cause(
         "blind_reward",
-        "The reward cannot see the junk, so nothing pulls the policy back.",
-        "Veto: the lowest reward for an answer with control tokens or text after its last tag; then audit it "
-        "again (holdtrue doctor reward). A KL term keeps a habit that the reference has too.",
+        "The reward does not see the junk, or takes too little for it to pull the policy back.",
+        "The lowest reward for junk: veto for control tokens and text after the last tag, ngram_penalty for "
+        "loops in plain text; then audit it again (holdtrue doctor reward). A KL term keeps a habit that the "
+        "reference has too.",
         rows="ctrl_token_in_body reward_blind_suffix tail_cycle near_loop",
         signals="REWARD_BLIND ADVANTAGE_ON_JUNK",
         static="R01 R02 R03 R05",
         needs="reward_blind_suffix REWARD_BLIND R01 R02 R03 R05",
     ),
     _cause(
+        "data_teach_it",
+        "The data teach it: targets hold the control tokens, turns or rare tokens that answers break into.",
+        "Remove such targets (drop_control), and neutralise control strings that are quoted; where the texts "
+        "are already templated (C06), give messages instead; then train again from before these data.",
+        rows="ctrl_token_in_body attractor_token",
+        static=" ".join(sorted(OF_TOKENS)),
+        needs=" ".join(sorted(OF_TOKENS)),
+    ),
+    _cause(
         "control_tokens_can_be_sampled",
         "Control tokens are not banned when sampling, and the policy has learned to use them.",
         "Ban control and phantom ids in the sampler, never the end tokens, and renormalise the "
-        "log-probabilities in training the same way; neutralise control strings in the data.",
+        "log-probabilities in training the same way.",
         rows="ctrl_token_in_body",
-        static="D04 X01 C06 C07 T04",
+        static="D04 C07 T04",
         needs="ctrl_token_in_body",
     ),
     _cause(
@@ -145,14 +158,12 @@ def rank(examination: Examination, static: Iterable[Mapping[str, Any]] = ()) -> 
 
     Returns:
         ``{"cause", "what", "fix", "explains", "kinds", "evidence": [...]}``; ``explains`` is the share of
-        degenerate rows with one of its detectors, ``kinds`` of evidence are ``rows, signals, static``.
+        degenerate rows with one of its detectors, ``kinds`` of evidence are ``rows, signals, static``, and
+        ``token`` where a finding of the data names a control token that was found in the rows.
     """
     signals = {one.id: one.evidence for one in examination.signals if one.severity != "ok"}
-    found = {
-        str(one.get("id")): str(one.get("evidence"))
-        for one in static
-        if one.get("severity") in ("warn", "fail")
-    }
+    tokens = _tokens(examination)
+    found = _bad(static, tokens)
     flagged = [row for row in examination.rows if row.flags]
     counts = Counter(name for row in flagged for name in {flag.detector for flag in row.flags})
     fired = {name for name, count in counts.items() if count >= _RARE * len(flagged)}
@@ -167,9 +178,11 @@ def rank(examination: Examination, static: Iterable[Mapping[str, Any]] = ()) -> 
         parts = {
             "rows": _of_rows(examination, cause.detectors & fired),
             "signals": [f"{id}: {signals[id]}" for id in sorted(cause.signals & set(signals))],
-            "static": [f"{id}: {found[id]}" for id in sorted(cause.static & set(found))],
+            "static": [f"{id}: {line}" for id in sorted(cause.static & set(found)) for line in found[id]],
         }
+        told = [line for id in cause.static & OF_TOKENS for line in found.get(id, ())]
         kinds = [kind for kind, evidence in parts.items() if evidence]
+        kinds += ["token"] if any(token in line for line in told for token in tokens) else []
         result.append(
             {
                 "cause": cause.id,
@@ -183,13 +196,40 @@ def rank(examination: Examination, static: Iterable[Mapping[str, Any]] = ()) -> 
     return sorted(result, key=lambda one: (-len(one["kinds"]), -one["explains"]))
 
 
+def _tokens(examination: Examination) -> set[str]:
+    """The tokens that rows fail for, as findings of the data write them: ``<|im_start|>``, ``(151644)``."""
+    found = set()
+    for row in examination.rows:
+        for flag in row.flags:
+            if flag.severity == "fail" and flag.detector in ("ctrl_token_in_body", "attractor_token"):
+                said = {flag.signature.split()[-1], *flag.values.get("counts", ())}
+                found |= {f"({one})" if one.isdigit() else one for one in said}
+    return found
+
+
+def _bad(static: Iterable[Mapping[str, Any]], tokens: Iterable[str]) -> dict[str, list[str]]:
+    """What findings that warn or fail say, by id; of several about tokens those of the rollouts.
+
+    That words of a user may become control tokens (C07) is evidence only where words of the data do.
+    """
+    found: dict[str, list[str]] = {}
+    for one in static:
+        id, values = str(one.get("id")), one.get("values") or {}
+        if one.get("severity") in ("warn", "fail") and (id != "C07" or values.get("examples")):
+            found.setdefault(id, []).append(str(one.get("evidence")))
+    for id in OF_TOKENS & found.keys():
+        same = [line for line in found[id] if any(token in line for token in tokens)]
+        found[id] = same or found[id]
+    return found
+
+
 def _of_rows(examination: Examination, detectors: Iterable[str]) -> list[str]:
     lines = []
     for name in sorted(detectors):
         rows = [row for row in examination.rows if any(flag.detector == name for flag in row.flags)]
         first = next(flag for flag in rows[0].flags if flag.detector == name)
         share = f"{len(rows)} of {len(examination.rows)} answers"
-        lines.append(f"{name}: {share}, as row {rows[0].index}: {first.evidence}")
+        lines.append(f"{name}: {share}, as {rows[0].at}: {first.evidence}")
     return lines
 
 

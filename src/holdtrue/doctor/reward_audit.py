@@ -42,10 +42,11 @@ from typing import Any
 import numpy as np
 
 from holdtrue.correlation import pearson, ranks
-from holdtrue.doctor.advice import ADVICE
+from holdtrue.doctor.advice import ADVICE, VETO
 from holdtrue.doctor.findings import SEVERITIES, Diagnosis, Finding, Severity, Skipped
 from holdtrue.doctor.heard import COSTLY, FEW, HANGS, Effect, Floats, Heard, listen
 from holdtrue.doctor.rewards import Case, Reward
+from holdtrue.doctor.veto import holds_junk
 from holdtrue.health.probes import PROBES
 
 
@@ -171,15 +172,28 @@ def _probed(id: str, heard: Heard) -> Finding | Skipped:
     order.sort(key=lambda one: SEVERITIES.index(judged[one.probe]))
     worst, severity = order[0], judged[order[0].probe]
     evidence = f"{worst.probe}: {_told(id, worst)}"
+    cures: list[str] = []
     if severity != "ok":
+        cures = _cures([one.probe for one in order if judged[one.probe] != "ok"]) if id == "R01" else []
         evidence += "; " + ", ".join(f"{at}: {a:.3g} -> {b:.3g}" for at, a, b in worst.examples)
         others = [one.probe for one in order[1:] if judged[one.probe] == severity]
         evidence += f"; also {', '.join(others)}" if others else ""
+    values = {"spread": heard.spread, "effects": [asdict(one) for one in effects]}
     if id == "R04":
         evidence += _with_length(heard)
-    return _finding(
-        id, severity, evidence, {"spread": heard.spread, "effects": [asdict(one) for one in effects]}
-    )
+    return _finding(id, severity, evidence, values, cures)
+
+
+def _cures(probes: Sequence[str]) -> list[str]:
+    """What makes a reward see the junk of these probes of R01: the veto does not see all of it."""
+    plain = [name for name in probes if not holds_junk(PROBES["R01"][name]("Yes.", "Yes."))]
+    cures = [VETO] if len(plain) < len(probes) else []
+    if plain:
+        cures.append(
+            f"plain text ({', '.join(plain)}) the veto sees only behind one of its tags; where there "
+            "are none, penalise loops (ngram_penalty), and end them while they are drawn (early_abort)"
+        )
+    return cures
 
 
 def _judge(id: str, effect: Effect, confidence: float, exact: bool) -> Severity:
@@ -225,9 +239,12 @@ def _with_length(heard: Heard) -> str:
     return "" if together is None else f"; honest answers: rank correlation with length {together:+.2f}"
 
 
-def _finding(id: str, severity: Severity, evidence: str, values: Mapping[str, Any]) -> Finding:
+def _finding(
+    id: str, severity: Severity, evidence: str, values: Mapping[str, Any], cures: Sequence[str] = ()
+) -> Finding:
     advice = ADVICE[id]
-    told = {} if severity == "ok" else {"why": advice.why, "fix": advice.fix}
+    made = f"make the reward see the junk: {'; '.join(cures)}. " if cures else ""
+    told = {} if severity == "ok" else {"why": advice.why, "fix": made + advice.fix}
     plain = {key: _plain(value) for key, value in {"name": advice.name, **values}.items()}
     return Finding(id, severity, evidence, source=advice.source, values=plain, **told)
 

@@ -30,6 +30,11 @@ class Row:
     flags: tuple[Flag, ...]
 
     @property
+    def at(self) -> str:
+        """The file and line it was read from, ``completions_00010.parquet:3``; else ``row 7``."""
+        return self.rollout.source.short if self.rollout.source else f"row {self.index}"
+
+    @property
     def verdict(self) -> Severity:
         """The worst severity."""
         return min((flag.severity for flag in self.flags), key=SEVERITIES.index, default="ok")

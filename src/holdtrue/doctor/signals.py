@@ -203,35 +203,42 @@ def blind_reward(rows: Rows) -> Iterator[Finding]:
     Differences are taken within groups (same prompt and step) where they have both, else over all rows;
     the 95 % interval is Student's. Fails when the rewards do not differ at all, or when the interval lies
     above minus half of their spread: then junk costs little, if anything. Warns when it reaches above
-    minus a tenth.
+    minus a tenth. Nothing is wrong where the interval lies below 0 and no degenerate answer gets more than
+    any of the others it is compared with: a reward that gives junk the least sees it, however it spreads.
     """
     known = [row for row in rows if row.rollout.reward is not None and np.isfinite(row.rollout.reward)]
     bad = [row for row in known if row.verdict == "fail"]
     good = [row for row in known if row.verdict != "fail"]
     if len(bad) < FEW or len(good) < FEW:
         return
-    differences = _within_groups(known)
+    compared = _within_groups(known)
+    differences = [fmean(junk) - fmean(others) for junk, others in compared]
     paired = len(differences) >= FEW
     if not paired:
+        compared = [([_reward(row) for row in bad], [_reward(row) for row in good])]
         centre = fmean(_reward(row) for row in good)
         differences = [_reward(row) - centre for row in bad]
     spread = pstdev([_reward(row) for row in known])
     mean = fmean(differences)
     half = _student(len(differences)) * stdev(differences) / len(differences) ** 0.5
     low, high = mean - half, mean + half
+    least = high < 0 and all(max(junk) <= min(others) for junk, others in compared)
     severity: Severity = "ok"
-    if not spread or low > -0.5 * spread:
+    if not least and (not spread or low > -0.5 * spread):
         severity = "fail"
-    elif high > -0.1 * spread:
+    elif not least and high > -0.1 * spread:
         severity = "warn"
+    word, ends = ("less", (-high, -low)) if mean < 0 else ("more", (low, high))
     others = "others to the same prompts" if paired else "the others"
     yield _finding(
         "REWARD_BLIND",
         severity,
-        f"{len(bad)} degenerate answers get {mean:+.3f} [{low:+.3f}, {high:+.3f}] more reward "
-        f"than {others}; rewards spread by {spread:.3f}",
-        "The reward pays for junk, or does not see it: nothing pulls the policy back.",
-        "Audit the reward (holdtrue doctor reward), and give such answers the lowest one (veto).",
+        f"{len(bad)} degenerate answers get {abs(mean):.3f} {word} reward than {others} "
+        f"(interval {ends[0]:.3f} to {ends[1]:.3f})"
+        f"{', and always the least' if least else ''}; rewards spread by {spread:.3f}",
+        "The reward pays for junk, does not see it, or takes too little for it to pull the policy back.",
+        "Audit the reward (holdtrue doctor reward), and give such answers the lowest one: veto for control "
+        "tokens and text behind the last tag, ngram_penalty for loops in plain text.",
         "Visual-Agent/DeepEyes#131",
         difference=mean,
         interval=[low, high],
@@ -248,13 +255,14 @@ def _student(count: int) -> float:
     return z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
 
 
-def _within_groups(rows: Rows) -> list[float]:
+def _within_groups(rows: Rows) -> list[tuple[list[float], list[float]]]:
+    """The rewards of degenerate answers and of the others, of each group that has both."""
     result = []
     for group in _groups(rows):
         bad = [_reward(row) for row in group if row.verdict == "fail"]
         good = [_reward(row) for row in group if row.verdict != "fail"]
         if bad and good:
-            result.append(fmean(bad) - fmean(good))
+            result.append((bad, good))
     return result
 
 

@@ -45,6 +45,26 @@ _POLICY = ("policy", "generator", "checkpoint", "model")
 _LISTS = {*_IDS, *_MASK, *_LOGPROBS, *_TRAINED, "tools"}
 """Columns that hold a list for one answer."""
 _KNOWN = {*_PROMPT, *_ANSWER, *_IDS, *_MASK, *_LOGPROBS, *_TRAINED, *_REWARD, *_ADVANTAGE, *_FINISH, *_STEP}
+_OF_MODELS = frozenset(
+    {
+        "checkpoints",
+        "model",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocab.json",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "preprocessor_config.json",
+        "processor_config.json",
+        "chat_template.json",
+        "model.safetensors.index.json",
+        "adapter_config.json",
+        "trainer_state.json",
+    }
+)
+"""Files and folders inside of folders that are no rollouts."""
 _LIMIT = frozenset({"length", "max_tokens", "max_length", "truncated", "model_length", "max_new_tokens"})
 """Words of engines for "the length limit was reached"."""
 
@@ -71,11 +91,13 @@ class Dump:
 def read_rollouts(paths: Sequence[str]) -> Dump:
     """All rollouts of files, folders of files and run directories, in order.
 
+    In a folder what belongs to a model or to checkpoints is passed over.
+
     Raises:
-        DataError: a path does not exist, or nothing in it is a rollout.
+        DataError: a path does not exist, is a run without rollouts, or nothing in it is a rollout.
     """
     dump = Dump()
-    for resource in resources([str(_file(path)) for path in paths]):
+    for resource in [one for path in paths for one in _resources(path)]:
         for row in rows(resource, hashlib.sha256(), finite=False):
             at = Source(resource, row.line, row.offset)
             try:
@@ -119,6 +141,29 @@ def _file(path: str) -> Path:
     return inside if inside.is_file() else Path(path)
 
 
+def _resources(path: str) -> list[str]:
+    """The files with rollouts behind a path.
+
+    Raises:
+        DataError: it does not exist, is a run without rollouts, or a folder without data.
+    """
+    folder = _file(path)
+    if not folder.is_dir():
+        return resources([str(folder)])
+    run = RunDir(folder)
+    if run.settings_file.is_file() and "holdtrue" in run.info():
+        deeper = ", ".join(str(one.parent) for one in sorted(folder.rglob("rollouts.jsonl"))[:EXAMPLES])
+        raise DataError(
+            f"{path} is a run of holdtrue {run.settings().get('task') or 'train'} without rollouts.jsonl; "
+            + (f"give the runs in it: {deeper}" if deeper else "runs of holdtrue rl have one")
+        )
+    inside = [(one, Path(one).relative_to(folder).parts) for one in resources([path])]
+    found = [one for one, parts in inside if not _OF_MODELS & set(parts)]
+    if not found:
+        raise DataError(f"folder {path} holds files of models alone, as {inside[0][0]}, and no rollouts")
+    return found
+
+
 def _rollouts(row: Mapping[str, Any], at: Source) -> Iterator[Rollout]:
     if (chosen := _choices(row)) is not None:
         yield from _answered(row, chosen, at)
@@ -132,7 +177,7 @@ def _rollouts(row: Mapping[str, Any], at: Source) -> Iterator[Rollout]:
 def _columns(row: Mapping[str, Any], at: Source) -> Iterator[Rollout]:
     """One answer in a column, or a list of them."""
     name = next((column for column in _ANSWER if row.get(column) is not None), None)
-    if name is None and _first(row, _IDS) is None:
+    if name is None and not isinstance(_first(row, _IDS), list):
         known = f"{', '.join(_PROMPT[:3])} with {', '.join(_ANSWER[:4])}"
         raise BadRow("no answer", f"columns are {', '.join(row)}; known are {known}, messages or choices")
     value = row[name] if name else ""

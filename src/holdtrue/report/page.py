@@ -105,6 +105,7 @@ def _environment() -> Environment:
         "points": wording.points,
         "signed": wording.signed,
         "setting": wording.setting,
+        "ways": wording.ways,
         "duration": wording.duration,
         "shorten": shorten,
         "measured": wording.measured,

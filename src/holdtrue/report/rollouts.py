@@ -123,7 +123,7 @@ def _row(row: Mapping[str, Any], rollout: Rollout) -> dict[str, Any]:
     facts |= {"finish": rollout.finish, "policy": rollout.policy, "step": rollout.step, "at": rollout.source}
     prompt = flatten(rollout.prompt, roles=True)
     return {
-        "index": row["index"],
+        "at": rollout.source.short if rollout.source else f"row {row['index']}",
         "verdict": row["verdict"],
         "detectors": " ".join(sorted({flag["detector"] for flag in row["findings"]})),
         "policy": rollout.policy or "",

@@ -60,6 +60,19 @@ def setting(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
 
 
+def ways(how: Mapping[str, Any]) -> list[str]:
+    """How a remedy is carried out, a line for each engine: a command, or settings as in one line of YAML."""
+    lines = []
+    for engine, way in how.items():
+        told = (
+            way
+            if isinstance(way, str)
+            else ", ".join(f"{key}: {json.dumps(one)}" for key, one in way.items())
+        )
+        lines.append(f"{engine}: {told}")
+    return lines
+
+
 def many(count: int, one: str, more: str | None = None) -> str:
     """``1 pair``, ``1,200 pairs``."""
     return f"{count:,} {one if count == 1 else more or one + 's'}"

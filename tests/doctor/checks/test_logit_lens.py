@@ -114,6 +114,13 @@ def test_an_end_that_the_model_has_learned_and_nobody_declares_is_named(saying, 
     assert found.fix == "add <|im_end|> (1) to eos_token_id of generation_config.json (T01)"
 
 
+def test_the_fix_names_only_findings_that_are_wrong_in_the_same_report(saying):
+    fine = lens(saying({}), examples=talks(3))
+    assert fine.fix == "train with the end in the loss, or start from the chat model"
+    sick = lens(saying({}), examples=[talk("Tea is <|im_start|><|im_start|> hot.")])
+    assert sick.fix.startswith("mend first X01 (control tokens inside of targets: drop_control); then train")
+
+
 def test_a_random_model_fails_and_a_base_model_is_said_to_be_one(base_model, byte_tokenizer):
     folder = base_model()
     assert lens(folder).severity == "fail"

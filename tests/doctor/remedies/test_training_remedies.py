@@ -215,6 +215,7 @@ def test_a_teacher_must_be_named():
         ("dropout", {"stage": "rl"}, "other log-probabilities each time"),
         ("unlikelihood", {"stage": "rl"}, "no part of the policy gradient"),
         ("veto", {"stage": "sft"}, "no reward"),
+        ("veto", {"findings": frozenset({"tail_cycle", "REWARD_BLIND"})}, "the loops are plain text"),
     ],
 )
 def test_a_remedy_is_refused_where_it_does_harm(name: str, context: dict[str, Any], said: str):

@@ -49,7 +49,7 @@ def command(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Write a page with the transcripts, the worst first."
+            "--output", "-o", metavar="FILE", help="Write an HTML page with the transcripts, the worst first."
         ),
     ] = None,
 ) -> frame.Result:
@@ -66,6 +66,8 @@ def command(
     from holdtrue.doctor.sources import own_run, own_tokenizer, read_rollouts
     from holdtrue.doctor.vocabulary import Vocabulary
 
+    if output is not None:
+        frame.require_page(output)
     static = [finding for file in evidence or () for finding in _findings(file)]
     models = _checkpoints(checkpoint or ())
     dump = read_rollouts(files)
@@ -223,20 +225,13 @@ def _headline(value: dict[str, Any]) -> str:
 
 def _remedies(remedies: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
     """Indented, each remedy by grade, and how it is carried out; those that would do harm here say why."""
+    from holdtrue.report import wording
+
     for one in remedies:
         why = f"refused: {one['refused']}" if one["refused"] else one["evidence"]
         yield 2, f"{one['grade']} {one['remedy']} ({one['where']}): {why}"
         if not one["refused"]:
-            yield from ((6, f"{engine}: {_cut(_settings(how), 150)}") for engine, how in one["how"].items())
-
-
-def _settings(how: Any) -> str:
-    """A command, or settings as YAML has them in one line."""
-    return (
-        how
-        if isinstance(how, str)
-        else ", ".join(f"{key}: {json.dumps(value)}" for key, value in how.items())
-    )
+            yield from ((6, _cut(line, 160)) for line in wording.ways(one["how"]))
 
 
 def _tables(value: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[Any, ...]]]]:
@@ -286,7 +281,7 @@ def _tables(value: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[Any, 
                 one["rows"],
                 "-" if one["begins_at"] is None else f"{one['begins_at']:.0%}",
                 "-" if one["first_step"] is None else str(one["first_step"]),
-                f"row {one['examples'][0]['index']}: {_cut(one['examples'][0]['evidence'])}",
+                f"{Path(one['examples'][0]['at']).name}: {_cut(one['examples'][0]['evidence'])}",
             )
             for one in value["clusters"][:MOST_ROWS]
         ],

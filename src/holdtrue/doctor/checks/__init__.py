@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 
 from holdtrue.doctor.applying import with_commands
@@ -69,4 +69,11 @@ def examine(subject: Subject) -> Diagnosis:
                 results.append(replace(found, fix=with_commands(subject, found)))
         except Missing as missing:
             results.append(Skipped(one.id, str(missing)))
-    return Diagnosis.of(results)
+    bad = {one.id for one in results if isinstance(one, Finding) and one.severity != "ok"}
+    return Diagnosis.of(_after(one, bad) if isinstance(one, Finding) else one for one in results)
+
+
+def _after(found: Finding, bad: Set[str]) -> Finding:
+    """A finding whose fix names those findings of the same subject that are to be mended first."""
+    first = [f"{id} ({why})" for id, why in found.values.get("first", {}).items() if id in bad]
+    return replace(found, fix=f"mend first {', '.join(first)}; then {found.fix}") if first else found

@@ -47,7 +47,14 @@ CITY = {"city": "Paris"}
 SOURCE = "QwenLM/Qwen3#1064; unslothai/unsloth#1072; huggingface/trl#1623"
 
 
-_LEARN = "train with the end in the loss (T02, C05, X02 say where it is not), or start from the chat model"
+_LEARN = "train with the end in the loss, or start from the chat model"
+_FIRST = {
+    "T02": "padding that hides the end",
+    "C05": "masks that leave it out",
+    "X01": "control tokens inside of targets: drop_control",
+    "X02": "targets without it",
+}
+"""Findings that say why it was not learned."""
 _STOP = "or let the engine stop at the closing tag of the call"
 
 
@@ -214,6 +221,7 @@ def _judged(subject: Subject, what: str, seen: Sequence[Next], values: dict[str,
         return Finding("W06", "ok", evidence, values=values)
     expected = "tools" in subject.uses if what == CALLS else _should_answer(subject)
     why, fix = _advice(subject, what, instead)
+    values |= {"first": _FIRST} if _LEARN in fix else {}
     return Finding("W06", "fail" if late and expected else "warn", evidence, why, fix, SOURCE, values)
 
 

@@ -29,7 +29,7 @@ class DropControl(DataRemedy):
     grade = "A"
     evidence = "certain for the rows: check X01 finds no answer with one afterwards, in rows of every layout"
     source = "the counterpart of check X01; Visual-Agent/DeepEyes#131"
-    mends = frozenset({"control_tokens_can_be_sampled"})
+    mends = frozenset({"data_teach_it", "control_tokens_can_be_sampled"})
     harms = "rows are prompts alone"
 
     by: Literal["drop", "cut"] = "drop"

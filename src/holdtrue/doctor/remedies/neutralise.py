@@ -35,7 +35,7 @@ class Neutralise(DataRemedy):
         "became control ids before and none after; texts without one are not touched"
     )
     source = "benchmarks/remedies.py; check C07: all 11 families of templates let it through"
-    mends = frozenset({"control_tokens_can_be_sampled"})
+    mends = frozenset({"data_teach_it", "control_tokens_can_be_sampled"})
     harms = "the template has been applied to the texts already (C06)"
     reads_targets = False
 

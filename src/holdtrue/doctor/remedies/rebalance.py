@@ -39,7 +39,7 @@ class Rebalance(DataRemedy):
         "loops 0.011 and 0.007 after 120 steps, against 0.107 and 0.109"
     )
     source = "benchmarks/remedies.py; the advice most often given"
-    mends = frozenset({"control_tokens_can_be_sampled", "loops_taught_or_unpunished"})
+    mends = frozenset({"data_teach_it", "control_tokens_can_be_sampled", "loops_taught_or_unpunished"})
     harms = "rows are prompts alone"
 
     pattern: str = CONTROL_TOKEN.pattern

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from holdtrue.doctor.remedies import TrainingRemedy
+from holdtrue.doctor.remedies import Context, TrainingRemedy
+
+_PLAIN = frozenset({"tail_cycle", "near_loop"})
+_SEEN = frozenset({"ctrl_token_in_body", "phantom_token", "reward_blind_suffix", "R02"})
 
 
 class Veto(TrainingRemedy):
@@ -19,11 +22,22 @@ class Veto(TrainingRemedy):
     )
     source = "benchmarks/remedies.py; Visual-Agent/DeepEyes#131"
     mends = frozenset({"blind_reward", "control_tokens_can_be_sampled"})
-    harms = "in supervised training, which has no reward"
+    harms = (
+        "in supervised training, which has no reward; answers loop in plain text alone: it does not see that"
+    )
     not_in_sft = "supervised training has no reward"
 
     least: float = 0.0
     """Given for junk; no more than the reward's own minimum."""
+
+    def refuses(self, context: Context) -> str | None:
+        """As :class:`TrainingRemedy`; and where answers hold nothing it sees."""
+        if context.findings & _PLAIN and not context.findings & _SEEN:
+            return (
+                "the loops are plain text, without control tokens and not behind a tag, and it does not see "
+                "them; ngram_penalty and early_abort do"
+            )
+        return super().refuses(context)
 
     def engines(self) -> dict[str, dict[str, object]]:
         """TRL takes the wrapped callable; verl a file with one."""
