@@ -53,9 +53,17 @@ def test_case_2_the_end_of_a_turn_joins_the_ends_of_generation(tmp_path):
     subject = Subject(folder)
     assert severity(examine(subject), "T01") == "fail"
     after = mended(subject, tmp_path / "b")
-    assert severity(after, "T01") != "fail"
+    assert severity(after, "T01") == "ok"  # the tokenizer's end is mended too
     written = json.loads((tmp_path / "b" / "generation_config.json").read_text())
     assert 2 in written["eos_token_id"] and written["temperature"] == 0.7
+
+
+def test_an_end_that_config_alone_declares_joins_those_of_generation(tmp_path):
+    folder = chatml_folder(tmp_path / "a")
+    put(folder, "generation_config.json", {"eos_token_id": 2})
+    put(folder, "config.json", {"eos_token_id": 0})
+    assert severity(examine(Subject(folder)), "T01") == "warn"
+    assert severity(mended(Subject(folder), tmp_path / "b"), "T01") == "ok"
 
 
 def test_case_3_untrained_rows_are_drawn_as_the_trained_ones_are(tmp_path):

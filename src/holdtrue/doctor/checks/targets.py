@@ -26,10 +26,13 @@ ENDED = re.compile(r"[.!?。！？…:;\"'”’)\]}>`*|~_-]\s*$")
 
 @of_encoded
 class Ends:
-    """Targets, by what follows them: ``without`` an end of the answer, or with one that padding masks."""
+    """Targets, by what follows them: ``without`` an end of the answer, or with one that padding masks.
+
+    An end is a declared one, or the template's; the template's alone where nothing declared is one of it.
+    """
 
     def __init__(self, subject: Subject) -> None:
-        self.ends = set(subject.stops)
+        self.ends = set(subject.turn_end or ()) if subject.stops_elsewhere else set(subject.stops)
         if subject.counted(Overview).talks:
             try:
                 self.ends |= set(subject.template.turn_end)
@@ -72,14 +75,17 @@ def no_end_label(subject: Subject) -> Results:
         yield Finding("X02", "ok", f"{total}/{total} examples train an end of the answer", values=values)
         return
     named = subject.tokenizer.convert_ids_to_tokens(sorted(ends))
+    ours = (subject.turn_end or ())[:1]
+    end = subject.tokenizer.convert_ids_to_tokens(ours[0]) if ours else subject.tokenizer.eos_token
+    wrong = f"; the declared {subject.tokenizer.eos_token} is none, T01" if subject.stops_elsewhere else ""
     if without:
         yield Finding(
             "X02",
             "fail",
             f"{total - len(without)}/{total} examples train an end of the answer "
-            f"({', '.join(named)}); not {without}",
+            f"({', '.join(named)}{wrong}); not {without}",
             "the model never learns to stop",
-            f"append {subject.tokenizer.eos_token} to the raw texts"
+            f"end these raw texts with {end}{', in place of another end' if wrong else ''}"
             if seen.raw
             else "in chat_template.jinja end assistant turns with one of these tokens",
             "huggingface/trl#1623; OptimalScale/LMFlow#821",
