@@ -8,8 +8,7 @@ from typing import Any
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.rendering import Template, Unrendered, plain
-from holdtrue.doctor.subject import Missing, Subject
-
+from holdtrue.doctor.subject import Subject
 
 _ALL_ENDS = "tell the trainer all ends, not the tokenizer's alone (remedy all_ends)"
 
