@@ -102,7 +102,10 @@ def test_case_5_phantom_ids_get_ready_masks(tmp_path):
     found = plan(subject, examine(subject))
     masks = json.loads(found.files["masks.json"])
     assert masks["transformers"]["suppress_tokens"] == list(range(451, 512))
-    assert "T04" in found.done and "T04" not in found.by_hand
+    assert found.to_apply["T04"] == "masks.json: the phantom ids [451, 512), a line for each engine"
+    assert "T04" not in found.by_hand and "T04" not in found.done
+    assert found.files["masks.json"].count("\n") == 5  # a line for each of three engines, and the braces
+    assert not [line for line in found.diff(tmp_path / "a") if "-100" in line]
 
 
 def test_case_6_a_second_bos_is_left_out(tmp_path):

@@ -160,7 +160,7 @@ def _variants(
     subject, _ = check.subject(model, None, [], None, frozenset())
     diagnosis = check.examine(subject)
     remedies = [one.name() for one in every_remedy() if one.where == "data"]
-    mendable = [id for id in fixes.plan(subject, diagnosis).done if id != "T04"]
+    mendable = list(fixes.plan(subject, diagnosis).done)
     for name in ["ban_control", "early_abort", *mendable] if names is None else names:
         if name == "ban_control":
             result.append(Variant(name, model, plain.model_copy(update={"control": "ban"})))
@@ -173,7 +173,7 @@ def _variants(
             only = type(diagnosis)(tuple(one for one in diagnosis.findings if one.id == name))
             plan = fixes.plan(subject, only)
             if not plan.done:
-                refused[name] = plan.by_hand.get(name, "nothing is wrong there")
+                refused[name] = {**plan.to_apply, **plan.by_hand}.get(name, "nothing is wrong there")
                 continue
             fixes.write(subject, plan, trainer.folder / name)
             result.append(Variant(name, trainer.folder / name, plain))

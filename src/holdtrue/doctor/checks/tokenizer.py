@@ -57,10 +57,11 @@ def _agreed(subject: Subject, end: Sequence[int]) -> dict[str, dict[str, Any]]:
     one of the tokenizer, which trainers ask."""
     ends = subject.declared_ends
     wanted = sorted({*end[:1], *subject.stops, *ends.get("config", ())})
+    tokenizer = ends.get("tokenizer", frozenset())
     changes: dict[str, dict[str, Any]] = {}
-    if wanted and set(wanted) != ends.get("generation_config"):
+    if wanted and wanted != sorted(ends.get("generation_config", ())):
         changes["generation_config.json"] = {"eos_token_id": wanted}
-    if end and ends.get("tokenizer") != {end[0]}:
+    if end and end[0] not in tokenizer:
         changes["tokenizer_config.json"] = {"eos_token": subject.tokenizer.convert_ids_to_tokens(end[0])}
     return changes
 
