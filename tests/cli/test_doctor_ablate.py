@@ -88,6 +88,9 @@ def test_differences_are_paired_by_prompt():
     [
         (["--fix", "nothing"], "unknown fix 'nothing'"),
         (["--fix", "temperature=hot"], "temperature is a number above 0"),
+        (["--fix", "drop_control"], "fix drop_control changes the training; it needs --train FILE"),
+        (["--fix", "training.max_steps=3"], "training.max_steps=3 changes the training; it needs --train"),
+        (["--set", "training.max_steps=3"], "--set training.max_steps=3 is of the training; give it with"),
     ],
 )
 def test_wrong_fixes_end_in_one_line(tmp_path, policy, capsys, arguments, words):

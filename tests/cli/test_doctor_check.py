@@ -16,6 +16,7 @@ from rich.console import Console
 from chat_families import CHATML, chatml_folder, put
 from holdtrue.cli.doctor.check import render
 from holdtrue.cli.main import run
+from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import examine
 from holdtrue.doctor.subject import Subject
 
@@ -75,11 +76,31 @@ def test_a_broken_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "vocab_size of config.json is 'many'; a number of rows is expected" in capsys.readouterr().err
 
 
-def test_a_folder_of_nothing_is_skipped_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert run(["doctor", "check", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
-    assert "no tokenizer in the folder" in out
-    assert "nothing was checked" in out
+def test_a_folder_without_a_model_is_an_error_that_names_the_one_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "empty").mkdir()
+    assert run(["doctor", "check", str(tmp_path / "empty")]) == 3
+    error = capsys.readouterr().err
+    assert "holds none of tokenizer.json" in error and "a model folder holds" in error and "mean" not in error
+    chatml_folder(tmp_path / "model")
+    assert run(["doctor", "check", str(tmp_path)]) == 3
+    assert f"did you mean {tmp_path / 'model'}?" in capsys.readouterr().err
+
+
+def test_what_fails_is_not_counted_as_well_too(tmp_path: Path):
+    """X01 fails for a row, and tells its census besides, which is ok."""
+    turns = ({"role": "user", "content": "q"}, {"role": "assistant", "content": "a<|im_start|>b"})
+    diagnosis = examine(Subject(chatml_folder(tmp_path), examples=[Example(turns, "a.jsonl:1")]))
+    assert {"fail", "ok"} <= {one.severity for one in diagnosis.findings if one.id == "X01"}
+    console = Console(width=200, markup=False, highlight=False)
+    with console.capture() as capture:
+        console.print(render(diagnosis, {}))
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    (fine,) = [line.split()[1:] for line in lines if line.startswith("ok      ")]
+    ids = [one.strip(",") for one in fine]
+    assert "X01" not in ids and f" {len(ids)} ok," in lines[-1]
+    assert "ok   X01 control tokens" not in lines and "     X01 control tokens" in lines
 
 
 def test_files_are_streamed_and_what_can_be_read_once_is_held(

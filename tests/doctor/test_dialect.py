@@ -126,6 +126,10 @@ def test_sections_of_verl_that_end_in_config_are_opened():
         ({"training.max_steps": 1}, "holdtrue", "training.learning_rate"),
         ({"algorithm.adv_estimator": "grpo"}, "verl", "actor_rollout_ref.actor.optim.lr"),
         ({"n_samples_per_prompt": 8}, "openrlhf", "actor_learning_rate"),
+        # the most keys of one program decide: one of another is a slip
+        ({"num_generations": 8, "beta": 0, "lr_scheduler": "cosine"}, "trl", "learning_rate"),
+        ({"n_samples_per_prompt": 8, "init_kl_coef": 0, "beta": 0}, "openrlhf", "actor_learning_rate"),
+        ({"learning_rate": 1, "lr_scheduler": "cosine"}, "openrlhf", "learning_rate"),
     ],
 )
 def test_the_program_is_told_by_keys_that_only_it_has(keys: dict[str, Any], engine: str, key: str):

@@ -53,9 +53,17 @@ def test_case_2_the_end_of_a_turn_joins_the_ends_of_generation(tmp_path):
     subject = Subject(folder)
     assert severity(examine(subject), "T01") == "fail"
     after = mended(subject, tmp_path / "b")
-    assert severity(after, "T01") != "fail"
+    assert severity(after, "T01") == "ok"  # the tokenizer's end is mended too
     written = json.loads((tmp_path / "b" / "generation_config.json").read_text())
     assert 2 in written["eos_token_id"] and written["temperature"] == 0.7
+
+
+def test_an_end_that_config_alone_declares_joins_those_of_generation(tmp_path):
+    folder = chatml_folder(tmp_path / "a")
+    put(folder, "generation_config.json", {"eos_token_id": 2})
+    put(folder, "config.json", {"eos_token_id": 0})
+    assert severity(examine(Subject(folder)), "T01") == "warn"
+    assert severity(mended(Subject(folder), tmp_path / "b"), "T01") == "ok"
 
 
 def test_case_3_untrained_rows_are_drawn_as_the_trained_ones_are(tmp_path):
@@ -94,7 +102,10 @@ def test_case_5_phantom_ids_get_ready_masks(tmp_path):
     found = plan(subject, examine(subject))
     masks = json.loads(found.files["masks.json"])
     assert masks["transformers"]["suppress_tokens"] == list(range(451, 512))
-    assert "T04" in found.done and "T04" not in found.by_hand
+    assert found.to_apply["T04"] == "masks.json: the phantom ids [451, 512), a line for each engine"
+    assert "T04" not in found.by_hand and "T04" not in found.done
+    assert found.files["masks.json"].count("\n") == 5  # a line for each of three engines, and the braces
+    assert not [line for line in found.diff(tmp_path / "a") if "-100" in line]
 
 
 def test_case_6_a_second_bos_is_left_out(tmp_path):

@@ -52,6 +52,26 @@ def fix_command(subject: Subject, remedies: Iterable[str] = ()) -> str:
     return shlex.join([*words, "--output", f"{Path(subject.folder).resolve().name}-fixed"])
 
 
+def how_to_apply(
+    dialect: Dialect, settings: Mapping[str, Any], masked: Iterable[int]
+) -> dict[str, list[str]]:
+    """Where to put the files that stand beside a corrected copy, by file: lines for a person."""
+    how: dict[str, list[str]] = {}
+    if masked:
+        how["masks.json"] = [
+            'TRL: as generation_kwargs the object of "transformers"; with use_vllm that of "vllm", its keys '
+            "as integers",
+            'verl: as +actor_rollout_ref.rollout.logit_bias the object in "vllm"; an agent loop takes it in '
+            "its own sampling_params",
+        ]
+    if settings:
+        how["settings_changes.json"] = [
+            "put these keys in place of those of your settings file, or on the command line",
+            f"{dialect.engine}: {flags(dialect, settings)}",
+        ]
+    return how
+
+
 def flags(dialect: Dialect, changes: Mapping[str, Any]) -> str:
     """Settings on the command line of the program that trains."""
     return " ".join(_flag(dialect, key, value) for key, value in changes.items())

@@ -77,6 +77,12 @@ KEYS: Mapping[Engine, Mapping[str, str]] = {
     },
 }
 """Engine -> its key -> TRL's name; of two keys with one meaning the first is advised."""
+_SECTIONS: Mapping[Engine, tuple[str, ...]] = {
+    "verl": ("actor_rollout_ref.", "algorithm.", "trainer.total_"),
+    "holdtrue": ("training.",),
+}
+_TRL_ALONE = frozenset(KEYS["openrlhf"].values()) - {"learning_rate"}
+"""OpenRLHF's trainers other than RL's take ``learning_rate`` too."""
 LOSS_TYPES = {
     "token-mean": "bnpo",
     "seq-mean-token-mean": "grpo",
@@ -102,15 +108,10 @@ class Dialect:
 
     @classmethod
     def of(cls, flat: Mapping[str, Any]) -> Dialect:
-        """Told by keys that only one program has."""
-        if any(key.startswith(("actor_rollout_ref.", "algorithm.", "trainer.total_")) for key in flat):
-            engine: Engine = "verl"
-        elif any(key in KEYS["openrlhf"] for key in flat):
-            engine = "openrlhf"
-        else:
-            own = any(key in KEYS["holdtrue"] or key.startswith("training.") for key in flat)
-            engine = "holdtrue" if own else "trl"
-        return cls(engine, {trl_name(key): key for key in flat})
+        """Told by the most keys that only one program has; TRL where there are none."""
+        own = {engine: sum(_is_own(engine, key) for key in flat) for engine in KEYS}
+        engine = max(own, key=lambda one: own[one])
+        return cls(engine if own[engine] else "trl", {trl_name(key): key for key in flat})
 
     def key(self, name: str) -> str:
         """The key of what TRL calls ``name``: as it stands in the settings, else as the program calls it."""
@@ -159,6 +160,13 @@ def trl_name(key: str) -> str:
     """TRL's name of any program's key; the key itself, without holdtrue's section, where nobody has one."""
     names = (keys[key] for keys in KEYS.values() if key in keys)
     return next(names, key.removeprefix("training."))
+
+
+def _is_own(engine: Engine, key: str) -> bool:
+    """Whether only one program has a key; TRL its names that others spell in their own way."""
+    if engine == "trl":
+        return key in KEYS["trl"] or key in _TRL_ALONE
+    return key in KEYS[engine] or key.startswith(_SECTIONS.get(engine, ()))
 
 
 def said(changes: Mapping[str, Any]) -> str:

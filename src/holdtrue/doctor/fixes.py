@@ -12,13 +12,16 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from holdtrue.doctor.checks.vocabulary import ranges
 from holdtrue.doctor.findings import Diagnosis, Finding
 from holdtrue.doctor.json_text import edited
+from holdtrue.doctor.rendering import common_prefix
 from holdtrue.doctor.subject import Subject
 from holdtrue.doctor.weights import Tensor, Weights
 from holdtrue.errors import DataError
@@ -26,6 +29,8 @@ from holdtrue.errors import DataError
 ADAPTER, COPIED = "adapter_config.json", "adapter"
 """A corrected adapter is written into the folder ``adapter`` of the copy."""
 JSON_FILES = ("config.json", "generation_config.json", "tokenizer_config.json", ADAPTER)
+LONG, CONTEXT = 160, 30
+"""Characters of a line from which on only the part that changes is shown, and what stands around it."""
 TEMPLATE = "chat_template.jinja"
 MASKS, SETTINGS = "masks.json", "settings_changes.json"
 """Files that are written beside the model: what to give to an engine, and to a trainer."""
@@ -38,30 +43,69 @@ class Plan:
     Attributes:
         files: name -> new text, of the files that change; ``adapter/...`` are the adapter's.
         mean_rows: ids whose embedding and head rows are drawn anew, as the trained rows are distributed.
-        done: finding id -> what is done about it.
-        by_hand: finding id -> what a person has to do.
-        removed: files that the copy leaves out.
+        settings: settings of the run to change, by the keys of the program that trains.
+        masked: ids to keep from being drawn.
+        done: finding id -> what the copy changes about it.
+        to_apply: finding id -> what is written for a person to give to the engine or the trainer.
+        by_hand: finding id -> what a person has to do; no id stands in two of the three.
     """
 
     files: dict[str, str] = field(default_factory=dict)
     mean_rows: list[int] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    masked: list[int] = field(default_factory=list)
     done: dict[str, str] = field(default_factory=dict)
+    to_apply: dict[str, str] = field(default_factory=dict)
     by_hand: dict[str, str] = field(default_factory=dict)
 
     def leave(self, finding: Finding, what: str) -> None:
         """Note what a person has to do; several findings of one check are joined."""
         before = self.by_hand.get(finding.id)
-        self.by_hand[finding.id] = what if before in (None, what) else f"{before}; {what}"
+        self.by_hand[finding.id] = what if before in (None, what) else f"{before}\n{what}"
+
+    def note(self, finding: Finding, what: str) -> None:
+        """Note what the copy changes; several changes of one finding are joined."""
+        before = self.done.get(finding.id, "").split("; ") if finding.id in self.done else []
+        self.done[finding.id] = "; ".join(dict.fromkeys([*before, what]))
+
+    def part(self) -> None:
+        """Leave each finding in one list: what is mended in part is still a person's to do."""
+        for id in self.by_hand:
+            parts = [one[id] for one in (self.done, self.to_apply) if id in one]
+            if parts:
+                self.by_hand[id] += f"\n(in part: {'; '.join(parts)})"
+        for id in self.by_hand:
+            self.done.pop(id, None)
+            self.to_apply.pop(id, None)
+        for id in self.to_apply:
+            if id in self.done:
+                self.to_apply[id] += f"; changed in the copy: {self.done.pop(id)}"
+
+    def settle(self, after: Diagnosis) -> None:
+        """Put right by what a check of the copy finds: ``done`` is only what it finds no more."""
+        known = {*self.to_apply, *self.by_hand}
+        sick = [one for one in after.findings if one.severity != "ok"]
+        for finding in sick:
+            if finding.id not in known:
+                self.leave(finding, finding.fix)
+        self.part()
+        clean = {one.id for one in after.findings} - {one.id for one in sick}
+        for id in [id for id in self.by_hand if id in clean]:
+            self.by_hand.pop(id)
+            self.done[id] = "mended by the other changes"
 
     def diff(self, folder: Path, adapter: Path | None = None) -> Iterator[str]:
-        """A unified diff of every file that changes, line by line."""
+        """A unified diff of every file of the folder that changes, line by line; of a long line the part that
+        changes. New files that a person has to apply are listed and not shown."""
         for name, text in sorted(self.files.items()):
+            if name in (MASKS, SETTINGS):
+                continue
             path = _source(folder, adapter, name)
             old = path.read_text(encoding="utf-8") if path.is_file() else ""
             lines = difflib.unified_diff(
                 old.splitlines(), text.splitlines(), f"a/{name}", f"b/{name}", lineterm="", n=1
             )
-            yield from lines
+            yield from _shortened(list(lines))
 
 
 def plan(subject: Subject, diagnosis: Diagnosis, remedies: Collection[str] = ()) -> Plan:
@@ -71,7 +115,6 @@ def plan(subject: Subject, diagnosis: Diagnosis, remedies: Collection[str] = ())
     """
     result = Plan()
     changes: dict[str, dict[str, Any]] = {}
-    settings: dict[str, Any] = {}
     template = ""
     for finding in diagnosis.findings:
         fix = finding.values.get("fix")
@@ -80,38 +123,40 @@ def plan(subject: Subject, diagnosis: Diagnosis, remedies: Collection[str] = ())
         if not isinstance(fix, Mapping) or not fix:
             result.leave(finding, finding.fix)
         for kind, value in (fix or {}).items():
-            if kind in JSON_FILES and isinstance(value, Mapping):
+            if kind == ADAPTER and subject.adapter is None:
+                result.leave(finding, finding.fix)
+            elif kind in JSON_FILES and isinstance(value, Mapping):
                 changes[kind] = {**value, **changes.get(kind, {})}
-                result.done[finding.id] = f"{kind}: {', '.join(value)}"
+                result.note(finding, f"{kind}: {', '.join(value)}")
             elif kind == "settings" and isinstance(value, Mapping):
-                settings = {**value, **settings}
-                result.done[finding.id] = f"{SETTINGS}: {', '.join(value)}"
+                result.settings = {**value, **result.settings}
+                changed = ", ".join(f"{name} = {json.dumps(one)}" for name, one in value.items())
+                result.to_apply[finding.id] = f"{SETTINGS}: {changed}"
             elif kind == "chat_template" and isinstance(value, Mapping):
                 template = template or subject.template.source
                 template = f"{value.get('prepend', '')}{template}{value.get('append', '')}"
-                result.done[finding.id] = f"{TEMPLATE}: {', '.join(value)}"
+                result.note(finding, f"{TEMPLATE}: {', '.join(value)}")
             elif kind == "mean_rows":
                 result.mean_rows = sorted({*result.mean_rows, *map(int, value)})
-                result.done[finding.id] = (
-                    f"{len(value)} rows of the weights are drawn as the trained ones are"
-                )
+                result.note(finding, f"{len(value)} rows of the weights are drawn as the trained ones are")
             elif kind == "remedies" and value and set(value) <= set(remedies):
-                result.done[finding.id] = f"data.jsonl: {', '.join(value)}"
+                result.note(finding, f"data.jsonl: {', '.join(value)}")
             else:
                 result.leave(finding, finding.fix)
-    if subject.adapter is None:
-        changes.pop(ADAPTER, None)
     result.files |= dict(_edited(subject, changes))
     if changes.get("tokenizer_config.json", {}).get("add_bos_token") is False:
         result.files |= _without_bos(subject)
     if template:
         result.files[TEMPLATE] = template
-    if settings:
-        result.files[SETTINGS] = _json(settings)
+    if result.settings:
+        result.files[SETTINGS] = _json(result.settings)
     if masks := _masks(diagnosis.findings):
-        result.files[MASKS] = _json(masks)
-        result.done.setdefault("T04", f"{MASKS}: the phantom ids, for each engine")
+        engines = ",\n".join(f"  {json.dumps(one)}: {json.dumps(value)}" for one, value in masks.items())
+        result.files[MASKS] = f"{{\n{engines}\n}}\n"
+        result.masked = list(masks["transformers"]["suppress_tokens"])
+        result.to_apply["T04"] = f"{MASKS}: the phantom ids {ranges(result.masked)}, a line for each engine"
         result.by_hand.pop("T04", None)
+    result.part()
     return result
 
 
@@ -224,6 +269,43 @@ def _initialise(matrix: Tensor, ids: Iterable[int]) -> None:
     draw = np.random.default_rng(0)
     for id in chosen.tolist():
         matrix.write(id, (mean + spread * draw.standard_normal(matrix.width)).astype(np.float32))
+
+
+def _shortened(lines: Sequence[str]) -> Iterator[str]:
+    """Lines of a diff; a long one that is replaced by its like as the part that differs, others cut."""
+    queue = list(lines)
+    while queue:
+        removed = list(takewhile(lambda line: line[:1] == "-", queue))
+        added = list(takewhile(lambda line: line[:1] == "+", queue[len(removed) :]))
+        pairs = list(zip(removed, added, strict=False))
+        shown = [_parts_that_differ(old[1:], new[1:]) for old, new in pairs]
+        yield from (f"-{old}" for old, _ in shown)
+        yield from map(_cut, removed[len(pairs) :])
+        yield from (f"+{new}" for _, new in shown)
+        yield from map(_cut, added[len(pairs) :])
+        at = len(removed) + len(added)
+        if not at:
+            yield _cut(queue[0])
+        queue = queue[max(at, 1) :]
+
+
+def _parts_that_differ(old: str, new: str) -> tuple[str, str]:
+    if max(len(old), len(new)) <= LONG:
+        return old, new
+    first = common_prefix(old, new)
+    last = min(common_prefix(old[::-1], new[::-1]), min(len(old), len(new)) - first)
+    start = max(0, first - CONTEXT)
+    lead = old[:CONTEXT] + "..." if start > CONTEXT else old[:start]
+
+    def part(text: str) -> str:
+        end = min(len(text), len(text) - last + CONTEXT)
+        return _cut(lead + text[start:end] + ("..." if end < len(text) else ""))
+
+    return part(old), part(new)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= 2 * LONG else f"{line[:LONG]}... ({len(line):,} characters)"
 
 
 def _link(source: Path, target: Path) -> None:

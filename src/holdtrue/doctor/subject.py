@@ -19,7 +19,7 @@ from holdtrue.doctor import tallies
 from holdtrue.doctor.dialect import Dialect
 from holdtrue.doctor.facts import Family, family
 from holdtrue.doctor.findings import Missing as Missing
-from holdtrue.doctor.rendering import Template
+from holdtrue.doctor.rendering import Template, Unrendered
 from holdtrue.doctor.tokenizer_class import tokenizer_class
 from holdtrue.doctor.weights import Pickled, Weights
 from holdtrue.errors import DataError, ModelError
@@ -147,6 +147,19 @@ class Subject:
         ends = self.declared_ends
         declared = ends.get("generation_config", ends.get("config", frozenset()))
         return ends.get("tokenizer", frozenset()) | declared
+
+    @cached_property
+    def turn_end(self) -> tuple[int, ...] | None:
+        """Ids with which the template ends a turn; None without a template or where it renders nothing."""
+        try:
+            return self.template.turn_end
+        except (Missing, Unrendered):
+            return None
+
+    @property
+    def stops_elsewhere(self) -> bool:
+        """Whether no declared end is one that the template writes (T01 fails)."""
+        return bool(self.turn_end) and self.stops.isdisjoint(self.turn_end or ())
 
     def counted(self, kind: type[Counted]) -> Counted:
         """What a tally holds after it has seen all the data.

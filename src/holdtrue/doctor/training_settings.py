@@ -101,7 +101,8 @@ def by_trl_names(values: Mapping[Any, Any]) -> Settings:
         if value is None and name in found:
             continue
         found[name] = LOSS_TYPES.get(str(value), value) if name == "loss_type" else _number(value)
-    if any(key.startswith(("actor_rollout_ref.", "algorithm.")) for key in flat):  # verl's RL, not its SFT
+    of_rl = any(key.startswith(("actor_rollout_ref.", "algorithm.")) for key in flat)
+    if found.dialect.engine == "verl" and of_rl:  # not its SFT
         found["beta"] = _verl_kl(flat)
         found.setdefault("loss_type", "bnpo")  # verl's default is token-mean
     return found

@@ -80,15 +80,14 @@ def test_a_cap_below_the_reference_answers_warns_with_their_p95(tmp_path: Path):
         Example(({"role": "user", "content": "?"}, {"role": "assistant", "content": "x" * n}), f"a:{n}")
         for n in range(1, 101)
     ]
-    # 1 to 100 bytes, a token each: index 95 of 100 is 96; 50 reach a cap of 51
+    # 1 to 100 bytes, a token each: 95 of 100 have up to 95; 50 reach a cap of 51
     seen = finding(Subject(folder, settings={"max_completion_length": 51}, examples=rows), "D05")
     assert seen.severity == "warn"
     assert seen.values == {
         "cap": 51,
-        "p95": 96,
-        "cut": 50,
-        "answers": 100,
-        "fix": {"settings": {"max_completion_length": 192}},
+        "p95": 95,
+        "cut": 0.5,
+        "fix": {"settings": {"max_completion_length": 190}},
     }
     assert (
         finding(Subject(folder, settings={"max_completion_length": 97}, examples=rows), "D05").severity

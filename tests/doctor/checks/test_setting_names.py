@@ -49,6 +49,13 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         ({"model": {"path": "m"}, "training": {"learning_rat": 1}}, {"learning_rat": "learning_rate"}),
         ({"pretrain": "m", "init_kl_coeff": 0.1}, {"init_kl_coeff": "init_kl_coef"}),
         ({"learning_rate": 1e-6, "my_own_name": 1}, {}),
+        # beside the right name, which it is to override
+        ({"learning_rate": 1e-6, "lerning_rate": 3e-6}, {"lerning_rate": "learning_rate"}),
+        ({"max_prompt_length": 512, "min_prompt_length": 1}, {}),
+        (
+            {"num_generations": 8, "max_completion_length": 512, "beta": 0, "lr_scheduler": "cosine"},
+            {"lr_scheduler": "lr_scheduler_type"},
+        ),
     ],
 )
 def test_a_setting_with_a_slip_in_its_name_is_told(tmp_path: Path, settings: Any, near: dict[str, str]):

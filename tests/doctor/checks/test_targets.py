@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from chat_families import chatml_folder
 from doctor_rows import END, of, run, talk, talks, worst
 from holdtrue.data.examples import Example
 
@@ -52,3 +53,15 @@ def test_a_short_answer_is_not_found_inside_a_control_token(tokenizer):
     diagnosis = run(tokenizer(), [*talks(20), talk("end", at="data:20")])
     assert of(diagnosis, "X01")[0].severity == "ok"
     assert of(diagnosis, "X08")[0].values["target"]["max"] > 3
+
+
+def test_raw_texts_are_judged_by_the_templates_end_where_the_declared_one_is_wrong(tmp_path):
+    """Half the rows end as the template ends a turn, half with the end that T01 refuses."""
+    folder, ends = chatml_folder(tmp_path, eos_token="<|endoftext|>"), ("<|endoftext|>", END)
+    rows = [Example((), f"data:{i}", text=f"Tea {i} is hot.{ends[i % 2]}") for i in range(10)]
+    diagnosis = run(folder, rows)
+    found = worst(diagnosis, "X02")
+    assert worst(diagnosis, "T01").severity == "fail"
+    assert found.severity == "fail" and "5/10 examples" in found.evidence and "T01" in found.evidence
+    assert "data:0" in found.evidence and "data:1" not in found.evidence
+    assert found.fix == f"end these raw texts with {END}, in place of another end"

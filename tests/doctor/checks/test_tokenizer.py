@@ -60,7 +60,10 @@ def test_chatml_on_a_base_tokenizer_ends_with_a_token_nothing_stops_at(tmp_path:
     seen = finding(Subject(folder), "T01")
     assert seen.severity == "fail"
     assert "the template ends 2 ∉ {0}" in seen.why
-    assert seen.values["fix"] == {"generation_config.json": {"eos_token_id": [0, 2]}}
+    assert seen.values["fix"] == {
+        "generation_config.json": {"eos_token_id": [0, 2]},
+        "tokenizer_config.json": {"eos_token": "<|im_end|>"},
+    }
     put(folder, "generation_config.json", {"eos_token_id": [0, 2]})
     assert finding(Subject(folder), "T01").severity == "warn"  # the tokenizer's EOS alone is still another
 

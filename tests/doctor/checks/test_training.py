@@ -99,6 +99,32 @@ def test_masked_truncation_is_judged_by_the_answers_of_the_data(tmp_path, byte_t
         assert found.values["cut"] == pytest.approx((101 - cap) / 100)
 
 
+def test_all_checks_advise_one_cap_and_the_mask_that_one_advises_is_accepted(tmp_path, byte_tokenizer):
+    """Answers of 1 to 100 bytes: 95 % need up to 95 tokens, so 190 is advised, whoever asks."""
+    byte_tokenizer().save_pretrained(tmp_path)
+    turns = [
+        ({"role": "user", "content": "?"}, {"role": "assistant", "content": "y" * n}) for n in range(1, 101)
+    ]
+    examples = [Example(talk, f"data:{i}") for i, talk in enumerate(turns)]
+
+    def found(**settings: Any) -> dict[str, Finding]:
+        values = FOUNDING | {"max_completion_length": 60} | settings
+        diagnosis = examine(Subject(tmp_path, settings=values, examples=examples))
+        return {one.id: one for one in diagnosis.findings if one.id in ("D05", "K04", "K05")}
+
+    open_end, masked = found(), found(mask_truncated_completions=True)
+    for one in (open_end["D05"], open_end["K05"], masked["D05"], masked["K04"]):
+        assert one.severity == "warn" and one.values["fix"]["settings"]["max_completion_length"] == 190
+    after = found(**open_end["K05"].values["fix"]["settings"])
+    assert {one.severity for one in after.values()} == {"ok"}
+
+
+def test_a_mask_is_not_advised_without_room_where_the_cap_is_short(check):
+    fix = check("K05", FOUNDING | {"max_completion_length": 256}).values["fix"]["settings"]
+    assert fix == {"mask_truncated_completions": True, "max_completion_length": 512}
+    assert check("K04", FOUNDING | fix).severity == "ok"
+
+
 def test_settings_of_other_training_are_skipped(check):
     for id in ("K01", "K02", "K03", "K04", "K05"):
         assert (

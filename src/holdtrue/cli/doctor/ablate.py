@@ -61,6 +61,8 @@ def command(
     """
     from holdtrue.experiments.rerolls import compare, reroll
 
+    if overrides and not train:
+        raise SettingsError(f"--set {overrides[0]} is of the training; give it with --train FILE")
     asked, unreadable = _prompts(prompts)
     asked = asked[:most]
     with tempfile.TemporaryDirectory() as folder:
@@ -157,8 +159,8 @@ def _variants(
     refused: dict[str, str] = {}
     subject, _ = check.subject(model, None, [], None, frozenset())
     diagnosis = check.examine(subject)
-    remedies = [one.name() for one in every_remedy() if one.where == "data"] if trainer.data else []
-    mendable = [id for id in fixes.plan(subject, diagnosis).done if id != "T04"]
+    remedies = [one.name() for one in every_remedy() if one.where == "data"]
+    mendable = list(fixes.plan(subject, diagnosis).done)
     for name in ["ban_control", "early_abort", *mendable] if names is None else names:
         if name == "ban_control":
             result.append(Variant(name, model, plain.model_copy(update={"control": "ban"})))
@@ -171,16 +173,19 @@ def _variants(
             only = type(diagnosis)(tuple(one for one in diagnosis.findings if one.id == name))
             plan = fixes.plan(subject, only)
             if not plan.done:
-                refused[name] = plan.by_hand.get(name, "nothing is wrong there")
+                refused[name] = {**plan.to_apply, **plan.by_hand}.get(name, "nothing is wrong there")
                 continue
             fixes.write(subject, plan, trainer.folder / name)
             result.append(Variant(name, trainer.folder / name, plain))
+        elif not trainer.data and (name in remedies or "=" in name):
+            raise SettingsError(f"fix {name} changes the training; it needs --train FILE")
         elif name in remedies:
             result.append(Variant(name, trainer.remedied(name), plain))
-        elif trainer.data and "=" in name:
+        elif "=" in name:
             result.append(Variant(name, trainer.trained(name, setting=name), plain))
         else:
-            known = ["ban_control", "early_abort", "temperature=0.7", *mendable, *remedies]
+            known = ["ban_control", "early_abort", "temperature=0.7", *mendable]
+            known += remedies if trainer.data else []
             raise SettingsError(unknown("fix", name, known))
     return result, refused
 

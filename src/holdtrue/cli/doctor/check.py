@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 REPORTS = ("W06", "X01", "X08")
 """Checks that answer questions: shown in full also where nothing is wrong."""
+PARTS = ("tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json")
+HOLDS = "a model folder holds a tokenizer (tokenizer.json), config.json and weights (*.safetensors)"
 STYLES = {"fail": "bold red", "warn": "yellow", "ok": "green"}
 
 
@@ -91,17 +93,20 @@ def subject(
     """What is examined; with it how many rows of the data could not be read, by reason.
 
     Raises:
-        ModelError: there is no such folder. DataError: a file is missing or cannot be read.
+        ModelError: there is no such folder, or nothing of a model in it. DataError: a file is missing or
+            cannot be read.
     """
     from holdtrue.doctor.subject import Subject
 
     for folder in (model, adapter):
         if folder is not None and not folder.is_dir():
-            raise ModelError(
-                f"{folder} is not a folder; a model folder holds a tokenizer, config.json, weights"
-            )
+            raise ModelError(f"{folder} is not a folder; {HOLDS}")
     if adapter is not None and not (adapter / "adapter_config.json").is_file():
         raise ModelError(f"{adapter} holds no adapter_config.json; --adapter takes the folder PEFT writes")
+    if not _is_of_model(model):
+        within = [str(one) for one in sorted(model.iterdir()) if one.is_dir() and _is_of_model(one)]
+        meant = f"; did you mean {' or '.join(within[:3])}?" if within else ""
+        raise ModelError(f"{model} holds none of {', '.join(PARTS)} and no weights; {HOLDS}{meant}")
     examples: Examples | None = None
     values, unread = None, {}
     if data:
@@ -118,6 +123,10 @@ def subject(
 
         values = read_settings(settings)
     return Subject(model, adapter, examples, values, uses, glue, forward), unread
+
+
+def _is_of_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in PARTS) or any(folder.glob("*.safetensors"))
 
 
 def announce(one: Subject) -> None:
@@ -158,11 +167,13 @@ def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
     from rich.text import Text
 
     parts: list[Any] = []
+    sick = {one.id for one in diagnosis.findings if one.severity != "ok"}
     for one in diagnosis.findings:
         if one.severity != "ok" or one.id in REPORTS:
-            parts += [_heading(one), Padding(_body(one), (0, 0, 1, 2), expand=False)]
+            state = "" if one.severity == "ok" and one.id in sick else one.severity
+            parts += [_heading(one.id, state), Padding(_body(one), (0, 0, 1, 2), expand=False)]
     lists = Table.grid(padding=(0, 1))  # which wraps the ids of long lists below one another
-    fine = list(dict.fromkeys(one.id for one in diagnosis.findings if one.severity == "ok"))
+    fine = list(dict.fromkeys(one.id for one in diagnosis.findings if one.id not in sick))
     if fine:
         lists.add_row(Text("ok", STYLES["ok"]), Text(", ".join(fine)))
     reasons: dict[str, list[str]] = {}
@@ -174,7 +185,8 @@ def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
     parts += [
         Text(f"unread  {count} rows of the data: {why}", style="yellow") for why, count in unread.items()
     ]
-    counts = {name: sum(one.severity == name for one in diagnosis.findings) for name in STYLES}
+    counts = {name: sum(one.severity == name for one in diagnosis.findings) for name in ("fail", "warn")}
+    counts["ok"] = len(fine)
     summary = ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "nothing was checked"
     parts.append(
         Text(f"verdict {diagnosis.verdict}: {summary}, {len(diagnosis.skipped)} skipped", style="bold")
@@ -182,13 +194,12 @@ def render(diagnosis: Diagnosis, unread: Mapping[str, int]) -> RenderableType:
     return Group(*parts)
 
 
-def _heading(finding: Finding) -> RenderableType:
+def _heading(id: str, severity: str) -> RenderableType:
     from rich.text import Text
 
     from holdtrue.doctor.checks import named
 
-    style = STYLES[finding.severity]
-    return Text.assemble((f"{finding.severity:<5}", style), (f"{finding.id} {named(finding.id)}", "bold"))
+    return Text.assemble((f"{severity:<5}", STYLES.get(severity, "")), (f"{id} {named(id)}", "bold"))
 
 
 def _body(finding: Finding) -> RenderableType:

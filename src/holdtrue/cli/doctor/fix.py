@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,11 +43,13 @@ def command(
 ) -> frame.Result:
     """Mend what doctor check found, in a copy; without --output only show the difference.
 
-    Changes configs, the chat template and untrained rows of the weights; writes masks of phantom ids and
-    settings to change beside them, and with --remedy the data. What needs a person is listed. The copy is
-    checked again: exit code 4 when something still fails.
+    Changes configs, the chat template and untrained rows of the weights, and with --remedy the data; masks of
+    phantom ids and settings to change are written beside them, for you to apply. What needs a person is
+    listed. The copy is checked again, and what is found there counts as left: exit code 4 when something
+    still fails.
     """
     from holdtrue.doctor import fixes
+    from holdtrue.doctor.applying import how_to_apply
 
     if remedies and not data:
         raise DataError("--remedy changes training data; give it with --data")
@@ -67,9 +69,12 @@ def command(
             output, mended if mended.is_dir() else adapter, given, settings, check.asked(uses)
         )
         after = check.examine(again)
+        found.settle(after)
     value = {
         "output": None if output is None else str(output),
         "done": found.done,
+        "to_apply": found.to_apply,
+        "how": how_to_apply(one.dialect, found.settings, found.masked),
         "by_hand": found.by_hand,
         "data": changed,
         "diff": list(found.diff(model, adapter)),
@@ -119,27 +124,41 @@ def _rows(data: Sequence[str]) -> tuple[list[dict[str, Any]], Counter[str]]:
 
 
 def render(value: dict[str, Any], after: Diagnosis | None) -> RenderableType:
-    """The difference, what was done and what is left."""
+    """The difference where nothing is written; then what changes, what is to be applied, and what is left."""
     from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
     from rich.text import Text
 
     colours = {"+": "green", "-": "red", "@": "cyan"}
-    parts: list[Any] = [Text(line, style=colours.get(line[:1], "")) for line in value["diff"]]
-    for title, lines in (
-        ("would be done" if after is None else "done", value["done"]),
-        ("by hand", value["by_hand"]),
+    diff = value["diff"] if after is None else []
+    parts: list[Any] = [Text(line, style=colours.get(line[:1], "")) for line in diff]
+    would = "would be " if after is None else ""
+    data = {
+        one["remedy"]: ", ".join(f"{n} {what}" for what, n in one["counts"].items()) or "nothing to change"
+        for one in value["data"]
+    }
+    for title, entries in (
+        (f"{would}changed in the copy", {**value["done"], **data}),
+        (f"{would}written for you to apply", {**value["to_apply"], **_lines(value["how"])}),
+        ("still yours to do", value["by_hand"]),
     ):
-        if lines:
-            parts += ["", Text(title, style="bold"), *(Text(f"  {id}  {what}") for id, what in lines.items())]
-    for one in value["data"]:
-        counts = ", ".join(f"{count} {what}" for what, count in one["counts"].items()) or "nothing to change"
-        parts.append(Text(f"  {one['remedy']}: {counts}"))
+        if entries:
+            grid = Table.grid(padding=(0, 2))
+            for name, what in entries.items():
+                grid.add_row(Text(name), Text(what))
+            parts += ["", Text(title, style="bold"), Padding(grid, (0, 0, 0, 2), expand=False)]
     parts.append("")
     verdict = value["before"]["verdict"]
     if after is None:
         parts.append(f"nothing was written; --output FOLDER writes the copy (verdict now: {verdict})")
     else:
-        left = [f"{one.severity} {one.id}" for one in after.findings if one.severity != "ok"]
-        said = f"{value['output']}: {verdict} before, {after.verdict} after"
-        parts.append(f"{said}; left: {', '.join(left) or 'nothing'}")
+        counts = (
+            f"{len(value['done'])} mended, {len(value['to_apply'])} to apply, {len(value['by_hand'])} by hand"
+        )
+        parts.append(f"{value['output']}: {verdict} before, {after.verdict} after; {counts}")
     return Group(*parts)
+
+
+def _lines(how: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    return {file: "\n".join(lines) for file, lines in how.items()}

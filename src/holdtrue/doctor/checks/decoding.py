@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from typing import Any
 
 from holdtrue.doctor.checks import Results, check
+from holdtrue.doctor.checks.targets import cap_to_advise, cut_by
 from holdtrue.doctor.checks.vocabulary import masks, ranges
 from holdtrue.doctor.dialect import said
 from holdtrue.doctor.findings import Finding, Missing
@@ -135,24 +135,14 @@ def completion_cap(subject: Subject) -> Results:
     cap, own = _number(subject.run_settings.get("max_completion_length")), subject.dialect
     if cap is None:
         raise Missing("no max_completion_length in the settings")
-    tokenizer = subject.tokenizer
-    answered = subject.counted(Overview).answered if subject.examples else 0
-    if not answered:
+    share, p95 = cut_by(subject, cap)
+    if share is None or p95 is None or not subject.counted(Overview).answered:
         raise Missing("no reference answers in data")
-    texts = (
-        str(one.messages[-1].get("content") or "")
-        for one in subject.examples or ()
-        if one.messages and one.messages[-1].get("role") == "assistant"
-    )
-    some = list(islice(texts, 0, None, max(1, answered // 2000)))
-    lengths = sorted(len(ids) for ids in tokenizer(some, add_special_tokens=False)["input_ids"])
-    p95 = lengths[min(len(lengths) - 1, int(0.95 * len(lengths)))]
-    cut = sum(length >= cap for length in lengths)
-    values = {"cap": cap, "p95": p95, "cut": cut, "answers": len(lengths)}
+    values = {"cap": cap, "p95": p95, "cut": share}
     name = own.key("max_completion_length")
-    seen = f"{name} {cap:g}; answers have p95 {p95} tokens, {cut} of {len(lengths)} reach the cap"
+    seen = f"{name} {cap:g}; answers have p95 {p95} tokens, {share:.0%} of them reach the cap"
     if p95 >= cap:
-        changes = own.changes({"max_completion_length": 2 * p95})
+        changes = own.changes({"max_completion_length": cap_to_advise(subject, int(cap))})
         yield Finding(
             "D05",
             "warn",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -15,6 +15,8 @@ from holdtrue.doctor.training_settings import EARLY_STOP, OF_RL, VERL_KL
 
 ALIKE = 0.85
 """Ratio of difflib from which on a name is a slip of another: a letter in ten is wrong."""
+SAME_WORD = 0.6
+"""Ratio from which on one word of a name is a slip of another; ``min`` and ``max`` have 0.33."""
 SEVERAL = ("epsilon",)
 """What verl may well give in several keys with several values: a clip ratio, and one for either side."""
 
@@ -24,7 +26,7 @@ def names(subject: Subject) -> Results:
     """Settings whose names are nearly those of others, keys of one meaning with two values, and verl's
     weights of the KL without their switch: warns, as all of these set nothing."""
     written = getattr(subject.run_settings, "written", None) or subject.run_settings
-    near = dict(_slips(written, _known(subject.dialect.engine)))
+    near = dict(_slips(written, subject.dialect.engine))
     clashes = list(_clashes(written))
     if near:
         yield Finding(
@@ -32,7 +34,10 @@ def names(subject: Subject) -> Results:
             "warn",
             "; ".join(f"{name} is no setting anybody knows; {right} is" for name, right in near.items()),
             "a trainer that ignores unknown names runs with its default instead",
-            f"write {', '.join(near.values())}",
+            f"write {', '.join(near.values())}"
+            + "".join(
+                f"; {right} is given too, as {written[right]}" for right in near.values() if right in written
+            ),
             "",
             {"near": near},
         )
@@ -71,13 +76,18 @@ def _known(engine: Engine) -> set[str]:
     }
 
 
-def _slips(written: Mapping[str, Any], known: Collection[str]) -> Iterator[tuple[str, str]]:
-    """Names nobody knows, each with the known one that differs in one part alone, and little there."""
+def _slips(written: Mapping[str, Any], engine: Engine) -> Iterator[tuple[str, str]]:
+    """Names nobody knows, each with the known one that differs in one part alone, and little there; beside it
+    too, as one who wants another value writes it below. In a file of TRL also another program's name that is
+    TRL's, a word apart."""
+    known = _known(engine)
     given = {str(key).removeprefix("training.") for key in written}
-    for name in sorted(given - set(known)):
-        alike = {one: likeness for one in known if one not in given and (likeness := _likeness(name, one))}
+    for name in sorted(given - known):
+        alike = {one: likeness for one in known if (likeness := _likeness(name, one))}
         if alike:
             yield name, max(alike, key=lambda one: alike[one])
+        elif engine == "trl" and _is_nested(set(name.split("_")), set(trl_name(name).split("_"))):
+            yield name, trl_name(name)
 
 
 def _likeness(name: str, other: str) -> float:
@@ -87,10 +97,21 @@ def _likeness(name: str, other: str) -> float:
     if len(parts) != len(others) or len(differ) != 1:
         return 0.0
     ((a, b),) = differ
-    words, more = set(a.split("_")), set(b.split("_"))
-    # clip_ratio_c is no slip of clip_ratio: it says more
-    ratio = 0.0 if words < more or words > more else SequenceMatcher(None, a, b).ratio()
-    return ratio if ratio >= ALIKE else 0.0
+    words, more = a.split("_"), b.split("_")
+    # clip_ratio_c is no slip of clip_ratio: it says more; nor min_length of max_length: it says another thing
+    if _is_nested(set(words), set(more)) or (
+        len(words) == len(more) and any(_ratio(*pair) < SAME_WORD for pair in zip(words, more, strict=True))
+    ):
+        return 0.0
+    return ratio if (ratio := _ratio(a, b)) >= ALIKE else 0.0
+
+
+def _is_nested(words: set[str], others: set[str]) -> bool:
+    return words < others or words > others
+
+
+def _ratio(a: str, b: str) -> float:
+    return SequenceMatcher(None, a, b).ratio()
 
 
 def _clashes(written: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,8 @@ from holdtrue.doctor.tallies import Places, of_encoded
 
 FEW = 0.01
 """Share of the examples above which cut targets fail (ours)."""
+SHORT = 256
+"""Tokens; the cap under which a whole run was cut (huggingface/trl#5697)."""
 OF_TRL_SFT = ("assistant_only_loss", "completion_only_loss", "packing", "dataset_text_field")
 """Settings of TRL's SFTTrainer, which labels by its own masks and appends EOS to raw text."""
 ENDED = re.compile(r"[.!?。！？…:;\"'”’)\]}>`*|~_-]\s*$")
@@ -26,10 +28,13 @@ ENDED = re.compile(r"[.!?。！？…:;\"'”’)\]}>`*|~_-]\s*$")
 
 @of_encoded
 class Ends:
-    """Targets, by what follows them: ``without`` an end of the answer, or with one that padding masks."""
+    """Targets, by what follows them: ``without`` an end of the answer, or with one that padding masks.
+
+    An end is a declared one, or the template's; the template's alone where nothing declared is one of it.
+    """
 
     def __init__(self, subject: Subject) -> None:
-        self.ends = set(subject.stops)
+        self.ends = set(subject.turn_end or ()) if subject.stops_elsewhere else set(subject.stops)
         if subject.counted(Overview).talks:
             try:
                 self.ends |= set(subject.template.turn_end)
@@ -72,14 +77,17 @@ def no_end_label(subject: Subject) -> Results:
         yield Finding("X02", "ok", f"{total}/{total} examples train an end of the answer", values=values)
         return
     named = subject.tokenizer.convert_ids_to_tokens(sorted(ends))
+    ours = (subject.turn_end or ())[:1]
+    end = subject.tokenizer.convert_ids_to_tokens(ours[0]) if ours else subject.tokenizer.eos_token
+    wrong = f"; the declared {subject.tokenizer.eos_token} is none, T01" if subject.stops_elsewhere else ""
     if without:
         yield Finding(
             "X02",
             "fail",
             f"{total - len(without)}/{total} examples train an end of the answer "
-            f"({', '.join(named)}); not {without}",
+            f"({', '.join(named)}{wrong}); not {without}",
             "the model never learns to stop",
-            f"append {subject.tokenizer.eos_token} to the raw texts"
+            f"end these raw texts with {end}{', in place of another end' if wrong else ''}"
             if seen.raw
             else "in chat_template.jinja end assistant turns with one of these tokens",
             "huggingface/trl#1623; OptimalScale/LMFlow#821",
@@ -205,6 +213,27 @@ class Lengths:
             self.target.append(one.target.end - one.target.start)
         if one.rejected is not None:
             self.rejected.append(one.rejected)
+
+
+def cut_by(subject: Subject, cap: float) -> tuple[float | None, int | None]:
+    """Share of the data's answers that reach a cap, and the length that 95 % of them do not exceed; None
+    where no data tell it."""
+    try:
+        lengths = np.array(subject.counted(Lengths).target)
+    except Missing:
+        return None, None
+    if not len(lengths):
+        return None, None
+    return float(np.mean(lengths >= cap)), int(np.percentile(lengths, 95))
+
+
+def cap_to_advise(subject: Subject, cap: int) -> int:
+    """The longest completion that every check advises: twice what 95 % of the answers need, where it cuts
+    one in twenty; of no data twice a short cap; else the cap."""
+    _, p95 = cut_by(subject, cap)
+    if p95 is None:
+        return 2 * cap if cap <= SHORT else cap
+    return 2 * p95 if p95 >= cap else cap
 
 
 @check("X08")

@@ -8,7 +8,9 @@ from typing import Any
 from holdtrue.doctor.checks import Results, check
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.rendering import Template, Unrendered, plain
-from holdtrue.doctor.subject import Missing, Subject
+from holdtrue.doctor.subject import Subject
+
+_ALL_ENDS = "tell the trainer all ends, not the tokenizer's alone (remedy all_ends)"
 
 
 @check("T01")
@@ -17,25 +19,25 @@ def eos_set_agreement(subject: Subject) -> Results:
     turn with a token that nobody stops at.
     """
     ends, tokenizer = subject.declared_ends, subject.tokenizer
-    end = _turn_end(subject)
+    end = subject.turn_end
     show = Template(tokenizer).show
     sets = {name: sorted(ids) for name, ids in ends.items()}
     declared = "; ".join(f"{name} {show(ids)}" for name, ids in sets.items()) or "no file declares an EOS"
     rendered = "no template" if end is None else f"template ends a turn with {show(end)}"
     evidence = f"{declared}; {rendered}"
     values = {"declared": sets, "template": list(end or ()), "stops": sorted(subject.stops)}
-    wanted = sorted(subject.stops | set((end or ())[:1]))
-    fix = f"set eos_token_id of generation_config.json to {wanted}"
-    values["fix"] = {"generation_config.json": {"eos_token_id": wanted}}
-    if end and not subject.stops & set(end):
+    changes = _agreed(subject, end or ())
+    values["fix"] = changes
+    said = [f"{key} of {file} to {value!r}" for file, one in changes.items() for key, value in one.items()]
+    fix = f"set {' and '.join(said)}" if said else _ALL_ENDS
+    if end and subject.stops_elsewhere:
         yield Finding(
             "T01",
             "fail",
             evidence,
             f"the template ends {end[0]} ∉ {_braced(subject.stops)}: nothing stops there, and answers run on "
             "to the length limit",
-            f"{fix}, and eos_token of the tokenizer to {tokenizer.convert_ids_to_tokens(end[0])!r} "
-            "(--eos_token in TRL)",
+            f"{fix} (--eos_token in TRL)",
             "huggingface/trl#2059, vllm-project/vllm#4180",
             {**values, "eos_token": tokenizer.convert_ids_to_tokens(end[0])},
         )
@@ -44,10 +46,24 @@ def eos_set_agreement(subject: Subject) -> Results:
     if doubts:
         yield Finding("T01", "warn", evidence, "; ".join(doubts), fix, "huggingface/trl#7039", values)
     elif not subject.stops:
-        why = "nothing ends an answer"
-        yield Finding("T01", "warn", evidence, why, "declare an eos_token", "huggingface/trl#734", values)
+        why, fix = "nothing ends an answer", "declare an eos_token"
+        yield Finding("T01", "warn", evidence, why, fix, "huggingface/trl#734", {**values, "fix": {}})
     else:
         yield Finding("T01", "ok", evidence, values=values)
+
+
+def _agreed(subject: Subject, end: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Keys by file with which all who declare an end agree: all ends of the engine, and the template's first
+    one of the tokenizer, which trainers ask."""
+    ends = subject.declared_ends
+    wanted = sorted({*end[:1], *subject.stops, *ends.get("config", ())})
+    tokenizer = ends.get("tokenizer", frozenset())
+    changes: dict[str, dict[str, Any]] = {}
+    if wanted and wanted != sorted(ends.get("generation_config", ())):
+        changes["generation_config.json"] = {"eos_token_id": wanted}
+    if end and end[0] not in tokenizer:
+        changes["tokenizer_config.json"] = {"eos_token": subject.tokenizer.convert_ids_to_tokens(end[0])}
+    return changes
 
 
 def _doubts(
@@ -203,14 +219,6 @@ def padding_side(subject: Subject) -> Results:
         )
     else:
         yield Finding("T06", "ok", f"padding_side is {side}", values=values)
-
-
-def _turn_end(subject: Subject) -> tuple[int, ...] | None:
-    """What ends a turn; None without a template or where it renders nothing, which C01 says."""
-    try:
-        return subject.template.turn_end
-    except (Missing, Unrendered):
-        return None
 
 
 def _unused(subject: Subject, token: str, ends: Iterable[int]) -> bool:

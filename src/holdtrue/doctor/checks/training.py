@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from holdtrue.data.examples import Example
 from holdtrue.doctor.checks import Results, check
-from holdtrue.doctor.checks.targets import Lengths
+from holdtrue.doctor.checks.targets import SHORT, cap_to_advise, cut_by
 from holdtrue.doctor.dialect import ACTOR, said
 from holdtrue.doctor.findings import Finding
 from holdtrue.doctor.subject import Missing, Subject
@@ -26,8 +24,6 @@ EPOCHS, PROMPTS = 5, 10_000
 """Ours: more passes than this over fewer prompts than this is many (the founding case had 32)."""
 CUT = 0.1
 """Share of cut answers that section 5 of the detectors warns at."""
-SHORT = 256
-"""Tokens; the cap under which a whole run was cut (huggingface/trl#5697)."""
 _OR_A_REWARD = {
     "trl": ", or add TRL's overlong or repetition reward to reward_funcs",
     "verl": f", or {said({ACTOR + 'loss_agg_mode': 'seq-mean-token-mean'})}",
@@ -145,16 +141,16 @@ def masked_truncation(subject: Subject) -> Results:
     if not isinstance(cap, int) or isinstance(cap, bool):
         raise Missing("the settings give no max_completion_length")
     masked = bool(settings.get("mask_truncated_completions"))
-    share, p95 = _cut(subject, cap)
+    share, p95 = cut_by(subject, cap)
     values = {"max_completion_length": cap, "mask_truncated_completions": masked, "cut": share, "p95": p95}
     seen = f"{subject.dialect.key('max_completion_length')} {cap}, cut answers "
     seen += "are masked" if masked else "count"
     if share is not None:
-        seen += f"; {share:.0%} of the data's answers are longer (95 % are up to {p95} tokens)"
+        seen += f"; {share:.0%} of the data's answers reach it (95 % are up to {p95} tokens)"
     if not masked or (share is not None and share <= CUT) or (share is None and cap > SHORT):
         yield Finding("K04", "ok", seen, values=values)
         return
-    changes = subject.dialect.changes({"max_completion_length": max((p95 or 0) + 1, 2 * cap)})
+    changes = subject.dialect.changes({"max_completion_length": cap_to_advise(subject, cap)})
     yield Finding(
         "K04",
         "warn",
@@ -183,8 +179,12 @@ def token_mean(subject: Subject) -> Results:
             "K05", "ok", seen + (f", limited by {', '.join(limits)}" if limits else ""), values=values
         )
         return
-    limit = settings.get("max_completion_length")
-    changes = own.changes({"mask_truncated_completions": True}, limit if isinstance(limit, int) else None)
+    cap = settings.get("max_completion_length")
+    wanted: dict[str, Any] = {"mask_truncated_completions": True}
+    room = cap_to_advise(subject, cap) if isinstance(cap, int) and not isinstance(cap, bool) else None
+    if room != cap:  # to mask cut answers helps nobody where most are
+        wanted["max_completion_length"] = room
+    changes = own.changes(wanted, room)
     yield Finding(
         "K05",
         "warn",
@@ -215,17 +215,6 @@ def _held_by(settings: Mapping[str, Any]) -> list[str]:
         one for one in rewards if any(word in one.lower() for word in ("repetition", "overlong", "length"))
     ]
     return held + [name for name in EARLY_STOP if settings.get(name)]
-
-
-def _cut(subject: Subject, cap: int) -> tuple[float | None, int | None]:
-    """Share of the data's answers longer than the cap, and the length that 95 % of them do not exceed."""
-    try:
-        lengths = subject.counted(Lengths).target
-    except Missing:
-        return None, None
-    if not lengths:
-        return None, None
-    return float(np.mean(np.array(lengths) >= cap)), int(np.percentile(lengths, 95))
 
 
 def _prompt(messages: Any) -> str:
