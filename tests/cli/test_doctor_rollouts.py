@@ -233,15 +233,18 @@ def test_many_steps_are_ten_rows_and_none_where_nothing_fails(tmp_path, capsys):
     assert not any(line.startswith("step") for line in capsys.readouterr().out.splitlines())
 
 
-def test_remedies_are_wrapped_between_words_and_never_cut(tmp_path, capsys):
+def test_the_first_remedies_and_refusals_are_said_in_full_and_others_by_name(tmp_path, capsys):
     file = rollouts(tmp_path)
     assert run(["doctor", "rollouts", file, "--json"]) == 4
     value = json.loads(capsys.readouterr().out)
     console = Console(width=60, file=io.StringIO())
     console.print(render(value, None))
     said = " ".join(console.file.getvalue().split())
-    for one in value["remedies"]:
-        assert (one["refused"] or one["evidence"]) in said
+    refused, good = ([o for o in value["remedies"] if bool(o["refused"]) == no] for no in (True, False))
+    assert all(one["refused"] in said for one in refused) and refused
+    assert [one["evidence"] in said for one in good] == [True] * 6 + [False] * (len(good) - 6)
+    names = ", ".join(f"{one['remedy']} ({one['grade']})" for one in good[6:])
+    assert f"further ones, as the page (-o) and --json say in full: {names}" in said and names
 
 
 def test_void_turns_say_what_to_do_and_calls_without_schemas_that_they_were_not_checked(tmp_path, capsys):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 20
 MOST_STEPS = 10
+MOST_REMEDIES = 6
 
 
 def command(
@@ -224,14 +225,18 @@ def _headline(value: dict[str, Any]) -> str:
 
 
 def _remedies(remedies: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
-    """Indented, each remedy by grade, and how it is carried out; those that would do harm here say why."""
+    """Indented: the first remedies with settings, names of others, and why some would do harm."""
     from holdtrue.report import wording
 
+    good = [one for one in remedies if not one["refused"]]
+    for one in good[:MOST_REMEDIES]:
+        yield 2, f"{one['grade']} {one['remedy']} ({one['where']}): {one['evidence']}"
+        yield from ((6, _cut(line, 160)) for line in wording.ways(one["how"]))
+    if others := ", ".join(f"{one['remedy']} ({one['grade']})" for one in good[MOST_REMEDIES:]):
+        yield 2, f"further ones, as the page (-o) and --json say in full: {others}"
     for one in remedies:
-        why = f"refused: {one['refused']}" if one["refused"] else one["evidence"]
-        yield 2, f"{one['grade']} {one['remedy']} ({one['where']}): {why}"
-        if not one["refused"]:
-            yield from ((6, _cut(line, 160)) for line in wording.ways(one["how"]))
+        if one["refused"]:
+            yield 2, f"{one['grade']} {one['remedy']} ({one['where']}): refused: {one['refused']}"
 
 
 def _tables(value: dict[str, Any]) -> Iterator[tuple[list[str], list[tuple[Any, ...]]]]:
