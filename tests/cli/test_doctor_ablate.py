@@ -58,7 +58,9 @@ def test_a_ban_of_control_tokens_is_shown_to_help(tmp_path, policy, capsys):
     file.write_text(rows + "not JSON\n" + '{"answer": "alone"}\n')
     arguments = ["doctor", "ablate", str(policy), str(file), "--fix", "ban_control", "--answers", "8"]
     assert run([*arguments, "--max-new-tokens", "8", "--json"]) == 0
-    value = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert "Loading weights" not in said.err  # a bar of transformers for each fix
+    value = json.loads(said.out)
     base, ban = value["variants"]
     assert (value["prompts"], base["answers"], base["variant"]) == (6, 48, "as it is")
     assert value["unreadable"] == {"not JSON": 1, "no prompt": 1}

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from holdtrue.doctor.findings import Finding
+from holdtrue.doctor.forward import quiet
 from holdtrue.doctor.rollouts import Row
 from holdtrue.errors import DataError, ModelError
 from holdtrue.records import Rollout, as_json
@@ -148,7 +149,8 @@ def _scores(folder: Path, places: Sequence[Place]) -> list[list[float]]:
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).float().eval()
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).float().eval()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(f"the checkpoint {folder} cannot be loaded: {reason}") from error

@@ -89,7 +89,7 @@ class Forward:
         """
         need = Need.of(subject)
         try:
-            with _quiet():
+            with quiet():
                 return _load(subject, need.dtype)
         except (Missing, MemoryError):
             raise
@@ -175,7 +175,7 @@ def _load(subject: Subject, dtype: str) -> Forward:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' bars, and without peft's calls of what is deprecated there."""
     from transformers.utils import logging
 

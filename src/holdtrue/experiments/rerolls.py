@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from holdtrue.doctor.forward import quiet
 from holdtrue.doctor.rollouts import DEGENERATE, Examination, examine, fails
 from holdtrue.doctor.vocabulary import Vocabulary
 from holdtrue.errors import DataError, ModelError
@@ -121,7 +122,8 @@ def _load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).eval()
         return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
