@@ -75,5 +75,5 @@ def examine(subject: Subject) -> Diagnosis:
 
 def _after(found: Finding, bad: Set[str]) -> Finding:
     """A finding whose fix names those findings of the same subject that are to be mended first."""
-    first = [f"{id} ({why})" for id, why in found.values.get("first", {}).items() if id in bad]
+    first = [f"{id} ({why})" for id, why in found.values.get("mend_first", {}).items() if id in bad]
     return replace(found, fix=f"mend first {', '.join(first)}; then {found.fix}") if first else found

@@ -221,7 +221,7 @@ def _judged(subject: Subject, what: str, seen: Sequence[Next], values: dict[str,
         return Finding("W06", "ok", evidence, values=values)
     expected = "tools" in subject.uses if what == CALLS else _should_answer(subject)
     why, fix = _advice(subject, what, instead)
-    values |= {"first": _FIRST} if _LEARN in fix else {}
+    values |= {"mend_first": _FIRST} if _LEARN in fix else {}
     return Finding("W06", "fail" if late and expected else "warn", evidence, why, fix, SOURCE, values)
 
 
