@@ -9,6 +9,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from families import _SIZES, FAMILIES
 
+SHARING = [
+    "llama",
+    "qwen2",
+    "qwen2, sliding window",
+    "gpt2",
+    "gemma2, soft cap, sliding window",
+    "gemma3 text, sliding window",
+]
+"""Families whose prompts can be computed once for several answers."""
+
 
 def policy(name: str, **changes: Any) -> Any:
     """A policy of 97 ids that ends with id 2; equal weights for equal names."""

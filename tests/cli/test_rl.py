@@ -368,17 +368,22 @@ def test_the_best_policy_is_not_looked_for_without_a_held_out_prompt(
     assert done.code == 3 and "data.eval_fraction 0.5 gives none beside the 1 trained on" in str(done.error)
 
 
+def failing(folder: Path, when: str) -> str:
+    """A reward that gives the first answer nothing at some calls; the calibration is call 0."""
+    (folder / "failing.py").write_text(
+        "calls = iter(range(100))\n"
+        "def share(prompts, texts, completion_ids):\n"
+        "    call, shares = next(calls), [list(ids).count(6) / len(ids) for ids in completion_ids]\n"
+        f"    return [None, *shares[1:]] if {when} else shares\n",
+        encoding="utf-8",
+    )
+    return f"{folder}/failing.py:share"
+
+
 def test_with_all_rollbacks_used_up_the_last_healthy_policy_is_saved_and_that_is_said(
     holdtrue: Run, folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "failing.py").write_text(
-        "calls = iter(range(100))\n"
-        "def always(prompts, texts, completion_ids):\n"
-        "    shares = [list(ids).count(6) / len(ids) for ids in completion_ids]\n"
-        "    return [None, *shares[1:]] if next(calls) >= 1 else shares\n",  # the calibration is call 0
-        encoding="utf-8",
-    )
-    given = ["--model", folder / "policy", "--reward", f"{tmp_path}/failing.py:always", *SHORT]
+    given = ["--model", folder / "policy", "--reward", failing(tmp_path, "call >= 1"), *SHORT]
     given += ["--set", "guard.on_alarm=rollback", "--set", "guard.max_rollbacks=1"]
     run = tmp_path / "run"
     done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", run)
@@ -397,13 +402,6 @@ def test_with_all_rollbacks_used_up_the_last_healthy_policy_is_saved_and_that_is
 def test_going_back_and_the_step_that_was_kept_are_said_at_the_end_and_in_the_run(
     holdtrue: Run, folder: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "failing.py").write_text(
-        "calls = iter(range(100))\n"
-        "def once(prompts, texts, completion_ids):\n"
-        "    shares = [list(ids).count(6) / len(ids) for ids in completion_ids]\n"
-        "    return [None, *shares[1:]] if next(calls) == 3 else shares\n",  # the calibration is call 0
-        encoding="utf-8",
-    )
     changed = {
         "training.max_steps": 4,
         "training.save_steps": 2,
@@ -415,7 +413,7 @@ def test_going_back_and_the_step_that_was_kept_are_said_at_the_end_and_in_the_ru
         "guard.max_rollbacks": 1,
         "seed": 1,
     }
-    given = ["--model", folder / "policy", "--reward", f"{tmp_path}/failing.py:once", *SHORT]
+    given = ["--model", folder / "policy", "--reward", failing(tmp_path, "call == 3"), *SHORT]
     given += [part for name, value in changed.items() for part in ("--set", f"{name}={value}")]
     run = tmp_path / "run"
     done = holdtrue("rl", folder / "prompts.jsonl", *given, "--output", run)

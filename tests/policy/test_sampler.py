@@ -14,17 +14,9 @@ from holdtrue.policy.decoding import Decoding
 from holdtrue.policy.generate import GenerateSampler
 from holdtrue.policy.logprobs import rescored, token_logprobs
 from holdtrue.policy.sampler import SharedPrefixSampler, unshareable
-from policy_models import policy
+from policy_models import SHARING, policy
 
-FAMILIES = [
-    "llama",
-    "qwen2",
-    "qwen2, sliding window",
-    "gpt2",
-    "gemma2, soft cap, sliding window",
-    "gemma3 text, sliding window",
-    "bloom",
-]
+FAMILIES = [*SHARING, "bloom"]
 VOCABULARY = Vocabulary(eos=frozenset({7}), control=frozenset({0, 1, 2, 7}), size=95)
 """Ends with 7, and with the 2 of the policy's config; 0, 1, 95 and 96 are banned."""
 BANNED = np.array([0, 1, 95, 96])

@@ -18,17 +18,9 @@ from holdtrue.policy.logprobs import token_logprobs
 from holdtrue.policy.sampler import SharedPrefixSampler
 from holdtrue.policy.samples import PaddedSamples, Samples
 from holdtrue.policy.trees import lay_out, logits_before, reads_trees, share_prompts
-from policy_models import policy
+from policy_models import SHARING, policy
 
 NONE = torch.tensor([], dtype=torch.int64)
-READ = [
-    "llama",
-    "qwen2",
-    "qwen2, sliding window",
-    "gpt2",
-    "gemma2, soft cap, sliding window",
-    "gemma3 text, sliding window",
-]
 
 
 def some_samples() -> PaddedSamples:
@@ -58,7 +50,7 @@ def test_a_prompt_stands_once_before_its_answers() -> None:
     assert laid.plan.shape == [(3, [2, 1])]
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", SHARING)
 def test_log_probabilities_and_gradients_are_those_of_rows_in_full(name: str) -> None:
     rows, trees, padded = policy(name), policy(name), some_samples()
     share_prompts(trees)
@@ -73,7 +65,7 @@ def test_log_probabilities_and_gradients_are_those_of_rows_in_full(name: str) ->
         torch.testing.assert_close(found_gradients[key], gradient, atol=1e-5 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("name", READ)
+@pytest.mark.parametrize("name", SHARING)
 def test_a_policy_that_reads_trees_draws_as_before(name: str) -> None:
     model, sampler = (
         policy(name),

@@ -107,7 +107,7 @@ def command(
 
 def notes(rollouts: Sequence[Any], known: bool) -> list[str]:
     """What could not be checked for lack of columns or a tokenizer."""
-    from holdtrue.doctor.tool_calls import declared
+    from holdtrue.doctor.tool_calls import OPEN, declared
 
     with_ids = sum(rollout.completion_ids is not None for rollout in rollouts)
     result = []
@@ -125,7 +125,7 @@ def notes(rollouts: Sequence[Any], known: bool) -> list[str]:
         result.append("No finish reasons: truncation could not be told from loops.")
     if not any(rollout.reward is not None for rollout in rollouts):
         result.append("No rewards: whether they see the junk could not be told.")
-    calling = sum("<tool_call>" in rollout.text and not declared(rollout.meta) for rollout in rollouts)
+    calling = sum(OPEN in rollout.text and not declared(rollout.meta) for rollout in rollouts)
     if calling:
         result.append(
             f"{calling:,} answers call tools, and their rows have no tools: whether names and arguments are "
